@@ -1,0 +1,53 @@
+"""What rooms tell each other. Frozen facts in the past tense; `daemon.py` carries them from room to room.
+
+Sibling rooms (gateway, agents, health) never import each other: each has `tell(event)` and acts on what it knows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStarted:
+    """A generation of an agent runs, caged, and will exec (or has). From now on its processes are this agent.
+
+    `start_ticks` is field 22 of /proc/PID/stat. `cgroup` is the path as /proc/PID/cgroup shows it for the controller that
+    proves identity, None where there are no cgroups; `run_tag` is the value of AI_SUPERVISOR_RUN in its environment.
+    """
+
+    agent: str
+    agent_class: str
+    generation: int
+    pid: int
+    start_ticks: int
+    cgroup: str | None
+    run_tag: str
+    uid: int
+    own_uid: bool  # no other agent and no owner has this uid
+
+
+@dataclass(frozen=True, slots=True)
+class AgentReady:
+    agent: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class AgentEnded:
+    """Every process of that generation is gone. Its queued requests without a key are cancelled, its connections are leavers."""
+
+    agent: str
+    generation: int
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentAsked:
+    """The gateway saw a request of this agent (readiness `request`)."""
+
+    agent: str
+    generation: int
+
+
+Event = AgentStarted | AgentReady | AgentEnded | AgentAsked

@@ -1,0 +1,157 @@
+"""Every error the product raises, sorted by whose fault it is.
+
+The fault decides what happens: a *caller's* fault is answered and never counted against Ollama; an *upstream* fault feeds
+the breaker and may be retried when no byte came; an *owner's* fault is one clear line and exit code 2; a *host's* fault
+degrades one duty. Errors carry data; the words for people are made where people read them.
+
+Foreign exceptions (OSError, httpx, sqlite3, httptools) are renamed to these at the one door that touches the outside thing.
+They are caught at four boundaries only: a connection, an agent, a slot job, a periodic duty.
+
+The dataclasses here are not frozen and compare by identity: contextlib and trio assign `__traceback__` and `__context__`
+through `__setattr__`, which a frozen class would turn into a second error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class SupervisorError(Exception):
+    """The root of everything we raise on purpose."""
+
+
+# --- the caller's fault, or a refusal of ours: answered on the caller's connection ------------------------------------
+
+
+@dataclass(eq=False)
+class Refused(SupervisorError):  # noqa: N818 - "refused" is the word of the story
+    """A request that gets an error answer from us instead of one from Ollama.
+
+    `message` is plain prose (never bare JSON such as `123` or `null`: ollama-python fails on those). The gateway shapes it
+    for the face the caller used. `retry_after_s` becomes `Retry-After`, rounded up, at most 60. `close` ends the connection
+    after the answer, because its framing can no longer be trusted.
+    """
+
+    status: int
+    message: str
+    retry_after_s: float | None = None
+    close: bool = False
+    allow: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.message}"
+
+
+class PeerGone(SupervisorError):  # noqa: N818
+    """The peer closed or reset the connection; there is nobody to answer."""
+
+
+# --- upstream's fault: feeds the breaker -------------------------------------------------------------------------------
+
+
+class UpstreamFault(SupervisorError):  # noqa: N818
+    """Ollama did not do its part. `saw_bytes` is False when it may be asked again without anyone noticing."""
+
+    saw_bytes = False
+
+
+class UpstreamUnreachable(UpstreamFault):
+    """No connection could be made, or it ended before one byte of an answer came."""
+
+
+@dataclass(eq=False)
+class UpstreamCut(UpstreamFault):
+    """The answer began and ended wrongly: a reset, or an end before the framing said so."""
+
+    after_bytes: int
+    saw_bytes = True
+
+    def __str__(self) -> str:
+        return f"upstream cut after {self.after_bytes} bytes"
+
+
+@dataclass(eq=False)
+class UpstreamStalled(UpstreamFault):
+    """Nothing came for longer than the limit."""
+
+    silent_s: float
+
+    def __str__(self) -> str:
+        return f"upstream silent for {self.silent_s:.0f} s"
+
+
+# --- the owner's fault: one line each, exit code 2 ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong in a config file, as people fix it: where, which key, what."""
+
+    file: str
+    line: int | None
+    key: str
+    what: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line is not None else self.file
+        return f"{where}: {self.key}: {self.what}" if self.key else f"{where}: {self.what}"
+
+
+@dataclass(eq=False)
+class ConfigError(SupervisorError):
+    """Everything that is wrong with a config, at once. Nothing has been changed."""
+
+    problems: tuple[Problem, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(str(p) for p in self.problems)
+
+
+class UsageError(SupervisorError):
+    """The command cannot be carried out as it was typed; the text says what to type instead."""
+
+
+@dataclass(eq=False)
+class AlreadyRunning(SupervisorError):  # noqa: N818
+    """Another daemon holds this state folder."""
+
+    state_dir: str
+    pid: int | None
+
+    def __str__(self) -> str:
+        who = f"process {self.pid}" if self.pid is not None else "another process"
+        return f"{self.state_dir} is in use by {who}: stop it first (ai-supervisor stop), or give this one its own state_dir"
+
+
+# --- the host's fault: one duty degrades, the rest goes on --------------------------------------------------------------
+
+
+class HostFault(SupervisorError):  # noqa: N818
+    """The operating system refused something; the text names the thing and the errno's words."""
+
+
+@dataclass(eq=False)
+class SpawnFailed(HostFault):
+    """An agent could not be started. `verdict` is `failed:cage` or `failed:exec`."""
+
+    verdict: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.verdict}: {self.detail}"
+
+
+class StoreFault(SupervisorError):  # noqa: N818
+    """The journal or the cache cannot be used; the text names the file and what to do."""
+
+
+@dataclass(eq=False)
+class SchemaTooNew(StoreFault):
+    """The file was written by a newer version; it is left untouched."""
+
+    path: str
+    found: int
+    known: int
+
+    def __str__(self) -> str:
+        return f"{self.path} has schema {self.found}, this version knows up to {self.known}: use the newer ai-supervisor, or move the file away"
