@@ -154,4 +154,7 @@ class SchemaTooNew(StoreFault):
     known: int
 
     def __str__(self) -> str:
-        return f"{self.path} has schema {self.found}, this version knows up to {self.known}: use the newer ai-supervisor, or move the file away"
+        return (
+            f"{self.path} has schema {self.found}, this version knows up to {self.known}: "
+            "use the newer ai-supervisor, or move the file away"
+        )
