@@ -1,0 +1,60 @@
+# shellcheck shell=sh
+# Sourced by the scripts beside it: makes the virtual environment they all use, from Python 3.11 and the locks alone.
+#
+#   setup_venv base|dev     create or refresh $VENV (default: .venv in the checkout); sets $PY
+#   setup_engine            bring the embedded engine and its model into $VENV
+#
+# Nothing is done twice: a stamp holds the checksum of what was installed, so a second run takes well under a second.
+
+ROOT=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+VENV=${VENV:-$ROOT/.venv}
+
+say() { printf '%s\n' "$*" >&2; }
+
+die() {
+    say "$*"
+    exit 2
+}
+
+find_python() {
+    for candidate in "${PYTHON:-}" python3.11 python3 python3.12 python3.13 python3.14; do
+        [ -n "$candidate" ] || continue
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            printf '%s\n' "$candidate"
+            return 0
+        fi
+    done
+    return 1
+}
+
+setup_venv() {
+    lock=$ROOT/requirements/$1.lock
+    PY=$VENV/bin/python
+    stamp=$VENV/.installed-$1
+    want=$(cksum <"$lock"; cksum <"$ROOT/pyproject.toml"; printf '%s' "$ROOT")
+    if [ -x "$PY" ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then
+        return 0
+    fi
+    python=$(find_python) || die "ai-supervisor needs Python 3.11 or newer: apt-get install -y python3 python3-venv"
+    if [ ! -x "$PY" ]; then
+        "$python" -c 'import ensurepip, venv' 2>/dev/null || die "Python's venv module is missing: apt-get install -y python3-venv"
+        say "making a virtual environment in $VENV"
+        "$python" -m venv "$VENV" || die "could not make $VENV"
+    fi
+    say "installing the locked packages ($1.lock)"
+    "$PY" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r "$lock" || die "pip could not install $lock"
+    if [ "$1" = dev ]; then
+        "$PY" -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e "$ROOT" || die "pip could not install the project"
+    else
+        # No build step for those who only want to see it work: the package is pure Python.
+        site=$("$PY" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+        printf '%s\n' "$ROOT" >"$site/ai-supervisor-checkout.pth"
+    fi
+    printf '%s' "$want" >"$stamp"
+}
+
+setup_engine() {
+    "$PY" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null ||
+        die "the embedded engine needs libgomp: apt-get install -y libgomp1"
+    "$PY" -m supervisord_ai engine install
+}
