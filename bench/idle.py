@@ -1,0 +1,144 @@
+"""What does the daemon cost while 131 agents run and nobody asks anything?
+
+    .venv/bin/python -m bench.idle [--agents 131] [--seconds 30] [--json]
+
+A real daemon in a folder of its own, real children (`sleep`), and an Ollama that is not there, so that its probing is part
+of the figure. Memory is the resident and the proportional set of the daemon's one process; CPU is the time it used in the
+window, from /proc, as a share of one core. The promise: below 60 MB and 1 % of a core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from http.client import HTTPConnection
+from pathlib import Path
+from socket import AF_UNIX, socket
+from typing import Any
+
+import psutil
+
+LIMIT_RSS_BYTES = 60_000_000
+LIMIT_CPU_SHARE = 0.01
+
+
+def write_config(folder: Path, agents: int) -> Path:
+    config = folder / "config.toml"
+    user = 'user = "root"\n' if os.geteuid() == 0 else ""
+    config.write_text(
+        f"""
+[daemon]
+runtime_dir = "{folder}/run"
+state_dir = "{folder}/state"
+[listen]
+tcp = []
+[memory]
+total = "48GB"
+overcommit = 1.0
+[start]
+batch_size = 131
+batch_delay = "1s"
+[class.sonnet]
+memory = "256MB"
+start = "100ms"
+{user}
+[[agents]]
+name = "sonnet-{{n:03}}"
+class = "sonnet"
+count = {agents}
+command = ["sleep", "infinity"]
+[[ollama]]
+name = "main"
+url = "http://127.0.0.1:9"
+"""
+    )
+    return config
+
+
+def status(control: Path) -> dict[str, Any] | None:
+    connection = HTTPConnection("localhost")
+    sock = socket(AF_UNIX)
+    try:
+        sock.connect(str(control))
+        connection.sock = sock
+        connection.request("GET", "/v1/status")
+        answer: dict[str, Any] = json.loads(connection.getresponse().read())
+    except OSError:
+        return None
+    else:
+        return answer
+    finally:
+        connection.close()
+
+
+def wait_until_up(control: Path, agents: int, deadline_s: float) -> float:
+    began = time.monotonic()
+    while time.monotonic() - began < deadline_s:
+        now = status(control)
+        if now is not None and sum(c["states"].get("running", 0) for c in now["agents"]["by_class"]) == agents:
+            return time.monotonic() - began
+        time.sleep(0.2)
+    raise SystemExit(f"{agents} agents were not up within {deadline_s:.0f} s: {now and now['agents']}")
+
+
+def measure(agents: int, seconds: float) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="ai-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        config = write_config(folder, agents)
+        daemon = subprocess.Popen(
+            [sys.executable, "-m", "supervisord_ai", "run", "--accept-smaller-machine", "--config", str(config)],
+            stdout=subprocess.DEVNULL,
+            stderr=(folder / "daemon.log").open("w"),
+        )
+        try:
+            up_s = wait_until_up(folder / "run" / "control.sock", agents, 120.0)
+            process = psutil.Process(daemon.pid)
+            before = process.cpu_times()
+            began = time.monotonic()
+            time.sleep(seconds)  # the window that is measured
+            after = process.cpu_times()
+            window_s = time.monotonic() - began
+            memory = process.memory_full_info()
+            cpu_s = after.user + after.system - before.user - before.system
+            return {
+                "agents": agents,
+                "until_all_up_s": round(up_s, 2),
+                "window_s": round(window_s, 1),
+                "rss_bytes": memory.rss,
+                "pss_bytes": memory.pss,
+                "cpu_share_of_a_core": round(cpu_s / window_s, 5),
+                "open_files": process.num_fds(),
+                "threads": process.num_threads(),
+                "within_promise": memory.rss < LIMIT_RSS_BYTES and cpu_s / window_s < LIMIT_CPU_SHARE,
+            }
+        finally:
+            daemon.send_signal(signal.SIGTERM)
+            daemon.wait(15)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--agents", type=int, default=131)
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    figures = measure(args.agents, args.seconds)
+    if args.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        print(f"{figures['agents']} agents idle for {figures['window_s']} s")
+        print(f"  daemon memory   {figures['rss_bytes'] / 1e6:6.1f} MB resident, {figures['pss_bytes'] / 1e6:.1f} MB proportional (< 60)")
+        print(f"  daemon CPU      {figures['cpu_share_of_a_core'] * 100:6.2f} % of a core (< 1)")
+        print(f"  all up after    {figures['until_all_up_s']:6.1f} s; {figures['open_files']} descriptors, {figures['threads']} threads")
+    return 0 if figures["within_promise"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
