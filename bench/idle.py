@@ -79,6 +79,7 @@ def status(control: Path) -> dict[str, Any] | None:
 
 def wait_until_up(control: Path, agents: int, deadline_s: float) -> float:
     began = time.monotonic()
+    now = None
     while time.monotonic() - began < deadline_s:
         now = status(control)
         if now is not None and sum(c["states"].get("running", 0) for c in now["agents"]["by_class"]) == agents:
@@ -134,9 +135,11 @@ def main() -> int:
         print(json.dumps(figures, indent=2))
     else:
         print(f"{figures['agents']} agents idle for {figures['window_s']} s")
-        print(f"  daemon memory   {figures['rss_bytes'] / 1e6:6.1f} MB resident, {figures['pss_bytes'] / 1e6:.1f} MB proportional (< 60)")
+        rss_mb, pss_mb = figures["rss_bytes"] / 1e6, figures["pss_bytes"] / 1e6
+        print(f"  daemon memory   {rss_mb:6.1f} MB resident, {pss_mb:.1f} MB proportional (< 60)")
         print(f"  daemon CPU      {figures['cpu_share_of_a_core'] * 100:6.2f} % of a core (< 1)")
-        print(f"  all up after    {figures['until_all_up_s']:6.1f} s; {figures['open_files']} descriptors, {figures['threads']} threads")
+        print(f"  all up after    {figures['until_all_up_s']:6.1f} s")
+        print(f"  open            {figures['open_files']} descriptors, {figures['threads']} threads")
     return 0 if figures["within_promise"] else 1
 
 
