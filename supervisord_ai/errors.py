@@ -29,7 +29,8 @@ class Refused(SupervisorError):  # noqa: N818 - "refused" is the word of the sto
 
     `message` is plain prose (never bare JSON such as `123` or `null`: ollama-python fails on those). The gateway shapes it
     for the face the caller used. `retry_after_s` becomes `Retry-After`, rounded up, at most 60. `close` ends the connection
-    after the answer, because its framing can no longer be trusted.
+    after the answer, because its framing can no longer be trusted. `allow` and `location` become the headers of those names
+    (405 and OPTIONS; redirects of an unclean path).
     """
 
     status: int
@@ -37,6 +38,7 @@ class Refused(SupervisorError):  # noqa: N818 - "refused" is the word of the sto
     retry_after_s: float | None = None
     close: bool = False
     allow: str | None = None
+    location: str | None = None
 
     def __str__(self) -> str:
         return f"{self.status} {self.message}"
