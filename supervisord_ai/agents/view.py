@@ -1,0 +1,38 @@
+"""What the fleet shows of itself: frozen values for status, tests and people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from supervisord_ai.core.agent_state import AgentState
+
+
+@dataclass(frozen=True, slots=True)
+class AgentView:
+    """One agent as it is now. Sizes in bytes; `since_s` is how long it has been in its state."""
+
+    name: str
+    agent_class: str
+    state: AgentState
+    generation: int
+    pid: int | None
+    since_s: float
+    restarts: int
+    verdict: str | None  # of the last end
+    detail: str
+    memory_bytes: int | None
+    peak_bytes: int | None
+    cap_bytes: int
+    guarantee: str  # hard | hard-v1 | soft-rlimit
+    log_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class FleetView:
+    """All agents, and how far the caps and the identities can be relied on, each with one line why."""
+
+    agents: tuple[AgentView, ...]
+    guarantee: str
+    guarantee_detail: str
+    identity: str  # proved | tagged
+    identity_detail: str
