@@ -1,0 +1,71 @@
+"""Decides where files are, from who runs and what the environment says. Touches no file.
+
+As root the folders of a system service, as anybody else the XDG folders (XDG Base Directory Specification 0.8). The
+command line reads this without the rest of the config, so that `status` stays fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+NAME = "ai-supervisor"
+LLM_SOCKET = "llm.sock"
+CONTROL_SOCKET = "control.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Who runs us, and where: the facts that defaults of the config depend on."""
+
+    uid: int
+    home: str
+    env: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The paths that hold where neither config nor environment says otherwise."""
+
+    config: str
+    runtime_dir: str
+    state_dir: str
+    log_dir: str
+
+
+def default_places(around: Surroundings) -> Places:
+    """Return the paths for whoever runs us. `AI_SUPERVISOR_*` are not read here: they override the config as well."""
+    if around.uid == 0:
+        return Places(
+            config=f"/etc/{NAME}/config.toml",
+            runtime_dir=f"/run/{NAME}",
+            state_dir=f"/var/lib/{NAME}",
+            log_dir=f"/var/log/{NAME}",
+        )
+
+    def xdg(variable: str, otherwise: str) -> str:
+        value = around.env.get(variable, "")
+        return value if value.startswith("/") else otherwise  # the specification: a relative path is ignored
+
+    state = f"{xdg('XDG_STATE_HOME', f'{around.home}/.local/state')}/{NAME}"
+    return Places(
+        config=f"{xdg('XDG_CONFIG_HOME', f'{around.home}/.config')}/{NAME}/config.toml",
+        runtime_dir=f"{xdg('XDG_RUNTIME_DIR', f'/tmp/{NAME}-{around.uid}')}/{NAME}",  # noqa: S108 - made 0700 and checked by host
+        state_dir=state,
+        log_dir=f"{state}/log",
+    )
+
+
+def config_path(around: Surroundings, asked: str | None) -> str:
+    """Return the config file to read: `--config`, else AI_SUPERVISOR_CONFIG, else the default place."""
+    return asked or around.env.get("AI_SUPERVISOR_CONFIG") or default_places(around).config
+
+
+def runtime_dir(around: Surroundings, configured: str | None) -> str:
+    """Return the folder of the sockets: AI_SUPERVISOR_RUNTIME_DIR, else `daemon.runtime_dir`, else the default place."""
+    return around.env.get("AI_SUPERVISOR_RUNTIME_DIR") or configured or default_places(around).runtime_dir
+
+
+def state_dir(around: Surroundings, configured: str | None) -> str:
+    """Return the folder of journal and cache: AI_SUPERVISOR_STATE_DIR, else `daemon.state_dir`, else the default place."""
+    return around.env.get("AI_SUPERVISOR_STATE_DIR") or configured or default_places(around).state_dir
