@@ -112,7 +112,10 @@ class Daemon:
         config_file.write_text(self.config)
         with (self.folder / "daemon.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "supervisord_ai", "run", "--accept-smaller-machine", "--config", str(config_file), *arguments],
+                [
+                    *(sys.executable, "-m", "supervisord_ai", "run", "--accept-smaller-machine"),
+                    *("--config", str(config_file), *arguments),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
