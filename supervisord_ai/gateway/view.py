@@ -1,0 +1,117 @@
+"""What the gateway shows of itself: frozen values for status, tests and people. Nobody decides by them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RunningView:
+    """A request that holds a slot. `since_s` counts from its start on the slot."""
+
+    id: str
+    agent: str
+    model: str | None
+    path: str
+    since_s: float
+    priority: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackendView:
+    """One Ollama. `state` is ready, waiting (never reached yet) or unreachable (was reached before)."""
+
+    name: str
+    url: str
+    state: str
+    detail: str
+    slots: int
+    busy: int
+    running: tuple[RunningView, ...]
+    loading: str | None
+    resident: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedView:
+    """A request that waits, in the order it would be started now."""
+
+    id: str
+    agent: str
+    model: str | None
+    path: str
+    waited_s: float
+    priority: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PriorityView:
+    """One level of the backlog."""
+
+    priority: int
+    queued: int
+    oldest_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TierView:
+    """One tier of the cache."""
+
+    entries: int
+    bytes: int
+    hits: int
+
+
+@dataclass(frozen=True, slots=True)
+class CacheView:
+    """The cache of answers: L1 in memory, per agent; L2 in a file, shared."""
+
+    hits: int
+    misses: int
+    stored: int
+    l1: TierView
+    l2: TierView
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolView:
+    """Answers on their way: bytes held in memory and in unlinked files."""
+
+    memory_bytes: int
+    disk_bytes: int
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counted since the daemon started.
+
+    `asked`: inference requests understood. Each ends as exactly one of `answered` (by a slot, with whatever status Ollama gave),
+    `cached`, `refused` (by us, before or after it waited), `failed` (upstream broke it) or `cancelled` (its caller left).
+    `recovered`: rows found at the start. `rejoined`: callers that came back to a row or to its kept answer.
+    """
+
+    asked: int = 0
+    answered: int = 0
+    cached: int = 0
+    refused: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    recovered: int = 0
+    rejoined: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayView:
+    """Everything at one instant."""
+
+    backends: tuple[BackendView, ...]
+    queued: int
+    running: int
+    by_priority: tuple[PriorityView, ...]
+    queue: tuple[QueuedView, ...]
+    cache: CacheView
+    spool: SpoolView
+    totals: Totals
