@@ -1,0 +1,1 @@
+"""The HTTP server, for the gateway, the owner's socket, the engine and the doubles: connections, then exchanges."""
