@@ -1,23 +1,47 @@
-"""The door to processes: starts a child in its cage, knows when it ended and how, and signals it without hitting another."""
+"""The door to processes: starts a child in its cage, knows when it ended and how, and signals it without hitting another.
+
+A handle is a pidfd with a start time, the same for a child of ours and for one we found. Nothing here listens to SIGCHLD or
+waits for "any child": a global wait steals the status of somebody else's child. `trio.Process` is not used, since it cannot
+stand for a process found after a crash, and a Popen that is collected reaps its child, whose status is then lost.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import logging
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import trio
 
 from supervisord_ai.core.verdict import ExitStatus
+from supervisord_ai.errors import HostFault, SpawnFailed
+from supervisord_ai.host import procfs, shim
+
+logger = logging.getLogger(__name__)
+
+CAGE_TIMEOUT_S = 20.0  # a frozen group would hold the shim for ever
+KILL_SHIM_TIMEOUT_S = 2.0
+KILL_SHIM_TIMEOUT_S = 2.0
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
     """How a child is to be started. The child gets exactly this environment and nothing of ours.
 
-    `join_files` are cgroup.procs (v2) or tasks files (v1) that it enters before its first instruction. `rlimits` are
-    (name, value) with the names of `ulimit`: "data" in bytes, "core" in blocks, "nofile". stdout and stderr: a descriptor
-    of the caller's, who closes his own; None is /dev/null for stdout, the same as stdout for stderr.
+    `join_files` are the cgroup.procs files that it enters before its first instruction. `rlimits` are (name, value):
+    "data" in bytes, "core" in blocks, "nofile". stdout and stderr: a descriptor of the caller's, who closes his own; None
+    is /dev/null for stdout, and the same as stdout for stderr. With stdin "pipe" the handle has its other end (a socket,
+    so that the child can answer on it); else it is /dev/null. `user` None: whoever we are.
     """
 
     argv: tuple[str, ...]
@@ -32,15 +56,36 @@ class Launch:
     oom_score_adj: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A user of this machine."""
+
+    name: str
+    uid: int
+    gid: int
+    home: str
+
+
+def account(user: str | None) -> Account:
+    """Return the account of a user by name or number; None is whoever we are.
+
+    Raises:
+        SpawnFailed: there is no such user.
+    """
+    try:
+        entry = pwd.getpwuid(os.geteuid()) if user is None else pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+    except KeyError:
+        if user is not None:
+            raise SpawnFailed("failed:cage", f"there is no user {user} on this machine") from None
+        return Account(str(os.geteuid()), os.geteuid(), os.getegid(), "/")  # a container's nameless uid
+    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir)
+
+
 class ProcessHandle(Protocol):
-    """One process, pinned by a pidfd: a signal can never reach another that got its number later."""
+    """One process, pinned: a signal can never reach another that got its number later."""
 
     @property
     def pid(self) -> int: ...
-
-    @property
-    def pidfd(self) -> int:
-        """-1 in a fake."""
 
     @property
     def start_ticks(self) -> int:
@@ -60,28 +105,328 @@ class ProcessHandle(Protocol):
         """Send a signal; False when it is gone already."""
 
     def close(self) -> None:
-        """Give up the pidfd and what else is held. The process is not touched."""
+        """Give up what is held of a process that ended."""
 
 
 class ProcessDoor(Protocol):
-    """What agents/ needs of processes; `Processes` is the real one, tests have another."""
+    """What agents/ needs of processes; `Processes` is the machine's, `tests/fakes/process.py` is made up."""
 
     async def spawn(self, launch: Launch, *, hold: bool = False) -> ProcessHandle:
-        """Start a child in a session of its own and return when it is caged.
+        """Start a child in a session of its own and return when it is in its cage.
 
         With `hold` it then waits for `go()` before it executes its program, so that it can be written down first; it ends
-        by itself (219) when we die before that.
+        by itself, without having run, when we die before that.
 
         Raises:
-            SpawnFailed: `failed:cage` (it could not be put into its cage) or `failed:exec` (no such folder).
+            SpawnFailed: `failed:cage` (it could not be put into its cage) or `failed:exec` (no such folder). A program that
+                cannot be executed is seen later, as an ExitStatus with `never_ran`.
+        """
+
+    def find(self, pid: int, start_ticks: int, boot_id: str) -> ProcessHandle | None:
+        """Return a handle of a process that somebody else started; None when it is gone or the number has a new owner."""
+
+    def reap_strays(self) -> int:
+        """Take the status of orphans that ended and became ours; returns how many."""
+
+    def boot_id(self) -> str:
+        """Identify this boot."""
+
+    def account(self, user: str | None) -> Account:
+        """Return who an agent will run as.
+
+        Raises:
+            SpawnFailed: there is no such user.
         """
 
 
-@dataclass
-class Processes:
-    """The machine's processes."""
+class _Child:
+    """A child of ours. Compares by identity; the Popen object is kept so that nobody reaps it but us."""
 
-    known: dict[int, ProcessHandle] = field(default_factory=dict)
+    def __init__(self, owner: Processes, popen: subprocess.Popen[bytes], ours: socket.socket, *, keeps_stdin: bool) -> None:
+        self.pid = popen.pid
+        self._owner = owner
+        self._popen = popen
+        # Not reaped yet, so the number is still its own and the start time too.
+        self._pidfd = os.pidfd_open(popen.pid)
+        known = procfs.stat(popen.pid)
+        self.start_ticks = known.start_ticks if known is not None else 0
+        self._control: socket.socket | None = ours
+        self._keeps_stdin = keeps_stdin
+        self.stdin: trio.SocketStream | None = None
+        self._status: ExitStatus | None = None
+        self._waiting = trio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<child {self.pid} {self._status or 'running'}>"
+
+    async def caged(self) -> None:
+        """Return when the shim says so.
+
+        Raises:
+            SpawnFailed: it said something else, or ended.
+        """
+        assert self._control is not None
+        said = b""
+        with trio.move_on_after(CAGE_TIMEOUT_S):
+            while not said.endswith(shim.CAGED):
+                await trio.lowlevel.wait_readable(self._control)
+                try:
+                    more = self._control.recv(4096)
+                except BlockingIOError:
+                    continue
+                except ConnectionError:
+                    more = b""
+                if not more:
+                    break
+                said += more
+        if said.endswith(shim.CAGED):
+            return
+        words = "; ".join(said.decode("utf-8", "replace").split("\n")).strip("; ")
+        raise SpawnFailed("failed:cage", words or "the shim ended, or did not answer, before the agent was in its cage")
+
+    def go(self) -> None:
+        control = self._control
+        assert control is not None, "go() is said once"
+        self._control = None
+        with contextlib.suppress(OSError):  # it was killed while it was held; wait() tells
+            control.send(shim.GO)
+        if self._keeps_stdin:
+            self.stdin = trio.SocketStream(trio.socket.from_stdlib_socket(control))
+        else:
+            control.close()
+
+    async def wait(self) -> ExitStatus:
+        async with self._waiting:  # one task a descriptor; if it is cancelled the next takes over
+            if self._status is None:
+                await trio.lowlevel.wait_readable(self._pidfd)
+                # Still a zombie: the name tells whether the program was ever executed.
+                known = procfs.stat(self.pid)
+                result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)  # noqa: ASYNC222 - it has ended: this never waits
+                assert result is not None
+                self._status = _status_of(result, never_ran=known is not None and known.comm == shim.COMM)
+                self._popen.returncode = result.si_status  # Popen.__del__ must not look for it
+                self._owner._forget(self.pid)
+            return self._status
+
+    def signal(self, signum: int) -> bool:
+        return self._status is None and _send(self._pidfd, signum, self.pid)
+
+    def close(self) -> None:
+        assert self._status is not None, "close() comes after wait()"
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self.stdin is not None:
+            self.stdin.socket.close()
+
+
+class _Survivor:
+    """A process that an earlier supervisor started: its end can be seen, its status belongs to its parent."""
+
+    stdin = None
+
+    def __init__(self, pid: int, pidfd: int, start_ticks: int) -> None:
+        self.pid = pid
+        self.start_ticks = start_ticks
+        self._pidfd = pidfd
+        self._waiting = trio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<survivor {self.pid}>"
+
+    def go(self) -> None:
+        raise AssertionError("a survivor has long gone")
+
+    async def wait(self) -> ExitStatus:
+        async with self._waiting:
+            if self._pidfd >= 0:
+                await trio.lowlevel.wait_readable(self._pidfd)
+        return ExitStatus()
+
+    def signal(self, signum: int) -> bool:
+        return self._pidfd >= 0 and _send(self._pidfd, signum, self.pid)
+
+    def close(self) -> None:
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+class Processes:
+    """The machine's processes. One object a supervisor: it must know all its children."""
+
+    def __init__(self) -> None:
+        self._children: dict[int, _Child] = {}
+        self._spawning = 0
+        self._setpriv = shutil.which("setpriv")
+
+    def __repr__(self) -> str:
+        return f"<processes: {len(self._children)} children>"
+
+    def statistics(self) -> int:
+        """Return how many children are held, ended ones that nobody waited for included."""
+        return len(self._children)
 
     async def spawn(self, launch: Launch, *, hold: bool = False) -> ProcessHandle:
-        raise NotImplementedError
+        argv = shim.command(
+            launch.argv,
+            join_files=launch.join_files,
+            rlimits=launch.rlimits,
+            oom_score_adj=launch.oom_score_adj,
+            become=self._become(launch.user),
+            keep_stdin=launch.stdin == "pipe",
+        )
+        self._spawning += 1
+        try:
+            child = await self._fork(launch, argv)
+        finally:
+            self._spawning -= 1
+        try:
+            await child.caged()
+        except BaseException:
+            # It runs nothing but the shim, so SIGKILL ends it at once, unless somebody froze its group.
+            with trio.move_on_after(KILL_SHIM_TIMEOUT_S, shield=True) as scope:
+                child.signal(signal.SIGKILL)
+                await child.wait()
+                child.close()
+            if scope.cancelled_caught:
+                logger.error("shim %d does not end when killed", child.pid)
+            raise
+        if not hold:
+            child.go()
+        return child
+
+    async def _fork(self, launch: Launch, argv: list[str]) -> _Child:
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as exc:
+            raise SpawnFailed("failed:cage", f"socketpair: {exc.strerror}") from exc
+        with theirs:
+            try:
+                ours.setblocking(False)
+                # In a thread because vfork holds the caller until exec, and a frozen group would hold that for ever. Not
+                # abandoned when cancelled: a child whose pid nobody knows would be left behind.
+                popen = await trio.to_thread.run_sync(_popen, launch, argv, theirs.fileno())
+            except BaseException:
+                ours.close()
+                raise
+        try:
+            child = _Child(self, popen, ours, keeps_stdin=launch.stdin == "pipe")
+        except OSError as exc:  # no descriptor left for the pidfd: without one the child cannot be held
+            ours.close()  # the shim reads the end of file and ends
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(popen.wait)
+            raise SpawnFailed("failed:cage", f"pidfd_open: {exc.strerror}") from exc
+        self._children[child.pid] = child
+        return child
+
+    def find(self, pid: int, start_ticks: int, boot_id: str) -> ProcessHandle | None:
+        if boot_id != procfs.boot_id():
+            return None
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return None
+        # The pidfd first, then the reading: what is read now is about the process that the pidfd pins, or it is gone. A
+        # zombie has the same start time and is no survivor.
+        known = procfs.stat(pid)
+        if known is None or known.start_ticks != start_ticks or known.state == "Z":
+            os.close(pidfd)
+            return None
+        return _Survivor(pid, pidfd, start_ticks)
+
+    def become_subreaper(self) -> None:
+        """Have orphans of our descendants become our children instead of init's (prctl(2), PR_SET_CHILD_SUBREAPER).
+
+        Raises:
+            HostFault: the kernel refused.
+        """
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+            raise HostFault(f"prctl(PR_SET_CHILD_SUBREAPER): {os.strerror(ctypes.get_errno())}")
+
+    def reap_strays(self) -> int:
+        # A child between Popen's fork and our list would be taken for a stray; the next second is early enough.
+        if self._spawning:
+            return 0
+        session = os.getsid(0)
+        reaped = 0
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return reaped
+            # Its own task takes it, and the ones behind it have time until then.
+            if ended is None or ended.si_pid in self._children:
+                return reaped
+            known = procfs.stat(ended.si_pid)
+            # Agents have sessions of their own; a child in ours was started by another part of this process, which waits for it.
+            if known is not None and known.session == session:
+                return reaped
+            os.waitid(os.P_PID, ended.si_pid, os.WEXITED | os.WNOHANG)
+            logger.debug("reaped stray %d", ended.si_pid)
+            reaped += 1
+
+    def boot_id(self) -> str:
+        return procfs.boot_id()
+
+    def account(self, user: str | None) -> Account:
+        return account(user)
+
+    def _become(self, user: str | None) -> list[str]:
+        if user is None:
+            return []
+        target = account(user)
+        if target.uid == os.geteuid():
+            return []
+        if os.geteuid() != 0:
+            raise SpawnFailed("failed:cage", f"only root can start an agent as {user}; this supervisor is uid {os.geteuid()}")
+        if self._setpriv is None:
+            raise SpawnFailed("failed:cage", "setpriv is missing (apt install util-linux)")
+        groups = ["--init-groups"] if target.name and not target.name.isdigit() else ["--clear-groups"]
+        caps = ["--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
+        return [self._setpriv, f"--reuid={target.uid}", f"--regid={target.gid}", *groups, *caps, "--"]
+
+    def _forget(self, pid: int) -> None:
+        del self._children[pid]
+
+
+def _popen(launch: Launch, argv: list[str], control_fd: int) -> subprocess.Popen[bytes]:
+    stdout = subprocess.DEVNULL if launch.stdout_fd is None else launch.stdout_fd
+    stderr = stdout if launch.stderr_fd is None else launch.stderr_fd
+    try:
+        return subprocess.Popen(
+            argv,
+            stdin=control_fd,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=launch.cwd,
+            env=dict(launch.env),
+            start_new_session=True,
+            close_fds=True,
+        )
+    except (OSError, ValueError) as exc:  # ValueError: a NUL in an argument
+        raise SpawnFailed("failed:exec", str(exc)) from exc
+
+
+def _status_of(result: os.waitid_result, *, never_ran: bool) -> ExitStatus:
+    match result.si_code:
+        case os.CLD_EXITED:
+            return ExitStatus(code=result.si_status, never_ran=never_ran and result.si_status in {126, 127})
+        case os.CLD_KILLED | os.CLD_DUMPED:
+            return ExitStatus(signal=result.si_status, core_dumped=result.si_code == os.CLD_DUMPED, never_ran=never_ran)
+        case other:
+            raise AssertionError(f"waitid(WEXITED) gave si_code {other}")
+
+
+def _send(pidfd: int, signum: int, pid: int) -> bool:
+    try:
+        signal.pidfd_send_signal(pidfd, signum)
+    except ProcessLookupError:
+        return False
+    except OSError as exc:
+        raise HostFault(f"signal {signum} to {pid}: {exc.strerror}") from exc
+    return True

@@ -1,0 +1,104 @@
+"""Reads /proc: who runs, whose child it is, which tag it carries. proc(5) has the fields.
+
+Everything here is a snapshot that may be stale when it returns; whoever acts on a pid pins it with a pidfd first and reads
+again (see process.py).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcStat:
+    """The fields of /proc/PID/stat that matter here. A zombie (`state` "Z") keeps its start ticks and has no memory."""
+
+    pid: int
+    comm: str
+    state: str
+    ppid: int
+    session: int
+    start_ticks: int
+    rss_bytes: int
+
+
+def _read(path: str, cap_bytes: int = 4096) -> bytes | None:
+    """Return the file, or None when the process is gone or not ours to read.
+
+    Raw descriptors: this runs for every process of the machine, and `open()` costs four times as much.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return os.read(fd, cap_bytes)
+    except OSError:  # ESRCH: it ended between open and read
+        return None
+    finally:
+        os.close(fd)
+
+
+def parse_stat(text: bytes) -> ProcStat:
+    """Parse one line of /proc/PID/stat. The name may hold spaces and brackets: fields start after the last one."""
+    head, _, tail = text.rpartition(b")")
+    pid, _, comm = head.partition(b" (")
+    f = tail.split()
+    return ProcStat(
+        pid=int(pid),
+        comm=comm.decode("utf-8", "replace"),
+        state=f[0].decode(),
+        ppid=int(f[1]),
+        session=int(f[3]),
+        start_ticks=int(f[19]),
+        rss_bytes=int(f[21]) * PAGE_BYTES,
+    )
+
+
+def stat(pid: int) -> ProcStat | None:
+    """Return what /proc says of a process; None when there is none."""
+    text = _read(f"/proc/{pid}/stat")
+    return parse_stat(text) if text else None
+
+
+def pids() -> list[int]:
+    """Return every process of this pid namespace."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def environ_value(pid: int, name: str) -> str | None:
+    """Return a variable of the environment a process was started with; None if it has none or may not be read.
+
+    The kernel shows the memory that exec filled: a child that only forked shows its parent's, a program may scribble over it.
+    """
+    text = _read(f"/proc/{pid}/environ", 1 << 20)
+    if not text:
+        return None
+    key = name.encode() + b"="
+    if text.startswith(key):
+        start = len(key)
+    else:
+        at = text.find(b"\0" + key)
+        if at < 0:
+            return None
+        start = at + 1 + len(key)
+    end = text.find(b"\0", start)
+    return text[start : end if end >= 0 else None].decode("utf-8", "replace")
+
+
+def boot_id() -> str:
+    """Return the id of this boot: pids and start ticks mean nothing across two of them."""
+    return (_read("/proc/sys/kernel/random/boot_id") or b"").decode().strip()
+
+
+def snapshot() -> dict[int, ProcStat]:
+    """Return every process by pid."""
+    found: dict[int, ProcStat] = {}
+    for pid in pids():
+        known = stat(pid)
+        if known is not None:
+            found[pid] = known
+    return found
