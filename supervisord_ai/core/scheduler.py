@@ -1,0 +1,419 @@
+"""Decides which waiting request starts next, on which backend, and which model is loaded first. Knows nothing of HTTP or rows.
+
+Events in, effects out, all of them synchronous: `push`, `remove`, `settle`, `loaded`, `backend_ready`, `backend_lost` change
+the state; `decide` returns what is to be done now and has already noted it as begun, so two calls never start one ticket twice.
+
+The order, when a slot of a backend is free:
+1. Who may not start is passed over: its rate's not-before time, its model's own slots.
+2. A class under its floor goes first: it has had less than `floor` of the slot-seconds of the last minute, and one of its
+   requests has waited `floor_patience_s` (without patience, any first request of a quiet class would overtake an urgent one).
+3. One head per agent competes. Its key is when its turn began + priority x `level_s`: a request 15 s older beats one level, so
+   nothing is ever re-sorted. The turn of an agent's next request begins when its last one started, however long it has been
+   lying there: therefore a flooder costs another agent at most one turn.
+4. Heads within `band_s` of the first compete by least slot-seconds over weight, decayed over a minute, running ones estimated.
+5. A head whose model is not resident may be passed by others whose model is, at most `bypass_max` times: two models that do
+   not fit together are swapped once for many calls. Then the model is loaded.
+
+A load takes a slot and nothing else starts on its backend until it is done: Ollama replaces a runner only when nobody uses
+it, and new calls would keep it busy for ever (ollama#14578). There is one load at a time, because a call cancelled
+while it waits for another's load is never answered (ollama PR #17044).
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from supervisord_ai.core.estimate import ServiceTimes
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerPolicy:
+    """The numbers of the order."""
+
+    level_s: float = 15.0
+    band_s: float = 5.0  # a third of a level: nobody who is 10 s older loses to a better level
+    floor: float = 0.10
+    floor_patience_s: float = 15.0
+    window_s: float = 60.0
+    bypass_max: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """What the scheduler knows of one waiting request. Times are monotonic seconds.
+
+    `start_by`: it is never started at or after that. `not_before`: not earlier than that (its rate; the grace of an orphan).
+    `model` is canonical; None asks for none. `is_load` tickets are the caller's own load calls: they use the load lane.
+    """
+
+    id: str
+    agent: str
+    agent_class: str
+    priority: int
+    arrived_at: float
+    start_by: float
+    model: str | None = None
+    weight: float = 1.0
+    not_before: float = -math.inf
+    is_embedding: bool = False
+    is_load: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Give this ticket a slot of this backend; `settle` it exactly once."""
+
+    ticket: Ticket
+    backend: str
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Load this model on this backend, uncancelled; report with `loaded` exactly once."""
+
+    backend: str
+    model: str
+    is_embedding: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """This ticket's time to start has passed; it is out of the backlog."""
+
+    ticket: Ticket
+
+
+Effect = Start | Load | Expire
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One slot in use."""
+
+    ticket: Ticket
+    backend: str
+    started_at: float
+    estimate_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a waiting ticket stands. `ahead` counts those that would start before it if nothing else came."""
+
+    ahead: int
+    reason: str
+
+
+@dataclass(slots=True)
+class _Decayed:
+    """A sum whose parts fade with time constant `window_s`."""
+
+    amount: float = 0.0
+    at: float = 0.0
+
+    def add(self, amount: float, now: float, window_s: float) -> None:
+        self.amount = self.value(now, window_s) + amount
+        self.at = now
+
+    def value(self, now: float, window_s: float) -> float:
+        return self.amount * math.exp(-max(now - self.at, 0.0) / window_s) if self.amount else 0.0
+
+
+@dataclass(slots=True)
+class _Agent:
+    """One agent's waiting tickets, first first, and what it has used."""
+
+    turn_at: float = -math.inf
+    used: _Decayed = field(default_factory=_Decayed)
+    waiting: list[tuple[float, int, Ticket]] = field(default_factory=list)  # (key, sequence, ticket)
+
+
+@dataclass(slots=True)
+class _Backend:
+    name: str
+    slots: int
+    is_ready: bool = False
+    loading: str | None = None
+    resident: frozenset[str] = frozenset()
+    direct: frozenset[str] = frozenset()  # models whose calls go without a load: not installed, or the load was refused
+    model_slots: Mapping[str, int] = field(default_factory=dict)
+    leases: dict[str, Lease] = field(default_factory=dict)
+    bypassed: int = 0
+
+    @property
+    def busy(self) -> int:
+        own_load = self.loading is not None and not any(lease.ticket.is_load for lease in self.leases.values())
+        return len(self.leases) + own_load
+
+    def can_take(self, model: str | None) -> bool:
+        if model is None or model not in self.model_slots:
+            return True
+        return sum(lease.ticket.model == model for lease in self.leases.values()) < self.model_slots[model]
+
+    def needs_load(self, ticket: Ticket) -> bool:
+        return not (ticket.model is None or ticket.is_load or ticket.model in self.resident or ticket.model in self.direct)
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    key: float
+    share: float
+    sequence: int
+    ticket: Ticket
+
+    @property
+    def order(self) -> tuple[float, float, int]:
+        return self.share, self.key, self.sequence
+
+
+class Scheduler:
+    """The backlog in memory and the slots of every backend. The one writer of both."""
+
+    def __init__(self, slots: Mapping[str, int], policy: SchedulerPolicy | None = None) -> None:
+        self.policy = policy if policy is not None else SchedulerPolicy()
+        self.service = ServiceTimes()
+        self._backends = {name: _Backend(name, count) for name, count in slots.items()}
+        self._agents: dict[str, _Agent] = {}
+        self._class_used: dict[str, _Decayed] = {}
+        self._tickets: dict[str, Ticket] = {}
+        self._sequence = 0
+
+    # --- events --------------------------------------------------------------------------------------------------------
+
+    def push(self, ticket: Ticket) -> None:
+        """Add a ticket to the backlog. Ids are unique among the waiting."""
+        if ticket.id in self._tickets:
+            raise ValueError(f"ticket {ticket.id} is already waiting")
+        self._sequence += 1
+        self._tickets[ticket.id] = ticket
+        key = ticket.arrived_at + ticket.priority * self.policy.level_s
+        insort(self._agents.setdefault(ticket.agent, _Agent()).waiting, (key, self._sequence, ticket))
+
+    def remove(self, ticket_id: str) -> Ticket | None:
+        """Take a waiting ticket out: its caller left, or it was cancelled. None when it does not wait."""
+        ticket = self._tickets.pop(ticket_id, None)
+        if ticket is not None:
+            waiting = self._agents[ticket.agent].waiting
+            waiting[:] = [entry for entry in waiting if entry[2].id != ticket_id]
+        return ticket
+
+    def settle(self, ticket_id: str, now: float, *, ended_well: bool = True) -> Lease:
+        """Free the slot of a started ticket and charge its agent and class for the time it held it."""
+        backend = next(b for b in self._backends.values() if ticket_id in b.leases)
+        lease = backend.leases.pop(ticket_id)
+        held_s = now - lease.started_at
+        window_s = self.policy.window_s
+        self._agents.setdefault(lease.ticket.agent, _Agent()).used.add(held_s, now, window_s)
+        self._class_used.setdefault(lease.ticket.agent_class, _Decayed()).add(held_s, now, window_s)
+        if lease.ticket.is_load:
+            backend.loading = None
+        elif ended_well:
+            self.service.note(lease.ticket.model, held_s)
+        self._forget_idle_agents(now)
+        return lease
+
+    def loaded(self, backend: str, model: str, *, is_resident: bool) -> None:
+        """A `Load` came to its end. When it did not make the model resident its calls go without, and get the real error."""
+        b = self._backends[backend]
+        b.loading = None
+        if is_resident:
+            b.resident |= {model}
+        else:
+            b.direct |= {model}
+
+    def backend_ready(
+        self,
+        backend: str,
+        *,
+        resident: frozenset[str],
+        direct: frozenset[str] = frozenset(),
+        model_slots: Mapping[str, int] | None = None,
+    ) -> None:
+        """The backend answers, and this is what it holds. `model_slots`: models that serve fewer calls than it has slots."""
+        b = self._backends[backend]
+        b.is_ready = True
+        b.resident = resident
+        b.direct = direct
+        if model_slots is not None:
+            b.model_slots = dict(model_slots)
+
+    def backend_lost(self, backend: str) -> None:
+        """The backend does not answer: nothing starts there. What runs ends by itself."""
+        b = self._backends[backend]
+        b.is_ready = False
+        b.resident = frozenset()
+
+    # --- the decision --------------------------------------------------------------------------------------------------
+
+    def decide(self, now: float) -> list[Effect]:
+        """Return everything that is to be done now."""
+        effects: list[Effect] = [Expire(ticket) for ticket in self._take_expired(now)]
+        for backend in self._backends.values():
+            while backend.is_ready and backend.loading is None and backend.busy < backend.slots:
+                ticket = self._choose(backend, now)
+                if ticket is None:
+                    break
+                if backend.needs_load(ticket):
+                    assert ticket.model is not None
+                    backend.loading = ticket.model
+                    backend.bypassed = 0
+                    effects.append(Load(backend.name, ticket.model, ticket.is_embedding))
+                    break
+                effects.append(self._start(ticket, backend, now))
+        return effects
+
+    def next_decision_at(self, now: float) -> float:
+        """Return when the passing of time alone changes a decision: a not-before or a start-by. Infinity: never."""
+        times = (t for ticket in self._tickets.values() for t in (ticket.not_before, ticket.start_by))
+        return min((t for t in times if t > now), default=math.inf)
+
+    def _take_expired(self, now: float) -> list[Ticket]:
+        late = [ticket for ticket in self._tickets.values() if ticket.start_by <= now]
+        for ticket in late:
+            self.remove(ticket.id)
+        return late
+
+    def _start(self, ticket: Ticket, backend: _Backend, now: float) -> Start:
+        self.remove(ticket.id)
+        self._agents[ticket.agent].turn_at = now
+        backend.leases[ticket.id] = Lease(ticket, backend.name, now, self.service.of(ticket.model))
+        if ticket.is_load:
+            backend.loading = ticket.model
+        return Start(ticket, backend.name)
+
+    def _choose(self, backend: _Backend, now: float) -> Ticket | None:
+        heads = list(self._heads(backend, now))  # 1
+        if not heads:
+            return None
+        under_floor = self._class_under_floor(heads, now)  # 2
+        if under_floor is not None:
+            heads = [head for head in heads if head.ticket.agent_class == under_floor]
+        first = self._first(heads)  # 3, 4
+        if not backend.needs_load(first.ticket):
+            return first.ticket
+        at_hand = [head for head in heads if not backend.needs_load(head.ticket)]  # 5
+        if not at_hand or backend.bypassed >= self.policy.bypass_max:
+            return first.ticket
+        backend.bypassed += 1
+        return self._first(at_hand).ticket
+
+    def _heads(self, backend: _Backend, now: float) -> Iterator[_Head]:
+        """The first ticket of each agent that could start now, with its key and its agent's share."""
+        running = self._running_seconds(now)
+        for name, agent in self._agents.items():
+            for _, sequence, ticket in agent.waiting:
+                if ticket.not_before > now or not backend.can_take(ticket.model):
+                    continue
+                used_s = agent.used.value(now, self.policy.window_s) + running.get(name, 0.0)
+                key = max(ticket.arrived_at, agent.turn_at) + ticket.priority * self.policy.level_s
+                yield _Head(key, used_s / ticket.weight, sequence, ticket)
+                break
+
+    def _first(self, heads: list[_Head]) -> _Head:
+        band_end = min(head.key for head in heads) + self.policy.band_s
+        return min((head for head in heads if head.key < band_end), key=lambda head: head.order)
+
+    def _class_under_floor(self, heads: list[_Head], now: float) -> str | None:
+        """The class furthest below its floor that has somebody who has waited long enough."""
+        policy = self.policy
+        used_s = {name: used.value(now, policy.window_s) for name, used in self._class_used.items()}
+        for backend in self._backends.values():
+            for lease in backend.leases.values():
+                name = lease.ticket.agent_class
+                used_s[name] = used_s.get(name, 0.0) + max(now - lease.started_at, lease.estimate_s)
+        total_s = sum(used_s.values())
+        if total_s <= 0.0:
+            return None
+        patient = {h.ticket.agent_class for h in heads if now - h.ticket.arrived_at >= policy.floor_patience_s}
+        floor = min(policy.floor, 1.0 / max(len(patient), 1))
+        shares = sorted((used_s.get(name, 0.0) / total_s, name) for name in patient)
+        return shares[0][1] if shares and shares[0][0] < floor else None
+
+    def _running_seconds(self, now: float) -> dict[str, float]:
+        """Slot-seconds that running calls will be charged for, by agent."""
+        seconds: dict[str, float] = {}
+        for backend in self._backends.values():
+            for lease in backend.leases.values():
+                held_s = max(now - lease.started_at, lease.estimate_s)
+                seconds[lease.ticket.agent] = seconds.get(lease.ticket.agent, 0.0) + held_s
+        return seconds
+
+    def _forget_idle_agents(self, now: float) -> None:
+        """An agent whose use has faded and who waits for nothing is as good as new: guests' names must not pile up."""
+        if len(self._agents) <= 512:
+            return
+        window_s = self.policy.window_s
+        for name in [n for n, a in self._agents.items() if not a.waiting and a.used.value(now, window_s) < 0.001]:
+            del self._agents[name]
+
+    # --- looks ---------------------------------------------------------------------------------------------------------
+
+    def waiting(self, ticket_id: str) -> Ticket | None:
+        """Return a waiting ticket."""
+        return self._tickets.get(ticket_id)
+
+    def queued_of(self, agent: str) -> int:
+        """Return how many of this agent's requests wait."""
+        known = self._agents.get(agent)
+        return len(known.waiting) if known is not None else 0
+
+    @property
+    def queued(self) -> int:
+        """How many wait."""
+        return len(self._tickets)
+
+    @property
+    def slots(self) -> int:
+        """How many may run."""
+        return sum(backend.slots for backend in self._backends.values())
+
+    def leases(self, backend: str) -> tuple[Lease, ...]:
+        """Return the slots of a backend that are in use."""
+        return tuple(self._backends[backend].leases.values())
+
+    def busy(self, backend: str) -> int:
+        """Return how many slots of a backend are in use, a load included."""
+        return self._backends[backend].busy
+
+    def loading(self, backend: str) -> str | None:
+        """Return the model that a backend loads now."""
+        return self._backends[backend].loading
+
+    def resident(self, backend: str) -> frozenset[str]:
+        """Return the models a backend holds, as far as is known."""
+        return self._backends[backend].resident
+
+    def order(self) -> list[Ticket]:
+        """Return the waiting in about the order they would start: agents in turns, by key within a turn."""
+        ranked: list[tuple[int, float, int, Ticket]] = []
+        for agent in self._agents.values():
+            for turn, (_, sequence, ticket) in enumerate(agent.waiting):
+                key = max(ticket.arrived_at, agent.turn_at) + ticket.priority * self.policy.level_s
+                ranked.append((turn, key, sequence, ticket))
+        return [entry[3] for entry in sorted(ranked, key=lambda entry: entry[:3])]
+
+    def standing(self, ticket_id: str, now: float) -> Standing | None:
+        """Return where a waiting ticket stands and what it waits for, in words for people; None when it does not wait."""
+        ticket = self._tickets.get(ticket_id)
+        if ticket is None:
+            return None
+        ahead = next(i for i, other in enumerate(self.order()) if other.id == ticket_id)
+        return Standing(ahead, self.reason(ticket, now))
+
+    def reason(self, ticket: Ticket, now: float) -> str:
+        """Return why a waiting ticket waits."""
+        if ticket.not_before > now:
+            return f"not before {ticket.not_before - now:.0f} s from now"
+        ready = [backend for backend in self._backends.values() if backend.is_ready]
+        if not ready:
+            return "no backend answers"
+        if ticket.model is not None and any(backend.loading == ticket.model for backend in ready):
+            return f"{ticket.model} is being loaded"
+        if any(backend.loading is not None for backend in ready):
+            return "another model is being loaded"
+        if not any(backend.can_take(ticket.model) for backend in ready):
+            return f"all slots of {ticket.model} are busy"
+        return "all slots are busy"
