@@ -1,47 +1,158 @@
-"""The journal of the fleet: which generation of each agent was started and how it ended, and the events people read."""
+"""The journal of the fleet: which generation of each agent was started and how it ended, and the events people read.
+
+A generation number is durable before anything is spawned under it, so that after a crash no number is given twice and
+whatever runs under an old one can be recognised. `pid`, `start_ticks` and `boot_id` name a process for ever: a pid alone may
+by then be somebody else's.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import astuple, replace
 
+from supervisord_ai.clock import Clock
+from supervisord_ai.store.database import Database
 from supervisord_ai.store.rows import AgentRecord, EventRow
+from supervisord_ai.store.writes import Change, Insert
 
 __all__ = ["AgentRecord", "EventJournal", "EventRow", "FleetJournal"]
 
+_AGENT_COLUMNS = (
+    "name, generation, digest, pid, start_ticks, boot_id, cgroup, run_tag, verdict, detail, restarts, ended_wall, intent"
+)
+_PUT_AGENT = f"REPLACE INTO agents({_AGENT_COLUMNS}) VALUES ({','.join('?' * 13)})"
+_DETAIL_CHARS = 16_000  # 20 lines of stderr and some room
+_FORGET_AT_ONCE = 1000
+
 
 class FleetJournal:
-    """Generations, intents and verdicts, so that the next supervisor knows what the last one started."""
+    """Generations, intents and verdicts, so that the next supervisor knows what the last one started.
+
+    Memory holds every record; a change replaces the whole row. What concerns a generation that is no longer the newest is
+    not written: the newer one has taken its place.
+    """
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._records = {row[0]: AgentRecord(*row) for row in database.read(f"SELECT {_AGENT_COLUMNS} FROM agents")}
 
     def load(self) -> dict[str, AgentRecord]:
         """Return what is known of every agent, by name."""
-        raise NotImplementedError
+        return dict(self._records)
 
     async def next_generation(self, name: str, digest: str) -> int:
-        """Return a generation number never given before for this agent; durable before it returns, so before the spawn."""
-        raise NotImplementedError
+        """Return a generation number never given before for this agent; durable before it returns, so before the spawn.
 
-    async def started(
+        Raises:
+            StoreFault: it could not be written; nothing may be started.
+        """
+        last = self._records.get(name)
+        if last is None:
+            record = AgentRecord(name, 1, digest)
+        else:
+            record = AgentRecord(name, last.generation + 1, digest, restarts=last.restarts + 1)
+        await self._put(record)
+        return record.generation
+
+    async def started(  # noqa: PLR0917
         self, name: str, generation: int, pid: int, start_ticks: int, boot_id: str, cgroup: str | None, run_tag: str
     ) -> None:
-        """Write which process this generation is; durable."""
-        raise NotImplementedError
+        """Write which process this generation is; durable.
+
+        Raises:
+            StoreFault: it could not be written.
+        """
+        record = self._newest(name, generation)
+        if record is not None:
+            await self._put(
+                replace(record, pid=pid, start_ticks=start_ticks, boot_id=boot_id, cgroup=cgroup, run_tag=run_tag)
+            )
 
     def intent(self, name: str, generation: int, reason: str) -> None:
         """Write, with the next commit, why we are about to end it."""
-        raise NotImplementedError
+        record = self._newest(name, generation)
+        if record is not None:
+            self._records[name] = replace(record, intent=reason)
+            self._database.queue(_put_agent(self._records[name]))
 
     async def ended(self, name: str, generation: int, verdict: str, detail: str) -> None:
-        """Write how it ended; durable."""
-        raise NotImplementedError
+        """Write how it ended; durable. The process it was is forgotten.
+
+        Raises:
+            StoreFault: it could not be written.
+        """
+        record = self._newest(name, generation)
+        if record is not None:
+            await self._put(
+                replace(record, verdict=verdict, detail=detail[:_DETAIL_CHARS], ended_wall=self._clock.wall(), pid=None)
+            )
+
+    def _newest(self, name: str, generation: int) -> AgentRecord | None:
+        record = self._records.get(name)
+        return record if record is not None and record.generation == generation else None
+
+    async def _put(self, record: AgentRecord) -> None:
+        # Memory first: two calls in one turn of the loop must not get one number. A number that was not written is skipped.
+        self._records[record.name] = record
+        await self._database.commit(_put_agent(record))
+
+
+def _put_agent(record: AgentRecord) -> Change:
+    return Change(_PUT_AGENT, astuple(record))
 
 
 class EventJournal:
     """What happened, in order, for people and for `events`."""
 
-    def note(self, kind: str, agent: str | None = None, request_id: str | None = None, detail: Mapping[str, object] | None = None) -> None:
-        """Write one event with the next commit."""
-        raise NotImplementedError
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._last_seq = int(database.read("SELECT coalesce(max(seq), 0) FROM events")[0][0])
 
-    def tail(self, count: int) -> list[EventRow]:
-        """Return the last events, oldest first."""
-        raise NotImplementedError
+    def note(
+        self,
+        kind: str,
+        agent: str | None = None,
+        request_id: str | None = None,
+        detail: Mapping[str, object] | None = None,
+    ) -> None:
+        """Write one event with the next commit. `detail` must be JSON."""
+        self._last_seq += 1
+        self._database.queue(
+            Insert(
+                "INSERT INTO events(seq, at_wall, kind, agent, request_id, detail)",
+                (self._last_seq, self._clock.wall(), kind, agent, request_id, json.dumps(dict(detail or {}))),
+            )
+        )
+
+    def tail(self, count: int, *, after_seq: int = 0) -> list[EventRow]:
+        """Return the last events that are committed, oldest first, at most `count` and only those after `after_seq`."""
+        found = self._database.read(
+            "SELECT seq, at_wall, kind, agent, request_id, detail FROM events WHERE seq > ? ORDER BY seq DESC LIMIT ?",
+            (after_seq, count),
+        )
+        return [EventRow(seq, at, kind, agent, rid, json.loads(detail)) for seq, at, kind, agent, rid, detail in reversed(found)]
+
+    async def forget(self, before_wall: float) -> int:
+        """Delete events from before that time; returns how many.
+
+        Raises:
+            StoreFault: the file could not be written.
+        """
+        forgotten = 0
+        while True:
+            # By seq, which has an index, up to the first event that is young enough. A clock that stepped back leaves some
+            # old ones behind it until they are reached.
+            found = self._database.read("SELECT seq, at_wall FROM events ORDER BY seq LIMIT ?", (_FORGET_AT_ONCE,))
+            old = 0
+            last = 0
+            for seq, at_wall in found:
+                if at_wall >= before_wall:
+                    break
+                old, last = old + 1, seq
+            if old == 0:
+                return forgotten
+            await self._database.commit(Change("DELETE FROM events WHERE seq <= ?", (last,)))
+            forgotten += old

@@ -1,0 +1,87 @@
+"""What a writer asks of a database file, as values: rows to insert and changes to make, in groups that stand or fall together."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import trio
+
+Value = str | bytes | int | float | None
+
+# A multi-row INSERT costs a third of executemany. Few sizes, so that the statement cache knows them all.
+_ROWS_AT_ONCE = (64, 8, 1)
+
+
+class Unmatched(Exception):  # noqa: N818
+    """A change that must find its row found none; the text names the row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """One new row. `into` is "INSERT INTO table(columns)": inserts with the same text become one statement."""
+
+    into: str
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An UPDATE or DELETE. With `must_find` it fails, with that text, when it matches no row."""
+
+    sql: str
+    values: tuple[Value, ...]
+    must_find: str | None = None
+
+
+Write = Insert | Change
+
+
+@dataclass(eq=False, slots=True)
+class Submission:
+    """The writes of one caller. `done` is None when nobody waits for them."""
+
+    writes: tuple[Write, ...]
+    done: trio.Event | None
+    error: BaseException | None = None
+    size_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.size_bytes = sum(
+            100 + sum(len(v) for v in write.values if isinstance(v, bytes | str)) for write in self.writes
+        )
+
+
+def apply(conn: sqlite3.Connection, writes: Iterable[Write]) -> None:
+    """Carry out the writes inside the open transaction: first every insert, in groups, then the changes in their order.
+
+    That order is right for any mix, because no row is inserted after it was changed or deleted.
+
+    Raises:
+        Unmatched: a change did not find its row.
+        sqlite3.Error: whatever SQLite says.
+    """
+    inserts: dict[str, list[tuple[Value, ...]]] = {}
+    changes: list[Change] = []
+    for write in writes:
+        if isinstance(write, Insert):
+            inserts.setdefault(write.into, []).append(write.values)
+        else:
+            changes.append(write)
+    for into, rows in inserts.items():
+        _insert(conn, into, rows)
+    for change in changes:
+        touched = conn.execute(change.sql, change.values).rowcount
+        if touched == 0 and change.must_find is not None:
+            raise Unmatched(change.must_find)
+
+
+def _insert(conn: sqlite3.Connection, into: str, rows: Sequence[tuple[Value, ...]]) -> None:
+    one = "(" + ",".join("?" * len(rows[0])) + ")"
+    at = 0
+    for size in _ROWS_AT_ONCE:
+        while len(rows) - at >= size:
+            chunk = rows[at : at + size]
+            conn.execute(f"{into} VALUES {','.join([one] * size)}", [value for row in chunk for value in row])
+            at += size
