@@ -1,10 +1,28 @@
-"""The door to cgroups: one interface, three forms (v2, v1, none), found by trying and never assumed."""
+"""The door to cages: one interface, three forms (cgroup v2, cgroup v1, none), found by trying and never assumed.
+
+Every agent has a group of its own, below `ai-supervisor-<hash of the state folder>/agents/`, itself below the group this
+process was started in. The hash finds the leftovers of a supervisor that was killed, and keeps two supervisors apart. The
+group is made and limited before the agent is started, and the agent enters it before its first instruction. It is used again
+by the next generation: a group removed and made anew in a crash loop leaves dying ones behind in the kernel.
+
+Which hierarchy, and where, is read from /proc/self/cgroup and /proc/self/mountinfo (proc(5), cgroups(7)); whether it works is
+found by making a group, limiting it and removing it.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
+
+import trio
+
+from supervisord_ai.errors import HostFault
+from supervisord_ai.host.process import signal_pinned
 
 
 class Guarantee(StrEnum):
@@ -12,11 +30,70 @@ class Guarantee(StrEnum):
 
     HARD = "hard"  # cgroup v2
     HARD_V1 = "hard-v1"  # cgroup v1
-    SOFT_RLIMIT = "soft-rlimit"  # a resource limit and a look once a second
+    SOFT_RLIMIT = "soft-rlimit"  # a limit on each process, and a look at all of them once a second
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What the kernel counted for one cage; they outlive a run, so two readings are compared.
+
+    `oom_kills` counts victims of any OOM killer. `own_limit_hits` counts how often this cage's own limit was the reason,
+    None where the kernel does not say (v1). `peak_bytes` is since `prepare`; None where nobody counts.
+    """
+
+    oom_kills: int = 0
+    own_limit_hits: int | None = None
+    memory_bytes: int | None = None
+    peak_bytes: int | None = None
+
+
+class Cage(Protocol):
+    """Where one agent is kept. `prepare`, spawn, `started`, ... `end`, and again."""
+
+    @property
+    def join_files(self) -> tuple[str, ...]:
+        """Files in which the child writes "0" to enter."""
+
+    @property
+    def rlimits(self) -> tuple[tuple[str, int], ...]:
+        """Limits it takes on itself, see Launch."""
+
+    @property
+    def identity(self) -> str | None:
+        """Its path as /proc/PID/cgroup shows it; None without cgroups."""
+
+    @property
+    def record(self) -> str | None:
+        """What the journal keeps, for `Cages.recorded` of a later supervisor."""
+
+    def prepare(self, cap_bytes: int, run_tag: str) -> None:
+        """Make it, with its limit, ready for the generation that carries `run_tag`.
+
+        Raises:
+            HostFault: it cannot be made.
+        """
+
+    def started(self, pid: int) -> None:
+        """The generation's main process is this one."""
+
+    def counters(self) -> Counters:
+        """Read what the kernel counted. Only memory and peak may be missing."""
+
+    async def members(self) -> tuple[int, ...]:
+        """Return the pids in it; ended ones that were not reaped do not count."""
+
+    async def signal(self, signum: int) -> None:
+        """Send a signal to everyone in it."""
+
+    async def kill(self, *, within_s: float) -> tuple[int, ...]:
+        """Kill everyone in it, forks included; returns when it is empty, or the pids left after `within_s`."""
+
+    def remove(self) -> None:
+        """Give it back. Does nothing when somebody is still in it."""
 
 
 class Cages(Protocol):
-    """Where the agents of one daemon are kept, each in a cage of its own."""
+    """The cages of one supervisor."""
 
     @property
     def guarantee(self) -> Guarantee: ...
@@ -25,11 +102,146 @@ class Cages(Protocol):
     def detail(self) -> str:
         """One line: why it is this form."""
 
+    def cage(self, name: str) -> Cage:
+        """Return the cage of an agent; always the same one. Names are letters, digits and `._-`."""
 
-def find_cages(state_dir: Path, *, form: str = "auto") -> Cages:
-    """Find the strongest form that works here, by doing. `form` forces one: "v2", "v1" or "none".
+    def leftovers(self) -> tuple[str, ...]:
+        """Return the names whose cages an earlier supervisor left behind."""
+
+    def recorded(self, name: str, record: str | None, run_tag: str | None) -> Cage:
+        """Return the cage of an earlier supervisor as the journal tells of it, to end who is still in it."""
+
+    async def usage(self) -> dict[str, int]:
+        """Return the memory of every prepared cage that has somebody in it, in bytes."""
+
+    def close(self) -> None:
+        """Give everything back that is empty."""
+
+
+# --- what the forms share ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One mounted hierarchy: its controllers ("" for v2), its folder, and our own path in it as /proc/self/cgroup says."""
+
+    is_v2: bool
+    controllers: frozenset[str]
+    point: Path
+    root: str
+    own: str
+
+    @property
+    def own_dir(self) -> Path:
+        """The folder of the group we are in. In a container the mount may show only a part of the hierarchy (`root`)."""
+        inside = self.own.removeprefix(self.root) if self.root != "/" else self.own
+        found = self.point / inside.lstrip("/")
+        return found if found.is_dir() else self.point
+
+
+def parse_mounts(mountinfo: str, own_cgroup: str) -> list[Mount]:
+    """Return the cgroup hierarchies mounted here, from /proc/self/mountinfo and /proc/self/cgroup."""
+    own: dict[str, str] = {}
+    for line in own_cgroup.splitlines():
+        _, controllers, path = line.split(":", 2)
+        own[controllers] = path
+    mounts = []
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        kind, _, options = right.split(" ", 2)
+        fields = left.split(" ")
+        root, point = (_unescape(f) for f in fields[3:5])
+        if kind == "cgroup2":
+            mounts.append(Mount(True, frozenset(), Path(point), root, own.get("", "/")))
+        elif kind == "cgroup":
+            for controllers, path in own.items():
+                names = frozenset(controllers.split(","))
+                if controllers and names <= frozenset(options.split(" ")[-1].split(",")):
+                    mounts.append(Mount(False, names, Path(point), root, path))
+    return mounts
+
+
+def _unescape(field: str) -> str:
+    """mountinfo writes space, tab, newline and backslash as octal."""
+    for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        field = field.replace(code, char)
+    return field
+
+
+def write(path: Path, text: str) -> None:
+    """Write a control file.
 
     Raises:
-        HostFault: the forced form does not work here.
+        HostFault: with the file and the errno's words.
     """
-    raise NotImplementedError
+    try:
+        path.write_text(text)
+    except OSError as exc:
+        raise HostFault(f"{path} <- {text.strip()}: {exc.strerror}") from exc
+
+
+def make(path: Path) -> None:
+    """Make a group and those above it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise HostFault(f"{path}: {exc.strerror}") from exc
+
+
+def remove(path: Path) -> bool:
+    """Remove a group and those below it; False when somebody is in one of them."""
+    try:
+        for folder, _, _ in os.walk(path, topdown=False):
+            os.rmdir(folder)
+    except OSError:
+        return False
+    return True
+
+
+def procs(path: Path) -> list[int]:
+    """Return the pids in a group and in those below it; none when there is no group."""
+    found: list[int] = []
+    for folder, _, _ in os.walk(path):
+        try:
+            found += [int(line) for line in (Path(folder) / "cgroup.procs").read_text().split()]
+        except OSError:
+            continue
+    return found
+
+
+def keyed(path: Path) -> dict[str, int]:
+    """Read a file of `name value` lines, such as memory.events; empty when it is not there."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return {}
+    return {name: int(value) for name, value in (line.split() for line in lines)}
+
+
+def number(path: Path) -> int | None:
+    """Read a file of one number; None when it is not there or not a number (`max`)."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def signal_group(members: Callable[[], Iterable[int]], signum: int) -> None:
+    """Signal everyone in a group: pinned first, then looked up again, so that no number is hit that has a new owner."""
+    signal_pinned(members(), lambda: frozenset(members()), signum)
+
+
+async def until_empty(members: Callable[[], list[int]], *, deadline: float) -> tuple[int, ...]:
+    """Return when nobody is left, or who is at the deadline. The kernel ends a killed process in its own time."""
+    pause_s = 0.002
+    while left := members():
+        if trio.current_time() >= deadline:
+            return tuple(left)
+        await trio.sleep(pause_s)
+        pause_s = min(pause_s * 2, 0.1)
+    return ()
+
+
+def folder_name(state_dir: Path) -> str:
+    """Return the name of the group that belongs to this state folder."""
+    return "ai-supervisor-" + hashlib.sha256(os.fsencode(state_dir.resolve())).hexdigest()[:12]

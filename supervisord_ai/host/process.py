@@ -16,7 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -392,6 +392,24 @@ class Processes:
 
     def _forget(self, pid: int) -> None:
         del self._children[pid]
+
+
+def signal_pinned(pids: Iterable[int], still: Callable[[], frozenset[int]], signum: int) -> int:
+    """Signal processes that are known by number only; returns how many got it.
+
+    Pinned first, then asked again who is meant (`still`): a number that got a new owner in between is not in that answer,
+    or is meant as well.
+    """
+    pinned: dict[int, int] = {}
+    try:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                pinned[pid] = os.pidfd_open(pid)
+        meant = still()
+        return sum(_send(pidfd, signum, pid) for pid, pidfd in pinned.items() if pid in meant)
+    finally:
+        for pidfd in pinned.values():
+            os.close(pidfd)
 
 
 def _popen(launch: Launch, argv: list[str], control_fd: int) -> subprocess.Popen[bytes]:

@@ -1,0 +1,97 @@
+"""Decides what follows the end of an agent: a restart and when, rest, or quarantine. Knows nothing of processes or of other agents.
+
+Exponential backoff with full jitter (a uniform draw between nothing and the bound): agents that fell together do not come
+back together. Quarantine when `intensity` ends of its own doing fall into `window`; ends that were ours or the machine's
+never count. One that ran longer than the window starts again with the shortest backoff: what happens once a week is not a
+crash loop. Out of quarantine lead the owner's release and a trial, later each time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from supervisord_ai.core.policies import RestartPolicy
+from supervisord_ai.core.roster import Restart
+from supervisord_ai.core.verdict import Blame, Verdict, blame
+
+FIRST_TRIAL_S = 600.0
+LAST_TRIAL_S = 3600.0
+MACHINE_BACKOFF_S = 10.0  # a shortage needs a moment to pass; the gate spreads those who come back
+
+
+@dataclass(frozen=True, slots=True)
+class RestartIn:
+    """Start it again after this long, through the gate."""
+
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """It has done what it was for, or its policy says no: do not start it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """Do not start it again before it is released, or once, for trial, after `trial_in_s`."""
+
+    reason: str
+    trial_in_s: float
+
+
+Decision = RestartIn | Rest | Quarantine
+
+
+@dataclass(slots=True)
+class RestartLedger:
+    """What one agent has done lately. Times are seconds on one monotonic clock."""
+
+    policy: RestartPolicy
+    restart: Restart
+    ends: deque[float] = field(default_factory=deque)  # of its own doing, within the window
+    in_a_row: int = 0
+    trials: int = 0
+
+    def after(self, verdict: Verdict, *, ran_s: float, now: float, draw: float) -> Decision:
+        """Return what follows an end. `draw` is a uniform number in [0, 1)."""
+        if ran_s > self.policy.window_s:
+            self.in_a_row = self.trials = 0
+        match blame(verdict.word):
+            case Blame.NOBODY:
+                # A program that is done at once and is started always must not spin.
+                return RestartIn(self.policy.base_s) if self.restart is Restart.ALWAYS else Rest()
+            case Blame.OURS:
+                return RestartIn(0.0)
+            case Blame.MACHINE:
+                return RestartIn(MACHINE_BACKOFF_S * (1 + draw)) if self.restart is not Restart.NO else Rest()
+            case Blame.ITSELF:
+                return self._failed(verdict, now, draw)
+
+    def _failed(self, verdict: Verdict, now: float, draw: float) -> Decision:
+        if self.restart is Restart.NO:
+            return Rest()
+        self.ends.append(now)
+        while self.ends[0] < now - self.policy.window_s:
+            self.ends.popleft()
+        # A trial out of quarantine has one chance.
+        if len(self.ends) >= self.policy.intensity or self.trials:
+            reason = f"{len(self.ends)} ends in {self.policy.window_s:.0f} s, the last: {verdict.word}"
+            if len(self.ends) < self.policy.intensity:
+                reason = f"its trial failed: {verdict.word}"
+            return self.quarantined(reason)
+        bound_s = min(self.policy.max_s, self.policy.base_s * 2.0**self.in_a_row)
+        self.in_a_row += 1
+        return RestartIn(bound_s * draw)
+
+    def quarantined(self, reason: str) -> Quarantine:
+        """Put it into quarantine, whatever it has done."""
+        trial_in_s = min(LAST_TRIAL_S, FIRST_TRIAL_S * 2.0**self.trials)
+        self.trials += 1
+        self.ends.clear()
+        return Quarantine(reason, trial_in_s)
+
+    def forgive(self) -> None:
+        """Forget everything: the owner released it or started it himself."""
+        self.ends.clear()
+        self.in_a_row = self.trials = 0
