@@ -27,6 +27,7 @@ class RowEvent(StrEnum):
     """What happens to a journalled request."""
 
     CLAIMED = "claimed"  # a slot took it
+    RETURNED = "returned"  # Ollama could not be reached: it waits again (in memory only; on disk it stays as claimed)
     ANSWERED = "answered"  # its answer is known, from a slot, a twin or a refusal after it was accepted
     CANCELLED = "cancelled"  # its caller left, or its agent's generation ended
 
@@ -34,6 +35,7 @@ class RowEvent(StrEnum):
 TRANSITIONS: dict[tuple[RowState, RowEvent], RowState] = {
     (RowState.QUEUED, RowEvent.CLAIMED): RowState.RUNNING,
     (RowState.RUNNING, RowEvent.CLAIMED): RowState.RUNNING,  # attempt 2, after a crash
+    (RowState.RUNNING, RowEvent.RETURNED): RowState.QUEUED,
     (RowState.QUEUED, RowEvent.ANSWERED): RowState.DONE,
     (RowState.RUNNING, RowEvent.ANSWERED): RowState.DONE,
     (RowState.QUEUED, RowEvent.CANCELLED): RowState.CANCELLED,
