@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from supervisord_ai.core.memory_plan import MemoryPolicy
@@ -82,23 +82,23 @@ class Config:
 
     daemon: DaemonPolicy
     path: str | None = None
-    listen: ListenPolicy = ListenPolicy()
+    listen: ListenPolicy = field(default_factory=ListenPolicy)
     web_listen: str = ""
-    memory: MemoryPolicy = MemoryPolicy()
-    start: StartPolicy = StartPolicy()
-    restart: RestartPolicy = RestartPolicy()
-    queue: QueuePolicy = QueuePolicy()
-    limits: LimitsPolicy = LimitsPolicy()
-    breaker: BreakerPolicy = BreakerPolicy()
-    cache: CachePolicy = CachePolicy()
-    levels: LevelsPolicy = LevelsPolicy()
-    models: ModelsPolicy = ModelsPolicy()
-    logs: LogsPolicy = LogsPolicy()
-    rollout: RolloutPolicy = RolloutPolicy()
+    memory: MemoryPolicy = field(default_factory=MemoryPolicy)
+    start: StartPolicy = field(default_factory=StartPolicy)
+    restart: RestartPolicy = field(default_factory=RestartPolicy)
+    queue: QueuePolicy = field(default_factory=QueuePolicy)
+    limits: LimitsPolicy = field(default_factory=LimitsPolicy)
+    breaker: BreakerPolicy = field(default_factory=BreakerPolicy)
+    cache: CachePolicy = field(default_factory=CachePolicy)
+    levels: LevelsPolicy = field(default_factory=LevelsPolicy)
+    models: ModelsPolicy = field(default_factory=ModelsPolicy)
+    logs: LogsPolicy = field(default_factory=LogsPolicy)
+    rollout: RolloutPolicy = field(default_factory=RolloutPolicy)
     gpu_unload_at: float = 0.90
     isolation_mode: str = "none"
     retention_events_s: float = 30 * 86_400.0
     guests_allow: GuestsAllow = GuestsAllow.OWNER
     backends: tuple[BackendSpec, ...] = (BackendSpec(),)
     alerts: tuple[AlertSpec, ...] = ()
-    roster: Roster = Roster()
+    roster: Roster = field(default_factory=Roster)

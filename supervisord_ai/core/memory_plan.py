@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from supervisord_ai.core.roster import MB
+from supervisord_ai.core.roster import MB, AgentSpec
 
 
 class Enforce(StrEnum):
@@ -28,3 +31,106 @@ class MemoryPolicy:
     overcommit: float = 1.0
     reserve_bytes: int = 2_000 * MB
     enforce: Enforce = Enforce.HARD
+
+
+@dataclass(frozen=True, slots=True)
+class CapLine:
+    """So many agents of one class with the same cap."""
+
+    agent_class: str
+    count: int
+    cap_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.count * self.cap_bytes
+
+
+def cap_lines(agents: Iterable[AgentSpec]) -> tuple[CapLine, ...]:
+    """Return what the fleet may use, grouped by class and cap. External agents have no cap of ours."""
+    counts = Counter((spec.policy.name, spec.policy.memory_bytes) for spec in agents if not spec.external)
+    return tuple(CapLine(agent_class, count, cap) for (agent_class, cap), count in counts.items())
+
+
+@dataclass(frozen=True, slots=True)
+class PartsExceedTotal:
+    """More was given away than there is."""
+
+    parts_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CapsExceedAgents:
+    """The caps add up to more than the agents' part, and nobody said that this is meant. Each of the last three is a way out.
+
+    Attributes:
+        agents_bytes: the part that would hold them, rounded up to 100 MB; the other parts leave `free_bytes` for it.
+        smaller_caps: every cap made smaller by the same factor, in whole MB.
+        overcommit: the least factor that declares it, in hundredths.
+    """
+
+    caps_bytes: int
+    allowed_bytes: int
+    free_bytes: int
+    agents_bytes: int
+    smaller_caps: tuple[CapLine, ...]
+    overcommit: float
+
+
+@dataclass(frozen=True, slots=True)
+class MachineTooSmall:
+    """The machine has less than the parts that were given away."""
+
+    parts_bytes: int
+    machine_bytes: int
+
+
+def parts(policy: MemoryPolicy) -> tuple[tuple[str, int], ...]:
+    """Return who was given what, in the order of the config."""
+    return (
+        ("os", policy.os_bytes),
+        ("ollama", policy.ollama_bytes),
+        ("cache", policy.cache_bytes),
+        ("monitoring", policy.monitoring_bytes),
+        ("agents", policy.agents_bytes),
+    )
+
+
+def parts_bytes(policy: MemoryPolicy) -> int:
+    """Return the sum of all parts."""
+    return sum(size for _, size in parts(policy))
+
+
+def judge_plan(policy: MemoryPolicy, caps: Sequence[CapLine]) -> tuple[PartsExceedTotal | CapsExceedAgents, ...]:
+    """Return what is wrong with the declared numbers; () when the plan holds."""
+    wrong: list[PartsExceedTotal | CapsExceedAgents] = []
+    given = parts_bytes(policy)
+    if given > policy.total_bytes:
+        wrong.append(PartsExceedTotal(given, policy.total_bytes))
+    wanted = sum(line.total_bytes for line in caps)
+    allowed = math.floor(policy.agents_bytes * policy.overcommit)
+    if wanted > allowed:
+        factor = allowed / wanted
+        wrong.append(
+            CapsExceedAgents(
+                caps_bytes=wanted,
+                allowed_bytes=allowed,
+                free_bytes=max(0, policy.total_bytes - (given - policy.agents_bytes)),
+                agents_bytes=math.ceil(wanted / policy.overcommit / (100 * MB)) * 100 * MB,
+                smaller_caps=tuple(
+                    CapLine(line.agent_class, line.count, math.floor(line.cap_bytes * factor / MB) * MB) for line in caps
+                ),
+                overcommit=math.ceil(wanted / policy.agents_bytes * 100) / 100 if policy.agents_bytes else math.inf,
+            )
+        )
+    return tuple(wrong)
+
+
+def judge_machine(policy: MemoryPolicy, machine_bytes: int) -> MachineTooSmall | None:
+    """Compare the plan with a real machine. `total` is what its owner believes; only the parts must fit.
+
+    MemTotal is always a little below what the machine was given (the kernel keeps some), so `total` is not compared.
+    """
+    given = parts_bytes(policy)
+    return MachineTooSmall(given, machine_bytes) if machine_bytes < given else None

@@ -50,7 +50,8 @@ def default_places(around: Surroundings) -> Places:
     state = f"{xdg('XDG_STATE_HOME', f'{around.home}/.local/state')}/{NAME}"
     return Places(
         config=f"{xdg('XDG_CONFIG_HOME', f'{around.home}/.config')}/{NAME}/config.toml",
-        runtime_dir=f"{xdg('XDG_RUNTIME_DIR', f'/tmp/{NAME}-{around.uid}')}/{NAME}",  # noqa: S108 - made 0700 and checked by host
+        # Without a session's own folder, one in /tmp: host makes it 0700 and refuses it when it is somebody else's.
+        runtime_dir=f"{run}/{NAME}" if (run := xdg("XDG_RUNTIME_DIR", "")) else f"/tmp/{NAME}-{around.uid}",  # noqa: S108
         state_dir=state,
         log_dir=f"{state}/log",
     )

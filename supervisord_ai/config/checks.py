@@ -1,0 +1,80 @@
+"""Checks what one key cannot say alone: paths, addresses, and keys that must agree with each other."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+
+from supervisord_ai.config.units import shown
+from supervisord_ai.config.values import Config, ListenPolicy
+from supervisord_ai.core.places import CONTROL_SOCKET
+from supervisord_ai.core.policies import BackendSpec
+
+SOCKET_PATH_BYTES = 107  # sun_path is 108 with its NUL, unix(7)
+_URL = re.compile(r"http://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?/?")
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+):(\d{1,5})")
+URL_WORDS = ("auto", "windows", "embedded")
+
+
+def check_paths(runtime_dir: str, state_dir: str) -> Iterator[tuple[str, str]]:
+    """Yield (key, what) for folders that cannot be used."""
+    for key, path in (("runtime_dir", runtime_dir), ("state_dir", state_dir)):
+        if not path.startswith("/"):
+            yield key, f"must be an absolute path, not {shown(path)}"
+    length = len(f"{runtime_dir}/{CONTROL_SOCKET}".encode())
+    if length > SOCKET_PATH_BYTES:
+        most = SOCKET_PATH_BYTES - len(CONTROL_SOCKET) - 1
+        yield "runtime_dir", f"is too long for the sockets in it: at most {most} bytes, not {length - len(CONTROL_SOCKET) - 1}"
+
+
+def check_tcp(listen: ListenPolicy) -> Iterator[tuple[int, str]]:
+    """Yield (index, what) for addresses that are not loopback ones."""
+    for index, address in enumerate(listen.tcp):
+        match = _ADDRESS.fullmatch(address)
+        if match is None or int(match[2]) > 65_535:
+            yield index, f'must be an address and a port, such as "127.0.0.1:11435", not {shown(address)}'
+        elif not is_loopback(match[1].strip("[]")):
+            yield index, f"{match[1]} is not a loopback address: agents on other machines are not served"
+        elif address in listen.tcp[:index]:
+            yield index, f"{shown(address)} stands twice"
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach an address. Names are not resolved: only `localhost` is known to be."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_backend(backend: BackendSpec) -> Iterator[tuple[str, str]]:
+    """Yield (key, what) for a backend that could not be called."""
+    if not backend.name:
+        yield "name", "must not be empty"
+    url = backend.url
+    if url.startswith("https://"):
+        yield "url", "https is not in effect yet: use http://"
+    elif url.startswith("unix://"):
+        if not url.removeprefix("unix://").startswith("/"):
+            yield "url", "must have an absolute path: unix:///run/ollama.sock"
+    elif url not in URL_WORDS:
+        match = _URL.fullmatch(url)
+        if match is None or int(match[2] or 0) > 65_535:
+            yield "url", f'must be "http://host:port", "unix:///path", "embedded", "auto" or "windows", not {shown(url)}'
+    if backend.connections <= backend.slots:
+        yield "connections", f"must be more than the {backend.slots} slots: probes and metadata use some too"
+
+
+def check_tables(config: Config) -> Iterator[tuple[str, str, str]]:
+    """Yield (table, key, what) for keys that contradict each other."""
+    if config.restart.base_s > config.restart.max_s:
+        yield "restart", "base", f"is longer than max ({config.restart.max_s:g} s)"
+    if sorted(config.levels.enter) != list(config.levels.enter):
+        yield "levels", "enter", "must rise from level to level"
+    if config.limits.body_bytes > config.limits.ingest_bytes:
+        yield "limits", "body", "is larger than ingest, which bounds all bodies together"
+    if config.cache.l1_per_agent_bytes > config.cache.l1_total_bytes:
+        yield "cache", "l1", "per_agent is larger than total"

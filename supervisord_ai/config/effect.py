@@ -1,0 +1,61 @@
+"""Which keys have no effect yet. Each is refused when set away from its default, so that no one believes in it.
+
+An entry is a key (`queue.batch_max`), or one value of a key (`ollama.url=auto`). `class.X` stands for every class, and for the
+same key of an agent. Who gives a key its effect takes it off this list in the same commit.
+"""
+
+from __future__ import annotations
+
+NOT_IN_EFFECT: tuple[str, ...] = (
+    "web.listen",
+    "memory.reserve",
+    "memory.enforce",
+    "class.X.over_rate",
+    "class.X.critical",
+    "class.X.substitute",
+    "class.X.ready=notify",
+    "agents.every",
+    "agents.external",
+    "ollama.url=auto",
+    "ollama.url=windows",
+    "ollama.device",
+    "ollama.command",
+    "ollama.restart_command",
+    "ollama[1]",  # a second backend
+    "models.X.slots",
+    "queue.async_deadline",
+    "queue.async_max",
+    "queue.memory_max",
+    "queue.batch_max",
+    "queue.batch_window",
+    "breaker.failures",
+    "breaker.window",
+    "breaker.cool_down",
+    "cache.l3.size",
+    "cache.l3.min_entry",
+    "levels.enter",
+    "levels.leave_below",
+    "levels.dwell",
+    "levels.num_predict",
+    "levels.ttl_factor",
+    "levels.light_model",
+    "levels.priority_only",
+    "gpu.unload_at",
+    "isolation.mode",
+    "rollout.group_size",
+    "rollout.min_ready",
+    "rollout.max_failures",
+    "retention.events",
+    "alerts",
+)
+
+
+def lacks_effect(key: str, value: object, default: object) -> bool:
+    """Tell whether a value asks for something that does not happen yet."""
+    if value == default:
+        return False
+    if key in NOT_IN_EFFECT:
+        return True
+    asked = value if isinstance(value, tuple) else (value,)
+    usual = default if isinstance(default, tuple) else (default,)
+    return any(f"{key}={one}" in NOT_IN_EFFECT for one in asked if one not in usual)
