@@ -143,6 +143,10 @@ class SpawnFailed(HostFault):
         return f"{self.verdict}: {self.detail}"
 
 
+class EngineFault(HostFault):
+    """The embedded engine cannot do its part: not installed, no such model, llama.cpp refused. The text says what to do."""
+
+
 class StoreFault(SupervisorError):  # noqa: N818
     """The journal or the cache cannot be used; the text names the file and what to do."""
 

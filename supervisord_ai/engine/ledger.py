@@ -71,7 +71,7 @@ class LedgerSummary:
 
 
 def summarise(lines: Iterable[str]) -> LedgerSummary:
-    """Add a ledger up. A last line without its end (a kill between two writes cannot make one, a full disk can) is passed over."""
+    """Add a ledger up. A line cut short (no kill can make one, a full disk can) is passed over."""
     begun = peak = tokens = loads = 0
     outcomes = {"ok": 0, "left": 0, "error": 0}
     runs: set[str] = set()

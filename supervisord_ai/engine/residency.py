@@ -1,4 +1,4 @@
-"""Decides when the model is in memory: loaded by the first who needs it, unloaded when `keep_alive` has passed since its last use.
+"""Decides when the model is in memory: loaded by the first who needs it, unloaded `keep_alive` after its last use.
 
 As in Ollama: the last `keep_alive` anybody gave holds for everybody, absent means unchanged (at a load: five minutes), negative
 means for ever, 0 means as soon as nobody uses it. Loading and unloading wait in one line, and neither is ever interrupted.
@@ -14,11 +14,13 @@ import trio
 
 DEFAULT_KEEP_ALIVE_S = 300.0
 
+Deed = Callable[[], Awaitable[None]]
+
 
 class Residency:
     """One model's coming and going. `load` and `unload` are the deeds, done in one line under a lock."""
 
-    def __init__(self, load: Callable[[], Awaitable[None]], unload: Callable[[], Awaitable[None]], monotonic: Callable[[], float]) -> None:
+    def __init__(self, load: Deed, unload: Deed, monotonic: Callable[[], float]) -> None:
         self._load = load
         self._unload = unload
         self._monotonic = monotonic
@@ -55,7 +57,7 @@ class Residency:
         self._touch(0.0)
 
     def expires_in_s(self, now: float) -> float:
-        """Seconds until it may go: negative when that time has passed, infinite when it stays. Only means something while loaded."""
+        """Seconds until it may go: negative when that time has passed, infinite when it stays. For a model that is loaded."""
         return self._used_at + self._keep_alive_s - now
 
     async def run(self) -> None:

@@ -11,7 +11,7 @@ import trio
 
 @dataclass(eq=False)
 class Slot:
-    """One of llama.cpp's slots. `held` are the tokens whose keys and values it still has: a prompt that begins alike is read faster."""
+    """One of llama.cpp's slots. `held`: the tokens it has already read; a prompt that begins with them is read faster."""
 
     number: int
     held: Sequence[int] = field(default_factory=tuple)
