@@ -138,7 +138,8 @@ class _Backend:
     is_ready: bool = False
     loading: str | None = None
     resident: frozenset[str] = frozenset()
-    direct: frozenset[str] = frozenset()  # models whose calls go without a load: not installed, or the load was refused
+    installed: frozenset[str] = frozenset()  # a call for any other model goes without a load, and gets the real error
+    unloadable: frozenset[str] = frozenset()  # a load was refused lately: likewise
     model_slots: Mapping[str, int] = field(default_factory=dict)
     leases: dict[str, Lease] = field(default_factory=dict)
     bypassed: int = 0
@@ -154,7 +155,9 @@ class _Backend:
         return sum(lease.ticket.model == model for lease in self.leases.values()) < self.model_slots[model]
 
     def needs_load(self, ticket: Ticket) -> bool:
-        return not (ticket.model is None or ticket.is_load or ticket.model in self.resident or ticket.model in self.direct)
+        if ticket.is_load or ticket.model not in self.installed:
+            return False
+        return ticket.model not in self.resident and ticket.model not in self.unloadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,9 +203,18 @@ class Scheduler:
             waiting[:] = [entry for entry in waiting if entry[2].id != ticket_id]
         return ticket
 
+    def put_back(self, ticket_id: str) -> None:
+        """A started ticket reached nobody: it waits again where it stood, and is charged nothing."""
+        backend = self._backend_of(ticket_id)
+        ticket = backend.leases.pop(ticket_id).ticket
+        if ticket.is_load:
+            backend.loading = None
+        self._agents.setdefault(ticket.agent, _Agent()).turn_at = -math.inf
+        self.push(ticket)
+
     def settle(self, ticket_id: str, now: float, *, ended_well: bool = True) -> Lease:
         """Free the slot of a started ticket and charge its agent and class for the time it held it."""
-        backend = next(b for b in self._backends.values() if ticket_id in b.leases)
+        backend = self._backend_of(ticket_id)
         lease = backend.leases.pop(ticket_id)
         held_s = now - lease.started_at
         window_s = self.policy.window_s
@@ -222,23 +234,23 @@ class Scheduler:
         if is_resident:
             b.resident |= {model}
         else:
-            b.direct |= {model}
+            b.unloadable |= {model}
 
     def backend_ready(
         self,
         backend: str,
         *,
         resident: frozenset[str],
-        direct: frozenset[str] = frozenset(),
+        installed: frozenset[str] = frozenset(),
         model_slots: Mapping[str, int] | None = None,
     ) -> None:
         """The backend answers, and this is what it holds. `model_slots`: models that serve fewer calls than it has slots."""
         b = self._backends[backend]
         b.is_ready = True
         b.resident = resident
-        b.direct = direct
-        if model_slots is not None:
-            b.model_slots = dict(model_slots)
+        b.installed = installed
+        b.unloadable = frozenset()
+        b.model_slots = dict(model_slots or {})
 
     def backend_lost(self, backend: str) -> None:
         """The backend does not answer: nothing starts there. What runs ends by itself."""
@@ -269,6 +281,9 @@ class Scheduler:
         """Return when the passing of time alone changes a decision: a not-before or a start-by. Infinity: never."""
         times = (t for ticket in self._tickets.values() for t in (ticket.not_before, ticket.start_by))
         return min((t for t in times if t > now), default=math.inf)
+
+    def _backend_of(self, ticket_id: str) -> _Backend:
+        return next(backend for backend in self._backends.values() if ticket_id in backend.leases)
 
     def _take_expired(self, now: float) -> list[Ticket]:
         late = [ticket for ticket in self._tickets.values() if ticket.start_by <= now]
