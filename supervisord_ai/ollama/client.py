@@ -2,59 +2,136 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
+from urllib.parse import quote, urlsplit
 
-from supervisord_ai.ollama.transport import Dialer
-from supervisord_ai.wire.http1 import Headers
+import httpx
+import trio
 
+from supervisord_ai.errors import UpstreamCut, UpstreamStalled, UpstreamUnreachable
+from supervisord_ai.ollama.transport import Dialer, HttpTransport, Reply, TransportStatistics, dial_tcp, dial_unix
 
-class Reply:
-    """One answer of Ollama, while it comes."""
+__all__ = ["OllamaClient", "Reply"]
 
-    status: int
-    headers: Headers
-
-    async def next_chunk(self) -> bytes | None:
-        """Return the next bytes of the body as soon as there are any; None at its clean end. Raises: UpstreamCut."""
-        raise NotImplementedError
+METADATA_S = 10.0  # version, tags, ps and show answer in milliseconds, also while a model loads
+METADATA_BYTES = 16_000_000  # `show` of a model with its tensors is a few hundred kilobytes
 
 
 class OllamaClient:
-    """One backend. Deadlines are the caller's cancel scopes, except for connecting (5 s)."""
+    """One backend. Deadlines are the caller's cancel scopes, except for connecting (5 s).
+
+    `url` is `http://host:port` or `unix:///path`. `dial` replaces the dialling in tests. `secret` is sent as a bearer token.
+    Raises: ValueError for another kind of URL.
+    """
 
     def __init__(self, url: str, *, dial: Dialer | None = None, connections: int = 10, secret: str | None = None) -> None:
+        parts = urlsplit(url)
+        if parts.scheme == "http" and parts.hostname and not parts.query and not parts.fragment:
+            known = dial_tcp(parts.hostname, parts.port or 11434)
+            self._prefix = parts.path.rstrip("/")
+        elif parts.scheme == "unix" and parts.path and not parts.netloc:
+            known = dial_unix(parts.path)
+            self._prefix = ""
+        else:
+            raise ValueError(f"{url!r} is neither http://host:port nor unix:///path")
         self.url = url
+        self._transport = HttpTransport(dial or known, connections=connections, secret=secret)
+        self._http = httpx.AsyncClient(
+            transport=self._transport,
+            trust_env=False,  # a proxy of the environment is no way to an Ollama of this machine
+            timeout=None,  # noqa: S113 - see request_json
+            headers={"User-Agent": "ai-supervisor", "Accept": "application/json", "Accept-Encoding": "identity"},
+        )
+
+    def __repr__(self) -> str:
+        return f"<OllamaClient {self.url} {self.statistics()}>"
+
+    def statistics(self) -> TransportStatistics:
+        return self._transport.statistics()
 
     def open(
         self, method: str, path: str, *, body: bytes = b"", headers: Sequence[tuple[str, str]] = ()
     ) -> AbstractAsyncContextManager[Reply]:
-        """Send one call; the block is entered when the head of the answer is there.
+        """Send one call. Entering the block waits for the head of the answer; leaving it never waits.
 
-        Leaving the block before the end of the answer closes the connection at once.
+        Leaving the block before the end of the answer closes the connection at once. `path` may have a query.
         Raises: UpstreamUnreachable when nothing came, UpstreamCut.
         """
-        raise NotImplementedError
+        return self._open(method, path, body, headers)
+
+    @asynccontextmanager
+    async def _open(self, method: str, path: str, body: bytes, headers: Sequence[tuple[str, str]]) -> AsyncIterator[Reply]:
+        content_type = () if any(name.lower() == "content-type" for name, _ in headers) else (_JSON,)
+        reply = await self._transport.begin(method, self._prefix + path, [*content_type, *headers], body)
+        try:
+            yield reply
+        finally:
+            await reply.aclose()
 
     async def request_json(
         self, method: str, path: str, payload: dict[str, Any] | None = None, *, timeout_s: float
     ) -> tuple[int, dict[str, Any]]:
-        """Make one small call. Raises: UpstreamUnreachable, UpstreamCut, UpstreamStalled after `timeout_s`."""
-        raise NotImplementedError
+        """Make one small call; return its status and the JSON object it answered with.
+
+        An error that is plain text comes as `{"error": text}`.
+        Raises: UpstreamUnreachable, UpstreamCut, UpstreamStalled after `timeout_s`.
+        """
+        content = None if payload is None else json.dumps(payload).encode()
+        url = f"http://backend{self._prefix}{quote(path, safe='/%:?=&')}"
+        body = bytearray()
+        status: int | None = None
+        with trio.move_on_after(timeout_s):
+            async with self._http.stream(method, url, content=content, headers=[_JSON]) as response:
+                async for piece in response.aiter_raw():
+                    body += piece
+                    if len(body) > METADATA_BYTES:
+                        raise UpstreamCut(len(body))
+                status = response.status_code
+        if status is None:
+            raise UpstreamStalled(timeout_s)
+        try:
+            answer = json.loads(body) if body else {}
+        except ValueError as exc:
+            if status < 400:
+                raise UpstreamCut(len(body)) from exc
+            answer = {"error": body[:500].decode("utf-8", "replace").strip()}
+        if not isinstance(answer, dict):
+            raise UpstreamCut(len(body))
+        return status, answer
 
     async def version(self) -> str:
-        raise NotImplementedError
+        """Ollama's version. Raises: as request_json, and UpstreamUnreachable when it answers with an error."""
+        return str((await self._metadata("GET", "/api/version")).get("version", ""))
 
     async def tags(self) -> list[dict[str, Any]]:
-        raise NotImplementedError
+        """The installed models, as `/api/tags` lists them. Raises: as version."""
+        return list((await self._metadata("GET", "/api/tags")).get("models") or [])
 
     async def ps(self) -> list[dict[str, Any]]:
-        raise NotImplementedError
+        """The loaded models, as `/api/ps` lists them. Raises: as version."""
+        return list((await self._metadata("GET", "/api/ps")).get("models") or [])
 
     async def show(self, model: str) -> dict[str, Any] | None:
-        raise NotImplementedError
+        """What Ollama knows of one model, None when it has it not. Raises: as version."""
+        status, answer = await self.request_json("POST", "/api/show", {"model": model}, timeout_s=METADATA_S)
+        if status == 404:
+            return None
+        if status != 200:
+            raise UpstreamUnreachable(f"/api/show answered {status}: {answer.get('error', '')}")
+        return answer
+
+    async def _metadata(self, method: str, path: str) -> dict[str, Any]:
+        status, answer = await self.request_json(method, path, timeout_s=METADATA_S)
+        if status != 200:
+            raise UpstreamUnreachable(f"{path} answered {status}: {answer.get('error', '')}")
+        return answer
 
     async def aclose(self) -> None:
-        """Close every connection that is kept."""
-        raise NotImplementedError
+        """Close every connection that is kept; calls in flight end as they would."""
+        await self._http.aclose()
+
+
+_JSON = ("Content-Type", "application/json")
