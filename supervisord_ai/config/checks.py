@@ -17,9 +17,9 @@ _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+):(\d{1,5})")
 URL_WORDS = ("auto", "windows", "embedded")
 
 
-def check_paths(runtime_dir: str, state_dir: str) -> Iterator[tuple[str, str]]:
+def check_paths(runtime_dir: str, state_dir: str, log_dir: str) -> Iterator[tuple[str, str]]:
     """Yield (key, what) for folders that cannot be used."""
-    for key, path in (("runtime_dir", runtime_dir), ("state_dir", state_dir)):
+    for key, path in (("runtime_dir", runtime_dir), ("state_dir", state_dir), ("log_dir", log_dir)):
         if not path.startswith("/"):
             yield key, f"must be an absolute path, not {shown(path)}"
     length = len(f"{runtime_dir}/{CONTROL_SOCKET}".encode())

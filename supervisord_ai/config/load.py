@@ -231,8 +231,8 @@ class _Loading:
         runtime = places.runtime_dir(self.around, values.get("runtime_dir"))
         state = places.state_dir(self.around, values.get("state_dir"))
         # Whoever moves the state (a second daemon, a test, `try`) does not expect logs among those of the first.
-        log = normal.log_dir if state == normal.state_dir else f"{state}/log"
-        for name, what in check_paths(runtime, state):
+        log = values.get("log_dir") or (normal.log_dir if state == normal.state_dir else f"{state}/log")
+        for name, what in check_paths(runtime, state, log):
             self._problem_at("daemon", name, what)
         return DaemonPolicy(**{**values, "runtime_dir": runtime, "state_dir": state, "log_dir": log})
 

@@ -28,6 +28,7 @@ class Table(Struct, kw_only=True, forbid_unknown_fields=True):
 class DaemonTable(Table):
     runtime_dir: str | Unset = UNSET
     state_dir: str | Unset = UNSET
+    log_dir: str | Unset = UNSET
     owner: str | Unset = UNSET
     path: str | Unset = UNSET
     log_level: Literal["debug", "info", "warning", "error"] | Unset = UNSET
