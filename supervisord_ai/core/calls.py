@@ -13,10 +13,12 @@ The kinds:
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
+from urllib.parse import quote, unquote
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 JsonObject: TypeAlias = "dict[str, Json]"
@@ -76,7 +78,7 @@ class Op(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One path of the table. `methods` are in the order Ollama's `Allow` header names them.
+    """One path of the table. `methods` are in the order in which Ollama's `Allow` header names them (HEAD, GET, POST, DELETE).
 
     A segment that begins with `:` stands for any one segment. `stream_default` is what an absent `stream` field means, None
     where the route knows no such field.
@@ -116,7 +118,7 @@ ROUTES: tuple[Route, ...] = (
     Route(Op.CREATE, ("POST",), "/api/create", _O, Kind.ADMIN, stream_default=True),
     Route(Op.DELETE, ("DELETE",), "/api/delete", _O, Kind.ADMIN),
     Route(Op.COPY, ("POST",), "/api/copy", _O, Kind.ADMIN),
-    Route(Op.BLOBS, ("POST", "HEAD"), "/api/blobs/:digest", _O, Kind.ADMIN),
+    Route(Op.BLOBS, ("HEAD", "POST"), "/api/blobs/:digest", _O, Kind.ADMIN),
     Route(Op.ACCOUNT, ("POST",), "/api/me", _O, Kind.REFUSED),
     Route(Op.ACCOUNT, ("POST",), "/api/signout", _O, Kind.REFUSED),
     Route(Op.ACCOUNT, ("DELETE",), "/api/user/keys/:encodedKey", _O, Kind.REFUSED),
@@ -158,8 +160,43 @@ class NoSuchPath:
 
 
 def find_route(method: str, path: str) -> Matched | Redirect | WrongMethod | NoSuchPath:
-    """Say what Ollama's router would make of a method and a raw path (still percent-encoded, without query)."""
-    raise NotImplementedError
+    """Say what Ollama's router would make of a method and a raw path (still percent-encoded, without query).
+
+    In its order: 1. Go's mux sends an unclean path (`//x`, `/../x`) to the clean one, whatever the method; 2. gin sends a path
+    with a slash too many to the one without, if that is a route of this method; 3. a path of another method is 405.
+    """
+    plain = unquote(path, errors="replace")
+    clean = _clean(plain)
+    if clean != plain:  # 1
+        return Redirect(307, quote(clean))
+    here = [(route, parameter) for route in ROUTES for parameter in [_fit(route.path, plain)] if parameter is not None]
+    for route, parameter in here:
+        if method in route.methods:
+            return Matched(route, parameter or None)
+    if plain != "/" and plain.endswith("/"):  # 2
+        shorter = plain[:-1]
+        if any(method in route.methods and _fit(route.path, shorter) is not None for route in ROUTES):
+            return Redirect(301 if method == "GET" else 307, quote(shorter))
+    if here:  # 3
+        return WrongMethod(", ".join(method for route, _ in here for method in route.methods))
+    return NoSuchPath()
+
+
+def _clean(path: str) -> str:
+    """cleanPath of net/http: no empty, `.` or `..` segments, a trailing slash kept."""
+    if not path.startswith("/"):
+        path = "/" + path
+    clean = posixpath.normpath(path).replace("//", "/", 1)  # normpath leaves two leading slashes
+    return clean + "/" if path.endswith("/") and clean != "/" else clean
+
+
+def _fit(pattern: str, path: str) -> str | None:
+    """The text of the pattern's `:segment` if the path fits ("" if it has none), else None."""
+    if pattern == path:
+        return ""
+    fixed, colon, _ = pattern.partition(":")
+    segment = path[len(fixed) :]
+    return segment if colon and path.startswith(fixed) and segment and "/" not in segment else None
 
 
 def face_of(path: str) -> Face:
