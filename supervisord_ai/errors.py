@@ -58,7 +58,14 @@ class UpstreamFault(SupervisorError):  # noqa: N818
 
 
 class UpstreamUnreachable(UpstreamFault):
-    """No connection could be made, or it ended before one byte of an answer came."""
+    """No connection could be made, or it ended before one byte of an answer came.
+
+    `was_sent`: Ollama had the whole request. Asking again then has a bound, because the request may be what took it down.
+    """
+
+    def __init__(self, what: str = "", *, was_sent: bool = False) -> None:
+        super().__init__(what)
+        self.was_sent = was_sent
 
 
 @dataclass(eq=False)
@@ -111,6 +118,20 @@ class ConfigError(SupervisorError):
 
 class UsageError(SupervisorError):
     """The command cannot be carried out as it was typed; the text says what to type instead."""
+
+
+@dataclass(eq=False)
+class NotRunning(SupervisorError):  # noqa: N818
+    """No daemon answers on the control socket; exit code 3."""
+
+    socket_path: str
+
+    def __str__(self) -> str:
+        return f"no daemon answers at {self.socket_path}: start one with `ai-supervisor run`"
+
+
+class Denied(SupervisorError):  # noqa: N818
+    """The daemon said no to the owner's command; the text is its own. Exit code 4."""
 
 
 @dataclass(eq=False)

@@ -78,7 +78,7 @@ class Reply:
             await self._receive()
             if self._is_broken:
                 if not self._seen_bytes:
-                    raise UpstreamUnreachable("the connection ended before an answer")
+                    raise UpstreamUnreachable("the connection ended before an answer", was_sent=True)
                 raise UpstreamCut(self._seen_bytes)
 
     async def _receive(self) -> None:
