@@ -1,25 +1,47 @@
-"""The fleet: starts all agents in batches, keeps them running, ends them all."""
+"""The fleet: ends what the last supervisor left, starts all agents in batches, keeps them running, ends them all.
+
+The agents decide for themselves (`lifecycle.py`); the fleet says when it is their turn, carries what concerns one to that one,
+and does what is done for all of them at once: a look at memory, the logs, orphans.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import trio
 
+from supervisord_ai.agents.duty import every
+from supervisord_ai.agents.generation import Doors, EnvironFor, Journal
+from supervisord_ai.agents.lifecycle import Agent
+from supervisord_ai.agents.output import LogFolder
+from supervisord_ai.agents.survivors import end_survivors
 from supervisord_ai.agents.view import AgentView, FleetView
 from supervisord_ai.clock import Clock
-from supervisord_ai.core.events import Event
+from supervisord_ai.core.agent_state import AgentState
+from supervisord_ai.core.events import AgentAsked, Event
 from supervisord_ai.core.policies import LogsPolicy, RestartPolicy, StartPolicy
 from supervisord_ai.core.roster import AgentSpec
-from supervisord_ai.host.cgroup import Cages
+from supervisord_ai.core.startup import StartGate, batches
+from supervisord_ai.errors import HostFault, SpawnFailed, UsageError
+from supervisord_ai.host.cgroup import Cages, Guarantee
 from supervisord_ai.host.process import ProcessDoor
 
-EnvironFor = Callable[[AgentSpec, int, str], dict[str, str]]
+logger = logging.getLogger(__name__)
+
+LOOK_S = 1.0  # orphans, and memory where no group limits it
+ROTATE_S = 10.0
+KILL_MARGIN_S = 2.0  # of the time a full stop has: what is left for killing and counting
+SHUTDOWN = "shutdown"
 
 
 class Fleet:
+    """All agents of one supervisor."""
+
     def __init__(
         self,
         specs: Mapping[str, AgentSpec],
@@ -29,28 +51,194 @@ class Fleet:
         logs: LogsPolicy,
         cages: Cages,
         processes: ProcessDoor,
-        journal: object,
+        journal: Journal,
         clock: Clock,
         tell: Callable[[Event], None],
         environ_for: EnvironFor,
         log_dir: Path,
         rng: random.Random,
     ) -> None:
-        raise NotImplementedError
+        specs = {name: spec for name, spec in specs.items() if not spec.external}
+        self._start = start
+        self._cages = cages
+        self._processes = processes
+        self._clock = clock
+        self._logs = LogFolder(log_dir, logs)
+        self._own_uids = _own_uids(specs, processes)
+        doors = Doors(processes, cages, journal, self._logs, clock, tell, environ_for, self._own_uids)
+        self._doors = doors
+        gate = StartGate()
+        self._agents = {name: Agent(spec, doors=doors, restart=restart, gate=gate, rng=rng) for name, spec in specs.items()}
+        self._is_stopping = False
+        self._swept = trio.Event()
+        self._starting = trio.CancelScope()
+
+    def __repr__(self) -> str:
+        states = Counter(str(agent.state) for agent in self._agents.values())
+        return f"<fleet of {len(self._agents)}: {', '.join(f'{n} {state}' for state, n in sorted(states.items()))}>"
+
+    # --- the task ---
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Sweep survivors of the last daemon, start everyone in batches, supervise until cancelled."""
-        raise NotImplementedError
+        """Supervise until cancelled; started when nothing of an earlier supervisor is left.
+
+        Stop first (`stop_all`): cancelled with agents running, it kills them without grace.
+        """
+        try:
+            stuck = await end_survivors(self._doors)
+            for name, pids in stuck.items():
+                if name in self._agents:
+                    self._agents[name].quarantine(f"processes {', '.join(map(str, pids))} of its last run do not end when killed")
+            async with trio.open_nursery() as nursery:
+                for agent in self._agents.values():
+                    nursery.start_soon(agent.run)
+                nursery.start_soon(every, LOOK_S, "reaping orphans", self._reap)
+                nursery.start_soon(every, ROTATE_S, "rotating logs", self._rotate)
+                if self._cages.guarantee is Guarantee.SOFT_RLIMIT:
+                    nursery.start_soon(every, LOOK_S, "looking at memory", self._look)
+                nursery.start_soon(self._start_in_batches)
+                self._swept.set()
+                task_status.started()
+        finally:
+            self._swept.set()
+            self._cages.close()
+            self._logs.close()
+
+    async def _start_in_batches(self) -> None:
+        plan = batches(list(self._agents), self._start.batch_size)
+        with self._starting:
+            for number, names in enumerate(plan, start=1):
+                batch = [self._agents[name] for name in names if self._agents[name].state is AgentState.PENDING]
+                logger.info("batch %d of %d: %s", number, len(plan), ", ".join(names))
+                for agent in batch:
+                    agent.want_up()
+                with trio.move_on_after(self._start.batch_delay_s):
+                    for agent in batch:
+                        await agent.wait_settled()
 
     async def stop_all(self, *, within_s: float = 7.0) -> None:
-        """End everyone in parallel; returns when nothing is left. No agent is started afterwards."""
-        raise NotImplementedError
+        """End everyone in parallel and return when nothing is left, or after `within_s`. Nobody is started afterwards.
+
+        Everyone has his own grace, but at the latest two seconds before the end he is killed.
+        """
+        self._is_stopping = True
+        self._starting.cancel()
+        deadline = self._clock.monotonic() + within_s
+        kill_at = max(self._clock.monotonic(), deadline - KILL_MARGIN_S)
+        for agent in self._agents.values():
+            agent.want_down(SHUTDOWN, kill_at=kill_at)
+        with trio.move_on_at(deadline):
+            await self._swept.wait()
+            for agent in self._agents.values():
+                await agent.wait_down()
+            logger.info("all agents have ended")
+            return
+        left = [agent.name for agent in self._agents.values() if agent.view(log_path="").pid is not None]
+        logger.error("after %.0f s these have not ended: %s", within_s, ", ".join(left))
+
+    # --- messages ---
 
     def tell(self, event: Event) -> None:
-        raise NotImplementedError
+        """Take note of what another room saw."""
+        if isinstance(event, AgentAsked) and event.agent in self._agents:
+            self._agents[event.agent].asked(event.generation)
+
+    def start(self, name: str) -> None:
+        """Start an agent that rests, or release it from quarantine.
+
+        Raises:
+            UsageError: there is no such agent, or the fleet is being stopped.
+        """
+        agent = self._agent(name)
+        if self._is_stopping:
+            raise UsageError("the fleet is being stopped")
+        agent.want_up()
+
+    def release(self, name: str) -> None:
+        """Let an agent out of quarantine and forget what led there.
+
+        Raises:
+            UsageError: there is no such agent, it is not in quarantine, or the fleet is being stopped.
+        """
+        if self._agent(name).state is not AgentState.QUARANTINED:
+            raise UsageError(f"{name} is not in quarantine, it is {self._agent(name).state}")
+        self.start(name)
+
+    def stop(self, name: str) -> None:
+        """End an agent and leave it down.
+
+        Raises:
+            UsageError: there is no such agent.
+        """
+        self._agent(name).want_down("owner")
+
+    def restart(self, name: str) -> None:
+        """End an agent and start it again.
+
+        Raises:
+            UsageError: there is no such agent, or the fleet is being stopped.
+        """
+        agent = self._agent(name)
+        if self._is_stopping:
+            raise UsageError("the fleet is being stopped")
+        agent.restart("restart")
+
+    def _agent(self, name: str) -> Agent:
+        if name not in self._agents:
+            raise UsageError(f"there is no agent {name}")
+        return self._agents[name]
+
+    # --- duties ---
+
+    async def _reap(self) -> None:
+        self._processes.reap_strays()
+
+    async def _look(self) -> None:
+        for name, used in (await self._cages.usage()).items():
+            if name in self._agents:
+                self._agents[name].measured(used)
+
+    async def _rotate(self) -> None:
+        for name in self._agents:
+            if self._logs.is_due(name):
+                try:
+                    await trio.to_thread.run_sync(self._logs.rotate, name)
+                except HostFault as exc:
+                    logger.warning("the log of %s was not cut: %s", name, exc)
+
+    # --- what people see ---
 
     def statistics(self) -> FleetView:
-        raise NotImplementedError
+        """Return everyone as he is now. Reads a few kernel files for each that runs."""
+        agents = tuple(agent.view(log_path=str(self._logs.path(name))) for name, agent in self._agents.items())
+        is_caged = self._cages.guarantee is not Guarantee.SOFT_RLIMIT
+        return FleetView(
+            agents=agents,
+            guarantee=str(self._cages.guarantee),
+            guarantee_detail=self._cages.detail,
+            identity="proved" if is_caged else "tagged",
+            identity_detail=self._identity_detail(is_caged),
+        )
+
+    def _identity_detail(self, is_caged: bool) -> str:
+        if not is_caged:
+            return "by session and environment: prevents mistakes, not malice (same user, no cgroup)"
+        if os.geteuid() == 0 and 0 not in {_uid(self._processes, a.spec) for a in self._agents.values()}:
+            return "by cgroup, which an agent cannot leave"
+        return "by cgroup; an agent that runs as this supervisor's own user could leave it on purpose"
+
+
+def _uid(processes: ProcessDoor, spec: AgentSpec) -> int | None:
+    try:
+        return processes.account(spec.policy.user).uid
+    except SpawnFailed:  # no such user: its start says so
+        return None
+
+
+def _own_uids(specs: Mapping[str, AgentSpec], processes: ProcessDoor) -> frozenset[int]:
+    """Return the uids that belong to one agent and to nobody else."""
+    uses = Counter(_uid(processes, spec) for spec in specs.values())
+    return frozenset(uid for uid, count in uses.items() if count == 1 and uid not in {None, 0, os.geteuid()} and uid is not None)
 
 
 __all__ = ["AgentView", "Fleet", "FleetView"]

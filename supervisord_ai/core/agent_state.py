@@ -36,7 +36,8 @@ class AgentEvent(StrEnum):
     RETRY = "retry"  # ended, and is started again later
     FINISH = "finish"  # ended, and is not started again
     QUARANTINE = "quarantine"  # ended once too often
-    RELEASE = "release"  # started again by its owner, or a trial out of quarantine
+    TRIAL = "trial"  # one start out of quarantine
+    RELEASE = "release"  # started again by its owner
 
 
 S, E = AgentState, AgentEvent
@@ -54,6 +55,7 @@ TRANSITIONS: dict[tuple[AgentState, AgentEvent], AgentState] = {
     **{(state, E.RETRY): S.BACKOFF for state in _ALIVE},
     **{(state, E.FINISH): S.FINISHED for state in _ALIVE},
     **{(state, E.QUARANTINE): S.QUARANTINED for state in (*_ALIVE, *_RESTING)},
+    (S.QUARANTINED, E.TRIAL): S.BACKOFF,
     **{(state, E.RELEASE): S.PENDING for state in _RESTING},
 }
 

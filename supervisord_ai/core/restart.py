@@ -1,4 +1,4 @@
-"""Decides what follows the end of an agent: a restart and when, rest, or quarantine. Knows nothing of processes or of other agents.
+"""Decides what follows the end of an agent: a restart and when, rest, or quarantine. Knows no processes and no other agents.
 
 Exponential backoff with full jitter (a uniform draw between nothing and the bound): agents that fell together do not come
 back together. Quarantine when `intensity` ends of its own doing fall into `window`; ends that were ours or the machine's

@@ -108,8 +108,8 @@ class Cages(Protocol):
     def leftovers(self) -> tuple[str, ...]:
         """Return the names whose cages an earlier supervisor left behind."""
 
-    def recorded(self, name: str, record: str | None, run_tag: str | None) -> Cage:
-        """Return the cage of an earlier supervisor as the journal tells of it, to end who is still in it."""
+    def recorded(self, name: str, record: str | None, run_tag: str | None) -> tuple[Cage, ...]:
+        """Return where an agent of an earlier supervisor may still be, as the journal tells: its group, and its tag."""
 
     async def usage(self) -> dict[str, int]:
         """Return the memory of every prepared cage that has somebody in it, in bytes."""

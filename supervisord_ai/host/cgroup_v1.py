@@ -15,7 +15,8 @@ import trio
 
 from supervisord_ai.errors import HostFault
 from supervisord_ai.host import cgroup
-from supervisord_ai.host.cgroup import Counters, Guarantee, Mount
+from supervisord_ai.host.cgroup import Cage, Counters, Guarantee, Mount
+from supervisord_ai.host.uncaged import Census, UncagedCage
 
 FREEZE_TIMEOUT_S = 0.5
 
@@ -114,6 +115,7 @@ class V1Cages:
         self._freezer = None if freezer is None else freezer.own_dir / folder
         self._identity = f"{memory.own.rstrip('/')}/{folder}/agents"
         self._cages: dict[str, V1Cage] = {}
+        self._census = Census()
         frozen = "" if freezer is not None else "; no freezer, a fork bomb may outrun a kill"
         self.detail = f"cgroup v1 memory at {self._memory}{frozen}"
 
@@ -149,13 +151,15 @@ class V1Cages:
         tops = [self._memory] if self._freezer is None else [self._memory, self._freezer]
         return tuple(sorted({d.name for top in tops for d in (top / "agents").glob("*/")}))
 
-    def recorded(self, name: str, record: str | None, run_tag: str | None) -> V1Cage:  # noqa: ARG002
+    def recorded(self, name: str, record: str | None, run_tag: str | None) -> tuple[Cage, ...]:
         """An earlier supervisor may have been started in another group of the machine; the record has the paths."""
         form, *paths = (record or "").split("\t")
         # A journal is our own file, but nothing outside a folder of ours is ever killed on its word.
         if form != "v1" or not paths or not all(Path(p).parent.parent.name == self._memory.name for p in paths):
-            return self.cage(name)
-        return V1Cage(Path(paths[0]), Path(paths[1]) if len(paths) > 1 else None, None)
+            group = self.cage(name)
+        else:
+            group = V1Cage(Path(paths[0]), Path(paths[1]) if len(paths) > 1 else None, None)
+        return group, UncagedCage.tracking(name, self._census, run_tag)
 
     async def usage(self) -> dict[str, int]:
         return {name: used for name, cage in self._cages.items() if (used := cage.counters().memory_bytes)}

@@ -15,7 +15,8 @@ import trio
 
 from supervisord_ai.errors import HostFault
 from supervisord_ai.host import cgroup
-from supervisord_ai.host.cgroup import Counters, Guarantee, Mount
+from supervisord_ai.host.cgroup import Cage, Counters, Guarantee, Mount
+from supervisord_ai.host.uncaged import Census, UncagedCage
 
 
 class V2Cage:
@@ -95,6 +96,7 @@ class V2Cages:
         self._identity = f"{base_identity.rstrip('/')}/{folder}/agents"
         self._moved = moved
         self._cages: dict[str, V2Cage] = {}
+        self._census = Census()
         self.detail = f"cgroup v2 at {self._top}"
 
     def __repr__(self) -> str:
@@ -132,13 +134,15 @@ class V2Cages:
     def leftovers(self) -> tuple[str, ...]:
         return tuple(sorted(d.name for d in (self._top / "agents").glob("*/")))
 
-    def recorded(self, name: str, record: str | None, run_tag: str | None) -> V2Cage:  # noqa: ARG002
+    def recorded(self, name: str, record: str | None, run_tag: str | None) -> tuple[Cage, ...]:
         """An earlier supervisor may have been started in another group of the machine; the record has the path."""
         form, _, path = (record or "").partition("\t")
         # A journal is our own file, but nothing outside a folder of ours is ever killed on its word.
         if form != "v2" or Path(path).parent.parent.name != self._top.name:
-            return self.cage(name)
-        return V2Cage(Path(path), None)
+            group = self.cage(name)
+        else:
+            group = V2Cage(Path(path), None)
+        return group, UncagedCage.tracking(name, self._census, run_tag)
 
     async def usage(self) -> dict[str, int]:
         return {name: used for name, cage in self._cages.items() if (used := cage.counters().memory_bytes)}

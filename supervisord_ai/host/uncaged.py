@@ -131,6 +131,14 @@ class UncagedCage:
         self._cap_bytes = cap_bytes
         self._memory_bytes = self._peak_bytes = None
 
+    @classmethod
+    def tracking(cls, name: str, census: Census, run_tag: str | None) -> UncagedCage:
+        """Return one that finds an earlier generation by its tag."""
+        cage = cls(name, census, CapPolicy())
+        if run_tag is not None:
+            cage.track(run_tag)
+        return cage
+
     def track(self, run_tag: str) -> None:
         """Have the census look for this generation."""
         self.remove()
@@ -222,11 +230,8 @@ class UncagedCages:
     def leftovers(self) -> tuple[str, ...]:
         return ()
 
-    def recorded(self, name: str, record: str | None, run_tag: str | None) -> UncagedCage:  # noqa: ARG002 - there is no group
-        cage = UncagedCage(name, self._census, self._policy)
-        if run_tag is not None:
-            cage.track(run_tag)
-        return cage
+    def recorded(self, name: str, record: str | None, run_tag: str | None) -> tuple[UncagedCage]:  # noqa: ARG002
+        return (UncagedCage.tracking(name, self._census, run_tag),)
 
     async def usage(self) -> dict[str, int]:
         await self._census.look()

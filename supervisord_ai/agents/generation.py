@@ -1,0 +1,196 @@
+"""One run of an agent, from the cage to the verdict.
+
+The order is the point. Number, cage and limits first; then the child, which enters the cage and waits; then the journal, so that
+a later supervisor knows of it; then the other rooms, so that its first request finds it known; and only then `go`.
+At the end: the main process has ended, everyone else in the cage has ended, and only then the counters are read and compared.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from supervisord_ai.agents.environment import environment
+from supervisord_ai.agents.output import LogFolder
+from supervisord_ai.clock import Clock
+from supervisord_ai.core.cap import CapDeed, CapWatch
+from supervisord_ai.core.events import AgentStarted, Event
+from supervisord_ai.core.roster import AgentSpec
+from supervisord_ai.core.verdict import Evidence, ExitStatus, Verdict, decide
+from supervisord_ai.errors import HostFault, SpawnFailed
+from supervisord_ai.host.cgroup import Cage, Cages, Counters, Guarantee
+from supervisord_ai.host.process import Launch, ProcessDoor, ProcessHandle
+from supervisord_ai.store.rows import AgentRecord
+
+logger = logging.getLogger(__name__)
+
+KILL_S = 5.0  # a killed process that is still there then sits in the kernel
+OOM_SCORE_CRITICAL = 300  # the kernel takes agents before anything else of the machine, and these after the others
+OOM_SCORE_OTHERS = 500
+
+EnvironFor = Callable[[AgentSpec, int, str], Mapping[str, str]]
+
+
+class Journal(Protocol):
+    """What is kept of the fleet across supervisors; `store.journal.FleetJournal` is the real one."""
+
+    def load(self) -> dict[str, AgentRecord]: ...
+
+    async def next_generation(self, name: str, digest: str) -> int: ...
+
+    async def started(  # noqa: PLR0917 - the store's signature
+        self, name: str, generation: int, pid: int, start_ticks: int, boot_id: str, cgroup: str | None, run_tag: str
+    ) -> None: ...
+
+    def intent(self, name: str, generation: int, reason: str) -> None: ...
+
+    async def ended(self, name: str, generation: int, verdict: str, detail: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """The outside things that every agent's task uses."""
+
+    processes: ProcessDoor
+    cages: Cages
+    journal: Journal
+    logs: LogFolder
+    clock: Clock
+    tell: Callable[[Event], None]
+    environ_for: EnvironFor
+    own_uids: frozenset[int]  # uids that belong to one agent alone
+
+
+class Generation:
+    """A caged child and what is needed to judge its end. Compares by identity."""
+
+    def __init__(
+        self, spec: AgentSpec, number: int, doors: Doors, *, cage: Cage, handle: ProcessHandle, before: Counters, log_offset: int
+    ) -> None:
+        self.spec = spec
+        self.number = number
+        self.handle = handle
+        self.cage = cage
+        self.started_at = doors.clock.monotonic()
+        self.was_killed = False
+        self._doors = doors
+        self._before = before
+        self._log_offset = log_offset
+        self._cap = CapWatch(spec.policy.memory_bytes)
+
+    def __repr__(self) -> str:
+        return f"<{self.spec.name} generation {self.number} pid {self.handle.pid}>"
+
+    @classmethod
+    async def start(cls, spec: AgentSpec, number: int, doors: Doors) -> Generation:
+        """Cage a child, write it down and tell the other rooms. It does not run before `go`. Cancelled, it leaves nothing.
+
+        Raises:
+            SpawnFailed: it could not be caged or executed.
+            StoreFault: it could not be written down.
+        """
+        tag = f"{spec.name}.{number}.{secrets.token_hex(8)}"
+        account = doors.processes.account(spec.policy.user)
+        cage = doors.cages.cage(spec.name)
+        try:
+            cage.prepare(spec.policy.memory_bytes, tag)
+            before = cage.counters()
+            with doors.logs.appending(spec.name) as (log_fd, log_offset):
+                handle = await doors.processes.spawn(
+                    Launch(
+                        argv=spec.command,
+                        env=environment(spec, account, doors.environ_for(spec, number, tag), tag),
+                        cwd=spec.cwd or "/",
+                        stdout_fd=log_fd,
+                        join_files=cage.join_files,
+                        rlimits=cage.rlimits,
+                        user=spec.policy.user,
+                        oom_score_adj=OOM_SCORE_CRITICAL if spec.policy.critical else OOM_SCORE_OTHERS,
+                    ),
+                    hold=True,
+                )
+        except SpawnFailed:
+            raise
+        except HostFault as exc:
+            raise SpawnFailed("failed:cage", str(exc)) from exc
+        cage.started(handle.pid)
+        generation = cls(spec, number, doors, cage=cage, handle=handle, before=before, log_offset=log_offset)
+        try:
+            boot_id = doors.processes.boot_id()
+            await doors.journal.started(spec.name, number, handle.pid, handle.start_ticks, boot_id, cage.record, tag)
+        except BaseException:
+            await generation.abandon()
+            raise
+        doors.tell(
+            AgentStarted(
+                agent=spec.name,
+                agent_class=spec.policy.name,
+                generation=number,
+                pid=handle.pid,
+                start_ticks=handle.start_ticks,
+                cgroup=cage.identity,
+                run_tag=tag,
+                uid=account.uid,
+                own_uid=account.uid in doors.own_uids,
+            )
+        )
+        return generation
+
+    def measured(self, used_bytes: int) -> CapDeed:
+        """Take a sample of its memory, where no group limits it, and return what is to be done."""
+        if self._doors.cages.guarantee is not Guarantee.SOFT_RLIMIT:
+            return CapDeed.NOTHING
+        return self._cap.judge(used_bytes)
+
+    async def terminate(self) -> None:
+        """Ask everyone in it to end. CONT because a stopped process acts on TERM only when it runs again."""
+        await self.cage.signal(signal.SIGTERM)
+        await self.cage.signal(signal.SIGCONT)
+
+    async def kill(self) -> tuple[int, ...]:
+        """End everyone in it; returns the pids that are still there after KILL_S."""
+        self.handle.signal(signal.SIGKILL)  # the main process first: it is pinned, and found without looking
+        return await self.cage.kill(within_s=KILL_S)
+
+    async def linger(self, until: float) -> None:
+        """Give those who outlived the main process until then to end by themselves."""
+        with trio.move_on_at(until):
+            pause_s = 0.01
+            while await self.cage.members():
+                await trio.sleep(pause_s)
+                pause_s = min(pause_s * 2, 0.2)
+
+    async def abandon(self) -> None:
+        """Kill it without further ado, whatever becomes of the task that asks."""
+        with trio.move_on_after(KILL_S, shield=True) as scope:
+            await self.kill()
+            await self.handle.wait()
+            self.handle.close()
+        if scope.cancelled_caught:
+            logger.error("%s does not end when killed", self)
+
+    def judge(self, status: ExitStatus, intent: str | None) -> Verdict:
+        """Return the verdict. Everyone is gone; the cage has not been used again."""
+        after = self.cage.counters()
+        hits = None
+        if after.own_limit_hits is not None and self._before.own_limit_hits is not None:
+            hits = after.own_limit_hits - self._before.own_limit_hits
+        return decide(
+            Evidence(
+                status=status,
+                intent=intent,
+                was_killed_by_us=self.was_killed,
+                oom_kills=after.oom_kills - self._before.oom_kills,
+                own_limit_hits=hits,
+                peak_bytes=after.peak_bytes,
+                cap_bytes=self.spec.policy.memory_bytes,
+                is_capped_by_rlimit=self._doors.cages.guarantee is Guarantee.SOFT_RLIMIT,
+                last_lines=self._doors.logs.tail(self.spec.name, since=self._log_offset),
+            )
+        )

@@ -1,0 +1,336 @@
+"""One agent, for as long as the supervisor runs: its task is the only one that moves its state.
+
+Others send it messages (`want_up`, `want_down`, `restart`, `asked`, `measured`); each is a note and a wake-up, so stop beats
+start wherever the task stands, and no command is ever refused because another one is under way.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+
+import trio
+
+from supervisord_ai.agents.generation import KILL_S, Doors, Generation
+from supervisord_ai.agents.view import AgentView
+from supervisord_ai.core import agent_state
+from supervisord_ai.core.agent_state import AgentEvent, AgentState
+from supervisord_ai.core.cap import CapDeed
+from supervisord_ai.core.events import AgentEnded, AgentReady
+from supervisord_ai.core.policies import RestartPolicy
+from supervisord_ai.core.restart import Quarantine, Rest, RestartIn, RestartLedger
+from supervisord_ai.core.roster import AgentSpec, Ready
+from supervisord_ai.core.startup import StartGate
+from supervisord_ai.core.verdict import OWN_CAP, Verdict
+from supervisord_ai.errors import HostFault, SpawnFailed, StoreFault
+
+logger = logging.getLogger(__name__)
+
+RESTING = frozenset({AgentState.STOPPED, AgentState.FINISHED, AgentState.QUARANTINED})
+LINGER_S = 2.0  # for those who outlive a main process that ended by itself
+FAULT_BACKOFF_S = 10.0  # the journal or the machine failed us; the agent is not to blame
+
+
+class Agent:
+    """One agent of the roster."""
+
+    def __init__(self, spec: AgentSpec, *, doors: Doors, restart: RestartPolicy, gate: StartGate, rng: random.Random) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.state = AgentState.PENDING
+        self._doors = doors
+        self._clock = doors.clock
+        self._gate = gate
+        self._rng = rng
+        self._ledger = RestartLedger(restart, spec.policy.restart)
+        self._since = 0.0
+        # messages
+        self._changed = trio.Event()
+        self._wish: bool | None = None  # up, down, or nobody has said anything yet
+        self._is_released = False
+        self._end_reason: str | None = None  # of the generation that runs, once it is to end
+        self._kill_at = math.inf
+        self._ready = trio.Event()
+        # where it stands
+        self._generation: Generation | None = None
+        self._number = 0
+        self._starting: trio.CancelScope | None = None
+        self._grace: trio.CancelScope | None = None
+        self._due = math.inf  # next start, in BACKOFF and QUARANTINED
+        self._restarts = 0
+        self._verdict: Verdict | None = None
+        self._reason = ""  # of a quarantine, or of a wait that is nobody's fault
+
+    def __repr__(self) -> str:
+        return f"<agent {self.name} {self.state}>"
+
+    # --- messages ---
+
+    def want_up(self) -> None:
+        """It is to run: its batch has come, its owner started it, or released it from quarantine."""
+        self._wish = True
+        self._is_released = self.state in RESTING
+        self._wake()
+
+    def want_down(self, reason: str, *, kill_at: float | None = None) -> None:
+        """It is to end and stay down. `kill_at` is when its grace is over at the latest, on the monotonic clock."""
+        self._wish = self._is_released = False
+        self._end(reason, kill_at)
+        self._wake()
+
+    def restart(self, reason: str) -> None:
+        """End it and start it again; start it if it rests."""
+        self._end(reason, None)
+        self.want_up()
+
+    def release(self) -> None:
+        """Forget what it did and let it try again."""
+        self.want_up()
+
+    def asked(self, generation: int) -> None:
+        """A request of this generation was seen: readiness `request`."""
+        if self.spec.policy.ready is Ready.REQUEST and self._generation is not None and self._number == generation:
+            self._ready.set()
+
+    def measured(self, used_bytes: int) -> None:
+        """Its memory, where only looking limits it."""
+        if self._generation is None:
+            return
+        match self._generation.measured(used_bytes):
+            case CapDeed.NOTHING:
+                return
+            case CapDeed.END:
+                self._end(OWN_CAP, None)
+            case CapDeed.KILL:
+                self._end(OWN_CAP, self._clock.monotonic())
+
+    def quarantine(self, reason: str) -> None:
+        """It cannot be started: processes of an earlier run of it do not end. Before its task runs."""
+        self._rest_in_quarantine(reason)
+
+    def _end(self, reason: str, kill_at: float | None) -> None:
+        if not agent_state.is_alive(self.state):
+            return
+        until = self._clock.monotonic() + self.spec.policy.grace_s
+        self._kill_at = min(self._kill_at, until if kill_at is None else min(until, kill_at))
+        if self._end_reason is None:
+            self._end_reason = reason
+        if self._starting is not None:
+            self._starting.cancel()
+        if self._grace is not None:
+            self._grace.deadline = self._kill_at
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    # --- for those who wait for it ---
+
+    async def wait_settled(self) -> None:
+        """Return when a batch need not wait for it any longer."""
+        while not agent_state.has_settled(self.state):
+            await self._changed.wait()
+
+    async def wait_down(self) -> None:
+        """Return when nothing of it is left and nothing will start."""
+        while agent_state.is_alive(self.state) or self._wish:
+            await self._changed.wait()
+
+    def view(self, *, log_path: str) -> AgentView:
+        """Return it as it is now; memory is read from its cage."""
+        counters = None if self._generation is None else self._generation.cage.counters()
+        verdict = self._verdict
+        return AgentView(
+            name=self.name,
+            agent_class=self.spec.policy.name,
+            state=self.state,
+            generation=self._number,
+            pid=None if self._generation is None else self._generation.handle.pid,
+            since_s=self._clock.monotonic() - self._since,
+            restarts=self._restarts,
+            verdict=None if verdict is None else verdict.word,
+            detail=self._reason or ("" if verdict is None else verdict.detail),
+            memory_bytes=None if counters is None else counters.memory_bytes,
+            peak_bytes=None if counters is None else counters.peak_bytes,
+            cap_bytes=self.spec.policy.memory_bytes,
+            guarantee=str(self._doors.cages.guarantee),
+            log_path=log_path,
+        )
+
+    # --- the task ---
+
+    async def run(self) -> None:
+        """Live until cancelled. Boundary: one agent; a fault of ours in here ends this agent and no other."""
+        self._since = self._clock.monotonic()
+        while True:
+            try:
+                await self._until_due()
+                await self._live_once()
+            except (HostFault, StoreFault) as exc:
+                logger.warning("agent %s: %s; next try in %.0f s", self.name, exc, FAULT_BACKOFF_S)
+                self._reason = str(exc)
+                self._back_off(FAULT_BACKOFF_S)
+            except Exception as exc:
+                logger.exception("agent %s: a fault of the supervisor", self.name)
+                self._rest_in_quarantine(f"a fault of the supervisor: {exc!r}")
+
+    async def _until_due(self) -> None:
+        """Return when it is to be started, now."""
+        while True:
+            if self._wish is False and self.state is not AgentState.STOPPED:
+                self._move(AgentEvent.GONE)
+            if self._is_released:
+                self._is_released = False
+                self._ledger.forgive()
+                self._reason = ""
+                self._move(AgentEvent.RELEASE)
+            match self.state:
+                case AgentState.PENDING if self._wish:
+                    return
+                case AgentState.BACKOFF | AgentState.QUARANTINED if self._clock.monotonic() < self._due:
+                    with trio.move_on_at(self._due):
+                        await self._changed.wait()
+                case AgentState.BACKOFF:
+                    if await self._passes_gate():
+                        return
+                case AgentState.QUARANTINED:
+                    logger.info("agent %s: a trial out of quarantine", self.name)
+                    self._move(AgentEvent.TRIAL)
+                case _:
+                    await self._changed.wait()
+
+    async def _passes_gate(self) -> bool:
+        """Wait for the turn; False when it is no longer wanted then."""
+        at = self._gate.reserve(self._clock.monotonic())
+        with trio.move_on_at(at):
+            while self._wish:
+                await self._changed.wait()
+        return self._wish is True
+
+    async def _live_once(self) -> None:
+        """One generation, from the number to the decision about the next one."""
+        if self.state is AgentState.BACKOFF:
+            self._restarts += 1
+        self._end_reason, self._kill_at, self._ready, self._reason = None, math.inf, trio.Event(), ""
+        self._move(AgentEvent.SPAWN)
+        began = self._clock.monotonic()
+        verdict, left = await self._generate()
+        now = self._clock.monotonic()
+        self._verdict = verdict
+        logger.info("agent %s generation %d ended after %.1f s: %s (%s)", self.name, self._number, now - began, *_words(verdict))
+        if left:
+            self._rest_in_quarantine(f"processes {', '.join(map(str, left))} do not end when killed")
+        elif not self._wish:
+            self._move(AgentEvent.GONE)
+        else:
+            match self._ledger.after(verdict, ran_s=now - began, now=now, draw=self._rng.random()):
+                case RestartIn(delay_s):
+                    self._back_off(delay_s)
+                case Rest():
+                    self._move(AgentEvent.FINISH)
+                case Quarantine(reason, trial_in_s):
+                    self._due = now + trial_in_s
+                    self._reason = reason
+                    logger.warning("agent %s is in quarantine: %s", self.name, reason)
+                    self._move(AgentEvent.QUARANTINE)
+
+    async def _generate(self) -> tuple[Verdict, tuple[int, ...]]:
+        """Start it, live with it, end it; returns the verdict and the pids that could not be ended."""
+        try:
+            with trio.CancelScope() as self._starting:
+                self._number = await self._doors.journal.next_generation(self.name, self.spec.digest)
+                generation = await Generation.start(self.spec, self._number, self._doors)
+            if self._starting.cancelled_caught:
+                verdict = Verdict(f"stopped:{self._end_reason}", "before it ran")
+                await self._write_end(verdict)
+                return verdict, ()
+        except SpawnFailed as exc:
+            verdict = Verdict(exc.verdict, exc.detail)
+            await self._write_end(verdict)
+            return verdict, ()
+        finally:
+            self._starting = None
+        self._generation = generation
+        verdict = Verdict("stopped:abandoned")
+        try:
+            verdict, left = await self._live(generation)
+        except BaseException:
+            # Cancelled without having been stopped, or a fault of ours: the agent must not outlive its task.
+            await generation.abandon()
+            raise
+        finally:
+            self._generation = None
+            self._doors.tell(AgentEnded(self.name, self._number, verdict.word))
+        await self._write_end(verdict)
+        return verdict, left
+
+    async def _live(self, generation: Generation) -> tuple[Verdict, tuple[int, ...]]:
+        logger.info("agent %s generation %d runs as %d", self.name, self._number, generation.handle.pid)
+        generation.handle.go()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._become_ready)
+            nursery.start_soon(self._end_when_told, generation)
+            status = await generation.handle.wait()
+            nursery.cancel_scope.cancel()
+        # Whoever outlived it must be gone before anyone is started again, or the old ones would serve beside the new.
+        if await generation.cage.members():
+            if self._end_reason is None:
+                await generation.terminate()
+                self._kill_at = self._clock.monotonic() + min(LINGER_S, self.spec.policy.grace_s)
+            await generation.linger(self._kill_at)
+        left = await generation.cage.kill(within_s=KILL_S)
+        verdict = generation.judge(status, self._end_reason)
+        generation.handle.close()
+        return verdict, left
+
+    async def _become_ready(self) -> None:
+        match self.spec.policy.ready:
+            case Ready.ALIVE:
+                await trio.sleep(self.spec.policy.start_s)
+            case Ready.REQUEST | Ready.NOTIFY:
+                await self._ready.wait()
+        if self.state is AgentState.STARTING:
+            self._move(AgentEvent.READY)
+            self._doors.tell(AgentReady(self.name, self._number))
+
+    async def _end_when_told(self, generation: Generation) -> None:
+        while self._end_reason is None:
+            await self._changed.wait()
+        self._move(AgentEvent.END)
+        logger.info("agent %s generation %d is told to end: %s", self.name, self._number, self._end_reason)
+        self._doors.journal.intent(self.name, self._number, self._end_reason)
+        await generation.terminate()
+        with trio.CancelScope(deadline=self._kill_at) as self._grace:
+            await trio.sleep_forever()
+        generation.was_killed = True
+        await generation.kill()
+
+    async def _write_end(self, verdict: Verdict) -> None:
+        try:
+            await self._doors.journal.ended(self.name, self._number, verdict.word, verdict.detail)
+        except StoreFault as exc:
+            logger.error("agent %s: its end (%s) could not be written down: %s", self.name, verdict.word, exc)
+
+    # --- moves ---
+
+    def _move(self, event: AgentEvent) -> None:
+        self.state = agent_state.next_state(self.state, event)
+        self._since = self._clock.monotonic()
+        self._wake()
+
+    def _back_off(self, delay_s: float) -> None:
+        self._due = self._clock.monotonic() + delay_s
+        if self.state is not AgentState.BACKOFF:
+            self._move(AgentEvent.RETRY)
+
+    def _rest_in_quarantine(self, reason: str) -> None:
+        decision = self._ledger.quarantined(reason)
+        self._due = self._clock.monotonic() + decision.trial_in_s
+        self._reason = reason
+        self._move(AgentEvent.QUARANTINE)
+
+
+def _words(verdict: Verdict) -> tuple[str, str]:
+    return verdict.word, verdict.detail

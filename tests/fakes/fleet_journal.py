@@ -1,0 +1,50 @@
+"""A journal of the fleet in memory: what `store.journal.FleetJournal` promises, without a file."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import trio
+
+from supervisord_ai.store.rows import AgentRecord
+
+
+class MemoryJournal:
+    """Outlives a fleet, as a file would: hand the same one to the next."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, AgentRecord] = {}
+        self.intents: list[tuple[str, int, str]] = []
+        self.ends: list[tuple[str, int, str, str]] = []
+
+    def load(self) -> dict[str, AgentRecord]:
+        return dict(self.records)
+
+    async def next_generation(self, name: str, digest: str) -> int:
+        await trio.lowlevel.checkpoint()
+        last = self.records[name].generation if name in self.records else 0
+        self.records[name] = AgentRecord(name, last + 1, digest)
+        return last + 1
+
+    async def started(  # noqa: PLR0917
+        self, name: str, generation: int, pid: int, start_ticks: int, boot_id: str, cgroup: str | None, run_tag: str
+    ) -> None:
+        await trio.lowlevel.checkpoint()
+        assert self.records[name].generation == generation
+        self.records[name] = dataclasses.replace(
+            self.records[name], pid=pid, start_ticks=start_ticks, boot_id=boot_id, cgroup=cgroup, run_tag=run_tag
+        )
+
+    def intent(self, name: str, generation: int, reason: str) -> None:
+        assert self.records[name].generation == generation
+        self.intents.append((name, generation, reason))
+        self.records[name] = dataclasses.replace(self.records[name], intent=reason)
+
+    async def ended(self, name: str, generation: int, verdict: str, detail: str) -> None:
+        await trio.lowlevel.checkpoint()
+        assert self.records[name].generation == generation
+        self.ends.append((name, generation, verdict, detail))
+        self.records[name] = dataclasses.replace(self.records[name], verdict=verdict, detail=detail, ended_wall=0.0)
+
+    def verdicts(self, name: str) -> list[str]:
+        return [verdict for who, _, verdict, _ in self.ends if who == name]
