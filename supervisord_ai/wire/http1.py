@@ -357,13 +357,10 @@ class ResponseParser:
         head = ResponseHead(status, found.headers(), parser.get_http_version())
         words = head.headers.tokens("connection")
         self._keep_alive = "close" not in words if head.version == "1.1" else "keep-alive" in words
-        codings = found.values(b"transfer-encoding")
         lengths = found.values(b"content-length")
         if self._is_head_request or status in {204, 304}:
             return head
-        if codings:
-            if len(codings) != 1 or codings[0].lower() != b"chunked":
-                raise _BrokenHeadError(502, "unsupported transfer encoding")
+        if _is_chunked(found):
             self._body = ChunkedDecoder()
         elif not lengths:
             self._keep_alive = False
@@ -390,29 +387,32 @@ def _parse_request(raw: bytes, header_count: int) -> tuple[RequestHead, _LengthD
     except httptools.HttpParserUpgrade:
         pass  # an offer we do not take up: the request is answered in HTTP/1.1 (RFC 9110, 7.8)
     except httptools.HttpParserError as error:
-        codings = found.values(b"transfer-encoding")
-        if codings and codings[-1].lower() != b"chunked" and not found.values(b"content-length"):
-            raise _BrokenHeadError(501, "Unsupported transfer encoding") from error
+        if not found.values(b"content-length"):
+            _is_chunked(found)
         raise _BrokenHeadError(400) from error
     if len(found.fields) > header_count:
         raise _BrokenHeadError(431)
     version = protocol[-3:].decode()
     headers = found.headers()
     _check_host(headers, version)
-    codings = found.values(b"transfer-encoding")
     lengths = found.values(b"content-length")
     body: _LengthDecoder | ChunkedDecoder | None = None
-    if codings:
+    if _is_chunked(found):
         if version == "1.0":
             raise _BrokenHeadError(400)
-        if len(codings) != 1 or codings[0].lower() != b"chunked":
-            raise _BrokenHeadError(501, "Unsupported transfer encoding")
         body = ChunkedDecoder()
     elif lengths and int(lengths[0]):
         body = _LengthDecoder(int(lengths[0]))
     text = target.decode("ascii")  # llhttp let nothing else through
     path, query = _path_and_query(text)
     return RequestHead(method.decode("ascii"), text, path, query, headers, version), body
+
+
+def _is_chunked(found: _HeadCollector) -> bool:
+    codings = found.values(b"transfer-encoding")
+    if codings and [coding.lower() for coding in codings] != [b"chunked"]:
+        raise _BrokenHeadError(501, "Unsupported transfer encoding")
+    return bool(codings)
 
 
 def _check_host(headers: Headers, version: str) -> None:
