@@ -284,9 +284,9 @@ class Call:
     model: str | None
     canonical_model: str | None
     asked_stream: bool
-    caller_body: bytes
+    caller_body: bytes = field(repr=False)  # prompts do not belong in a log
     upstream_path: str
-    upstream_body: bytes
+    upstream_body: bytes = field(repr=False)
     upstream_streams: bool
     digest: bytes
     cache_key: CacheKeyBasis | None
@@ -295,7 +295,7 @@ class Call:
     is_unload: bool = False
     is_granted: bool = True
     not_granted: tuple[str, ...] = ()
-    embed_inputs: tuple[str, ...] | None = None
+    embed_inputs: tuple[str, ...] | None = field(default=None, repr=False)
     num_predict: int | None = None
     has_tools: bool = False
     has_format: bool = False

@@ -7,9 +7,7 @@ left to Ollama. In its order: JSON and types, then the route's own checks, then 
 
 from __future__ import annotations
 
-import binascii
 import hashlib
-from collections.abc import Mapping
 from urllib.parse import quote as quote_path
 
 from supervisord_ai.core.cache_policy import RUNNER_OPTIONS, NotCanonical, canonical, hash_of, is_embedding
@@ -35,8 +33,8 @@ from supervisord_ai.core.calls import (
 from supervisord_ai.core.model_name import BadName, CloudName, ModelName, NoName, read_name
 from supervisord_ai.errors import Refused
 from supervisord_ai.wire.faces import NOT_FOUND_TEXT, WRONG_METHOD_TEXT
-from supervisord_ai.wire.go_struct import WrongType, duration_s
-from supervisord_ai.wire.json_go import EmptyBody, NotJson, encode
+from supervisord_ai.wire.go_struct import Bound, WrongType, duration_s
+from supervisord_ai.wire.json_go import EmptyBody, NotJson, encode, encode_members, join_members
 from supervisord_ai.wire.messages import STRUCTS, declares_web_search, read_body
 from supervisord_ai.wire.ollama import keep_alive_json
 
@@ -77,10 +75,10 @@ def classify(
         raise Refused(403, f"{route.path.partition('/:')[0]} is for the owner of this machine only")
     if route.op not in STRUCTS or method in {"GET", "HEAD"}:
         return _without_fields(matched, method, path, body)
-    fields = _read(route, body)
+    bound = _read(route, body)
     if route.kind == Kind.INFERENCE:
-        return _Reading(route, path, fields, pins, is_unload_granted=is_admin_allowed).call()
-    return _administration(route, path, fields)
+        return _Reading(route, path, bound, pins, is_unload_granted=is_admin_allowed).call()
+    return _administration(route, path, bound.fields)
 
 
 def _match(method: str, path: str, query: str) -> Matched:
@@ -105,7 +103,7 @@ def _refused_route(route: Route) -> Refused:
             return Refused(403, NO_SEARCH)
 
 
-def _read(route: Route, body: bytes) -> JsonObject:
+def _read(route: Route, body: bytes) -> Bound:
     try:
         return read_body(route.op, body)
     except EmptyBody as error:
@@ -178,11 +176,12 @@ def _administration(route: Route, path: str, fields: JsonObject) -> Call:
 class _Reading:
     """One inference being read: what is asked, what is granted of it, what Ollama is sent."""
 
-    def __init__(self, route: Route, path: str, fields: JsonObject, pins: Pins, *, is_unload_granted: bool) -> None:
+    def __init__(self, route: Route, path: str, bound: Bound, pins: Pins, *, is_unload_granted: bool) -> None:
         self.op = route.op
         self.route = route
         self.path = path
-        self.fields = fields
+        self.fields = bound.fields
+        self.images = bound.image_digests
         self.is_native = route.op in _NATIVE
         self.is_transparent = pins.is_transparent
         self.is_unload_granted = is_unload_granted
@@ -206,10 +205,10 @@ class _Reading:
         if op in _NATIVE_SAMPLED and not is_empty and not is_debug and not self.is_transparent:
             sent["stream"] = True
         streams = not is_empty and not is_debug and self.route.stream_default is not None
-        caller_body = encode(fields)
-        images = _image_digests(fields) if self.is_native else {}
+        members = encode_members(fields)
+        sent_members = {key: members[key] if fields.get(key, ...) is value else encode(value) for key, value in sent.items()}
         form = Form.LINES if self.is_native else Form.RAW
-        cache_key, why = self._cache_basis(sent, form, images, asked_stream=asked_stream)
+        cache_key, why = self._cache_basis(sent, form, asked_stream=asked_stream)
         if is_empty or is_debug:
             cache_key, why = None, "it loads or unloads a model" if is_empty else "it renders a prompt"
         return Call(
@@ -219,11 +218,11 @@ class _Reading:
             model=self.model,
             canonical_model=self.canonical_model,
             asked_stream=asked_stream,
-            caller_body=caller_body,
+            caller_body=join_members(members),
             upstream_path=self.route.path,
-            upstream_body=caller_body if sent == fields else encode(sent),
+            upstream_body=join_members(sent_members),
             upstream_streams=streams and (asked_stream or bool(sent.get("stream"))),
-            digest=self._digest(form, images, asked_stream=asked_stream, is_unload=is_unload),
+            digest=self._digest(form, asked_stream=asked_stream, is_unload=is_unload),
             cache_key=cache_key,
             cache_why=why,
             is_load=is_load,
@@ -234,7 +233,7 @@ class _Reading:
             num_predict=_num_predict(op, fields),
             has_tools=bool(fields.get("tools")),
             has_format=bool(fields.get("format") or fields.get("response_format") or fields.get("text")),
-            has_images=bool(images),
+            has_images=bool(self.images),
         )
 
     # --- what Ollama checks before it looks at a model ------------------------------------------------------------------
@@ -321,23 +320,21 @@ class _Reading:
 
     # --- what it may share ----------------------------------------------------------------------------------------------
 
-    def _canonical(self, fields: JsonObject, images: Mapping[str, str]) -> JsonObject:
-        return canonical(self.op, fields, known=frozenset(STRUCTS[self.op].fields), images=images)
+    def _canonical(self, fields: JsonObject) -> JsonObject:
+        return canonical(self.op, fields, known=frozenset(STRUCTS[self.op].fields), images=self.images)
 
-    def _digest(self, form: Form, images: Mapping[str, str], *, asked_stream: bool, is_unload: bool) -> bytes:
+    def _digest(self, form: Form, *, asked_stream: bool, is_unload: bool) -> bytes:
         try:
-            said: Json = self._canonical(self.fields, images)
+            said: Json = self._canonical(self.fields)
         except NotCanonical:
             said = self.fields
         return hash_of([self.op, self.model, is_unload, asked_stream if form == Form.RAW else None, said])
 
-    def _cache_basis(
-        self, sent: JsonObject, form: Form, images: Mapping[str, str], *, asked_stream: bool
-    ) -> tuple[CacheKeyBasis | None, str]:
+    def _cache_basis(self, sent: JsonObject, form: Form, *, asked_stream: bool) -> tuple[CacheKeyBasis | None, str]:
         if self.op == Op.RESPONSES:
             return None, "an answer of /v1/responses is somebody's state"
         try:
-            said = self._canonical(sent, images)
+            said = self._canonical(sent)
         except NotCanonical as error:
             return None, str(error)
         digest = hash_of([self.op, asked_stream if form == Form.RAW else None, said])
@@ -399,16 +396,3 @@ def _num_predict(op: Op, fields: JsonObject) -> int | None:
     else:
         value = fields.get("max_output_tokens") if op == Op.RESPONSES else fields.get("max_tokens")
     return int(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _image_digests(fields: JsonObject) -> dict[str, str]:
-    """SHA-256 of the decoded bytes of each native image, by its base64."""
-    messages = fields.get("messages")
-    holders = [fields, *(messages if isinstance(messages, list) else [])]
-    found: dict[str, str] = {}
-    for holder in holders:
-        images = holder.get("images") if isinstance(holder, dict) else None
-        for image in images if isinstance(images, list) else []:
-            if isinstance(image, str):
-                found[image] = hashlib.sha256(binascii.a2b_base64(image)).hexdigest()
-    return found

@@ -15,6 +15,7 @@ Not copied: a second array for the same field is decoded over the elements of th
 from __future__ import annotations
 
 import binascii
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -83,29 +84,40 @@ class WrongType(Exception):  # noqa: N818
     """The body does not fit; the text is the one Ollama answers with."""
 
 
-def bind(struct: Struct, value: Json) -> JsonObject:
-    """Return the object with its known fields spelled as the table does, fields unknown to Ollama as they were.
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """An object with its known fields spelled as the table does, fields unknown to Ollama as they were.
 
-    `null` is an empty object. Images given as arrays of bytes become base64 strings, and lose line breaks.
+    Images given as arrays of bytes have become base64 strings, and lost line breaks; `image_digests` has the SHA-256 (hex) of
+    the decoded bytes of each, by its base64: the one decoding that checks it serves for both.
+    """
+
+    fields: JsonObject
+    image_digests: Mapping[str, str]
+
+
+def bind(struct: Struct, value: Json) -> Bound:
+    """Bind a decoded value; `null` is an empty object.
 
     Raises:
         WrongType: with Go's words.
     """
     if value is None:
-        return {}
+        return Bound({}, {})
     if not isinstance(value, dict):
         raise WrongType(f"json: cannot unmarshal {_what(value)} into Go value of type {struct.go}")
-    binder = _Binder()
+    binder = _Binder({})
     bound = binder.struct(struct, value, (), None)
     if binder.first_error is not None:
         raise WrongType(binder.first_error)
-    return bound
+    return Bound(bound, binder.image_digests)
 
 
 class _Binder:
     """One decoding under way: remembers the first error (rule 4). `owner`: the struct its errors name, else the innermost."""
 
-    def __init__(self, owner: str | None = None) -> None:
+    def __init__(self, image_digests: dict[str, str], owner: str | None = None) -> None:
+        self.image_digests = image_digests
         self.owner = owner
         self.first_error: str | None = None
 
@@ -152,7 +164,7 @@ class _Binder:
         # Its own UnmarshalJSON decodes into an alias; Go then names the outer struct and the whole path (rule 5).
         if not isinstance(item, dict):
             raise WrongType(_sentence(_what(item), owner, path, kind.alias))
-        inner = _Binder(owner)
+        inner = _Binder(self.image_digests, owner)
         bound = inner.struct(kind, item, path, None)
         if inner.first_error is not None:
             raise WrongType(inner.first_error)
@@ -197,16 +209,19 @@ class _Binder:
     def image(self, item: Json, owner: str, path: tuple[str, ...]) -> Json:
         if isinstance(item, list):  # a []byte may be written as an array of numbers
             numbers = [n for n in item if isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 256]
-            if len(numbers) == len(item):
-                return binascii.b2a_base64(bytes(numbers), newline=False).decode("ascii")
-            return self.wrong(next(n for n in item if n not in numbers), owner, path, "uint8")
+            if len(numbers) < len(item):
+                wrong = next(n for n in item if n not in numbers)
+                return self.wrong(wrong, owner, path, "uint8", number=isinstance(wrong, int | float))
+            item = binascii.b2a_base64(bytes(numbers), newline=False).decode("ascii")
         if not isinstance(item, str):
             return self.wrong(item, owner, path, Custom.IMAGE.value)
-        at = corrupt_base64_at(item)
-        if at is not None:
+        plain = item.replace("\n", "").replace("\r", "")
+        try:
+            self.image_digests[plain] = hashlib.sha256(decode_base64(plain)).hexdigest()
+        except CorruptBase64:
+            at = _first_corrupt_byte(item.encode("utf-8"))
             self.first_error = self.first_error or f"illegal base64 data at input byte {at}"
-            return item
-        return item.replace("\n", "").replace("\r", "")
+        return plain
 
     def wrong(self, item: Json, owner: str, path: tuple[str, ...], go: str, *, number: bool = False) -> Json:
         what = f"number {item!r}" if number else _what(item)
@@ -301,30 +316,32 @@ def _time_quote(text: str) -> str:
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/\r\n]")
 
 
-def corrupt_base64_at(text: str) -> int | None:
-    """Where Go's base64.StdEncoding stops (the N of `illegal base64 data at input byte N`), None if it is whole.
+class CorruptBase64(Exception):  # noqa: N818
+    """Not what Go's base64.StdEncoding takes."""
 
-    Padding is required, line breaks are skipped, bits past the last byte are not looked at.
+
+def decode_base64(text: str) -> bytes:
+    """Decode as Go's base64.StdEncoding does, once line breaks are out: padding required, bits past the last byte not looked at.
+
+    Raises:
+        CorruptBase64: it is something else.
     """
-    plain = text.replace("\n", "").replace("\r", "") if "\n" in text or "\r" in text else text
-    if len(plain) % 4 == 0 and plain.isascii():
-        try:
-            binascii.a2b_base64(plain, strict_mode=True)
-        except binascii.Error:
-            pass
-        else:
-            return None
-    return _first_corrupt_byte(text.encode("utf-8"))
+    if len(text) % 4 or not text.isascii():
+        raise CorruptBase64
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except binascii.Error:
+        raise CorruptBase64 from None
 
 
-def _first_corrupt_byte(data: bytes) -> int | None:
-    """decodeQuantum of encoding/base64, from the quantum in which the first byte outside the alphabet lies."""
+def _first_corrupt_byte(data: bytes) -> int:
+    """The N of `illegal base64 data at input byte N`, as decodeQuantum of encoding/base64 finds it."""
     found = _NOT_BASE64.search(data.decode("latin-1"))
     stop = found.start() if found is not None else len(data)
     before = len(data[:stop]) - data.count(b"\n", 0, stop) - data.count(b"\r", 0, stop)
     in_quantum = before % 4
     if stop == len(data):
-        return stop - in_quantum if in_quantum else None
+        return stop - in_quantum
     if data[stop : stop + 1] != b"=" or in_quantum < 2:
         return stop
     at = stop + 1
@@ -338,4 +355,4 @@ def _first_corrupt_byte(data: bytes) -> int | None:
         at += 1
         while data[at : at + 1] in {b"\n", b"\r"}:
             at += 1
-    return at if at < len(data) else None
+    return at

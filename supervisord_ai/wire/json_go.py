@@ -61,7 +61,8 @@ def decode(body: bytes) -> Json:
     start = len(text) - len(text.lstrip(_BLANK))
     if start == len(text):
         raise EmptyBody
-    if text.count(",") + text.count("[") + text.count("{") > MAX_VALUES:
+    opened = text.count("[") + text.count("{")
+    if opened + text.count(",") > MAX_VALUES:
         raise NotJson(f"the body has more than {MAX_VALUES} values")
     try:
         value, end = _DECODER.raw_decode(text, start)
@@ -76,7 +77,7 @@ def decode(body: bytes) -> Json:
     except ValueError:  # int() refuses more than 4300 digits
         raise NotJson("json: cannot unmarshal number into Go value of type float64") from None
     typed: Json = value
-    if text.count("[") + text.count("{") > MAX_DEPTH and _depth(typed) > MAX_DEPTH:
+    if opened > MAX_DEPTH and _depth(typed) > MAX_DEPTH:
         raise NotJson("exceeded max depth")
     if not text.isascii() or "\\u" in text:
         typed = _without_surrogates(typed)
@@ -86,6 +87,19 @@ def decode(body: bytes) -> Json:
 def encode(value: Json) -> bytes:
     """Write a value as ASCII, keys in their order."""
     return _ENCODER.encode(value).encode("ascii")
+
+
+def encode_members(value: JsonObject) -> dict[str, bytes]:
+    """Write each member of an object by itself, for `join_members`: two bodies that differ in one member share the others."""
+    return {key: encode(member) for key, member in value.items()}
+
+
+def join_members(members: Mapping[str, bytes]) -> bytes:
+    """Put written members together to one object."""
+    pieces = [b"{"]
+    for key, member in members.items():
+        pieces += [b"," if len(pieces) > 1 else b"", encode(key), b":", member]
+    return b"".join([*pieces, b"}"])  # one copy: a member may be 40 MB of image
 
 
 def fold(key: str) -> str:

@@ -7,7 +7,7 @@ OpenAI's contents are decoded by Go into maps, whose keys are compared exactly: 
 from __future__ import annotations
 
 from supervisord_ai.core.calls import JsonObject, Op
-from supervisord_ai.wire.go_struct import Custom, FieldType, ListOf, Plain, Pointer, Struct, bind
+from supervisord_ai.wire.go_struct import Bound, Custom, FieldType, ListOf, Plain, Pointer, Struct, bind
 from supervisord_ai.wire.json_go import decode, fold, pairs_of
 
 _STRING, _BOOL, _INT = Plain.STRING, Plain.BOOL, Plain.INT
@@ -265,7 +265,7 @@ STRUCTS: dict[Op, Struct] = {
 }
 
 
-def read_body(op: Op, body: bytes) -> JsonObject:
+def read_body(op: Op, body: bytes) -> Bound:
     """Read a body as the route's handler does: known fields spelled and typed as Ollama knows them, others as they came.
 
     Raises:
