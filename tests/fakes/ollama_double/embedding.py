@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from .catalogue import CloudName, ModelSpec, NotValid, without_source
-from .gojson import JsonObject, float32, quote
+from .gojson import JsonObject, float32, held32, quote
 from .machine import Ask, Machine, nanoseconds
 from .native import cloud_refusal
 from .options import BadOption, checked, settings_for
@@ -153,9 +153,9 @@ async def _each_in_a_slot(
 
 
 def _normalised(vector: Sequence[float]) -> list[float]:
-    """Unit length, in float32 as Ollama computes it."""
-    norm = math.sqrt(sum(value * value for value in vector)) or 1.0
-    return [float32(value / norm) for value in vector]
+    """Unit length by way of the norm's reciprocal in float32, as Ollama computes it: the last digit depends on it."""
+    scale = held32(1 / max(math.sqrt(sum(value * value for value in vector)), 1e-12))
+    return [float32(value * scale) for value in vector]
 
 
 def _base64(vector: Sequence[float]) -> str:

@@ -389,11 +389,17 @@ def quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+def held32(value: float) -> float:
+    """The number a float32 holds."""
+    (held,) = struct.unpack("<f", struct.pack("<f", value))
+    return float(held)
+
+
 def float32(value: float) -> float:
     """The number a float32 holds, in the fewest digits that name it, as Go prints it."""
-    (held,) = struct.unpack("<f", struct.pack("<f", value))
+    held = held32(value)
     for digits in range(1, 10):
         short = float(f"{held:.{digits}g}")
-        if struct.unpack("<f", struct.pack("<f", short))[0] == held:
+        if held32(short) == held:
             return int(short) if short.is_integer() else short
-    return float(held)
+    return held

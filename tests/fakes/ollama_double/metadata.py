@@ -272,7 +272,7 @@ async def blob(machine: Machine, turn: Turn, digest: str) -> None:
     key = digest.replace("-", ":")
     if turn.head.method == "HEAD":
         if key not in machine.blobs:
-            return await error(turn, 404, f"stat MODELS/blobs/{key.replace(':', '-')}: no such file or directory")
+            return await error(turn, 404, f"blob {quote(key)} not found")
         return await turn.respond(200, [])
     if key in machine.blobs:
         return await turn.respond(200, [])

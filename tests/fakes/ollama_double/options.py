@@ -51,8 +51,9 @@ class DoubleOptions:
     leaks: Leaks = Leaks()
 
     def is_at_least(self, *version: int) -> bool:
-        """Whether this release has what came with that one."""
-        return tuple(int(part) for part in self.version.split("-")[0].split(".")) >= version
+        """Whether this release has what came with that one. A build of one's own calls itself 0.0.0 and has everything."""
+        mine = tuple(int(part) for part in self.version.split("-")[0].split("."))
+        return mine >= version or mine == (0, 0, 0)
 
 
 class BadOption(Exception):  # noqa: N818

@@ -211,7 +211,7 @@ class RunnerCall:
         for number, piece in enumerate(pieces):
             if script.fail_after == number:
                 runner.is_dead = script.is_fatal
-                await self._say(RunnerFault(500, script.fail_text or RUNNER_DIED))
+                await self._say(RunnerFault(500, script.fail_text or _fault_text(task)))
                 return
             if script.hang_after == number:
                 self._gap_s = math.inf
@@ -227,7 +227,7 @@ class RunnerCall:
             if same >= 30 and not task.is_chat:
                 return  # "token repeat limit reached": no final line, no error
         if script.fail_after is not None and script.fail_after >= len(pieces):
-            await self._say(RunnerFault(500, script.fail_text or RUNNER_DIED))
+            await self._say(RunnerFault(500, script.fail_text or _fault_text(task)))
         elif not script.no_final:
             await self._end("stop", len(pieces), prompt_s, began)
 
@@ -250,6 +250,13 @@ class RunnerCall:
         finally:
             self._is_handing_over = False
         self._spoken += 1
+
+
+def _fault_text(task: Task) -> str:
+    """A runner that lives can say what went wrong only on the chat path; of the other one Ollama sees the end."""
+    if task.is_chat and not task.script.is_fatal:
+        return "llama-server chat error: map[message:fake mid error]"
+    return RUNNER_DIED
 
 
 _RUNNER_JSON = '{"error": {"message": "fake upstream error", "type": "x"}}'
