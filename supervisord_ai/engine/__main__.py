@@ -60,7 +60,7 @@ async def serve(args: argparse.Namespace) -> None:
     clock = SystemClock()
     ledger = Ledger(args.ledger, run=secrets.token_hex(4))
     policy = LlamaPolicy(model_file, args.slots, args.threads, context_tokens=args.context)
-    llama = LlamaServer(policy, Path(f"{args.socket}.llama"))
+    llama = LlamaServer(policy, args.socket.with_name(f"{args.socket.stem}.llama.sock"))
 
     async def load() -> None:
         await llama.load()

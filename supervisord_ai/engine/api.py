@@ -17,7 +17,7 @@ from logging import getLogger
 import trio
 
 from supervisord_ai.clock import Clock
-from supervisord_ai.core.calls import Face, JsonObject, Kind, Matched, NoSuchPath, Op, Redirect, WrongMethod, face_of, find_route
+from supervisord_ai.core.calls import Face, JsonObject, Kind, Matched, NoSuchPath, Op, Redirect, Route, WrongMethod, find_route
 from supervisord_ai.core.model_name import ModelName, read_name
 from supervisord_ai.engine import native, openai
 from supervisord_ai.engine.asked import (
@@ -27,7 +27,6 @@ from supervisord_ai.engine.asked import (
     read_chat,
     read_generate,
     read_inputs,
-    read_keep_alive,
     refuse_what_it_cannot,
     require_model,
 )
@@ -36,9 +35,9 @@ from supervisord_ai.engine.gguf import Weights
 from supervisord_ai.engine.ledger import Ledger
 from supervisord_ai.errors import EngineFault, PeerGone, Refused
 from supervisord_ai.serve.http import Exchange
+from supervisord_ai.wire.faces import NOT_FOUND_TEXT, WRONG_METHOD_TEXT, error_line, refusal
 from supervisord_ai.wire.http1 import RequestHead
 from supervisord_ai.wire.json_go import encode
-from supervisord_ai.wire.ollama import error_body, error_line
 
 log = getLogger(__name__)
 
@@ -46,16 +45,13 @@ VERSION = "0.33.0"  # of Ollama's API as spoken here
 
 JSON_TYPE = ("Content-Type", "application/json; charset=utf-8")
 OPENAI_JSON_TYPE = ("Content-Type", "application/json")
-PLAIN_TYPE = ("Content-Type", "text/plain")
 NDJSON_TYPE = ("Content-Type", "application/x-ndjson")
 EVENTS_TYPE = ("Content-Type", "text/event-stream")
 
 
 def shape(head: RequestHead | None, refused: Refused) -> tuple[list[tuple[str, str]], bytes]:
     """A refusal in the dialect of the path it was asked on."""
-    face = Face.OLLAMA if head is None else face_of(head.path)
-    content_type, body = error_body(face, refused.status, refused.message)
-    return [("Content-Type", content_type)], body
+    return refusal("GET" if head is None else head.method, "/" if head is None else head.path, refused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +90,20 @@ class Api:
         Raises:
             Refused: for the server to shape. PeerGone: nobody is there to answer.
         """
-        self._require_secret(exchange.head)
-        match find_route(exchange.head.method, exchange.head.path):
+        head = exchange.head
+        self._require_secret(head)
+        match find_route(head.method, head.path):
             case Redirect(status, location):
-                await exchange.respond(status, [("Location", location)])
+                raise Refused(status, "the path is not clean", location=f"{location}?{head.query}" if head.query else location)
             case WrongMethod(allow):
-                await exchange.respond(405, [("Allow", allow), PLAIN_TYPE], b"405 method not allowed")
+                raise Refused(204, "", allow=allow) if head.method == "OPTIONS" else Refused(405, WRONG_METHOD_TEXT, allow=allow)
             case NoSuchPath():
-                await exchange.respond(404, [PLAIN_TYPE], b"404 page not found")
+                raise Refused(404, NOT_FOUND_TEXT)
             case Matched(route, parameter):
                 if route.kind is Kind.INFERENCE:
-                    await self._while_waited_for(exchange, route.op)
+                    await self._while_waited_for(exchange, route)
                 else:
-                    await self._tell(exchange, route.op, parameter)
+                    await self._tell(exchange, route, parameter)
 
     def _require_secret(self, head: RequestHead) -> None:
         given = head.headers.get("Authorization", "") or ""
@@ -115,9 +112,9 @@ class Api:
 
     # --- metadata ---------------------------------------------------------------------------------------------------
 
-    async def _tell(self, exchange: Exchange, op: Op, parameter: str | None) -> None:
+    async def _tell(self, exchange: Exchange, route: Route, parameter: str | None) -> None:
         served = self._served
-        match op:
+        match route.op:
             case Op.ROOT:
                 await exchange.respond(200, [("Content-Type", "text/plain; charset=utf-8")], b"Ollama is running")
             case Op.VERSION:
@@ -129,7 +126,7 @@ class Api:
             case Op.PS:
                 await self._json(exchange, self._ps())
             case Op.SHOW:
-                await self._show(exchange)
+                await self._show(exchange, read_body(route, await exchange.body()))
             case Op.V1_MODELS:
                 await self._json(exchange, openai.models_body(served.name, served.weights), OPENAI_JSON_TYPE)
             case Op.V1_MODEL:
@@ -150,8 +147,7 @@ class Api:
             expires_wall=None if left_s == float("inf") else self._clock.wall() + left_s,
         )
 
-    async def _show(self, exchange: Exchange) -> None:
-        fields = read_body(await exchange.body(), "api.ShowRequest")
+    async def _show(self, exchange: Exchange, fields: Fields) -> None:
         asked = fields.text("model") or fields.text("name")
         name = read_name(asked)
         canonical = name.canonical if isinstance(name, ModelName) else asked
@@ -160,36 +156,40 @@ class Api:
 
     # --- the model runs ---------------------------------------------------------------------------------------------
 
-    async def _while_waited_for(self, exchange: Exchange, op: Op) -> None:
+    async def _while_waited_for(self, exchange: Exchange, route: Route) -> None:
         """Run one inference call until it is answered or its caller has gone."""
         refused: Refused | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_when_gone, exchange, nursery.cancel_scope)
+            # What is raised is carried out of the nursery, which would wrap it in a group.
             try:
-                await self._infer(exchange, op)
-            except Refused as error:  # carried out of the nursery, which would wrap it in a group
+                await self._infer(exchange, route)
+            except Refused as error:
                 refused = error
+            except EngineFault as fault:
+                log.error("%s %s failed: %s", exchange.head.method, exchange.head.path, fault)
+                refused = Refused(500, str(fault))
             except PeerGone:
-                log.debug("the caller of %s left", op)
+                log.debug("the caller of %s left", route.op)
             nursery.cancel_scope.cancel()
         if refused is not None:
             raise refused
 
-    async def _infer(self, exchange: Exchange, op: Op) -> None:
-        body = await exchange.body()
-        match op:
+    async def _infer(self, exchange: Exchange, route: Route) -> None:
+        fields = read_body(route, await exchange.body())
+        match route.op:
             case Op.GENERATE:
-                await self._generate(exchange, read_body(body, "api.GenerateRequest"))
+                await self._generate(exchange, fields)
             case Op.CHAT:
-                await self._chat(exchange, read_body(body, "api.ChatRequest"))
+                await self._chat(exchange, fields)
             case Op.EMBED:
-                await self._embed(exchange, read_body(body, "api.EmbedRequest"))
+                await self._embed(exchange, fields)
             case Op.EMBEDDINGS:
-                await self._embeddings(exchange, read_body(body, "api.EmbeddingRequest"))
+                await self._embeddings(exchange, fields)
             case Op.CHAT_COMPLETIONS:
-                await self._chat_completions(exchange, read_body(body, "openai.ChatCompletionRequest"))
+                await self._chat_completions(exchange, fields)
             case Op.V1_EMBEDDINGS:
-                await self._v1_embeddings(exchange, read_body(body, "openai.EmbedRequest"))
+                await self._v1_embeddings(exchange, fields)
             case _:
                 raise Refused(501, f"this engine does not speak {exchange.head.path}")
 
@@ -265,14 +265,14 @@ class Api:
         model = fields.text("model")
         self._require_model(model, f'model "{model}" not found, try pulling it first')
         texts = read_inputs(fields.get("input"))
-        keep_alive_s = read_keep_alive(fields.get("keep_alive"))
         began = self._clock.monotonic()
         if not texts:
-            await self._generator.load(keep_alive_s)
+            await self._generator.load(fields.keep_alive_s)
             await self._json(exchange, {"model": model, "embeddings": []})
             return
+        is_truncating = fields.flag("truncate", default=True)
         async with self._in_ledger(Op.EMBED):
-            embedded = await self._generator.embed(texts, keep_alive_s, is_truncating=fields.flag("truncate", default=True))
+            embedded = await self._generator.embed(texts, fields.keep_alive_s, is_truncating=is_truncating)
         await self._json(exchange, native.embed_body(model, embedded, self._ns_since(began), fields.integer("dimensions")))
 
     async def _embeddings(self, exchange: Exchange, fields: Fields) -> None:
@@ -280,25 +280,22 @@ class Api:
         missing = f'model "{model}" not found, try pulling it first'
         self._require_model(model, missing, empty=Refused(400, "model is required"))
         prompt = fields.text("prompt")
-        keep_alive_s = read_keep_alive(fields.get("keep_alive"))
         if not prompt:
-            await self._generator.load(keep_alive_s)
+            await self._generator.load(fields.keep_alive_s)
             await self._json(exchange, {"embedding": []})
             return
         async with self._in_ledger(Op.EMBEDDINGS):
-            embedded = await self._generator.embed([prompt], keep_alive_s, is_truncating=True)
+            embedded = await self._generator.embed([prompt], fields.keep_alive_s, is_truncating=True)
         await self._json(exchange, {"embedding": [*embedded.vectors[0]]})
 
     async def _chat_completions(self, exchange: Exchange, fields: Fields) -> None:
         model = fields.text("model")
         self._require_model(model, f"model '{model}' not found", empty=Refused(400, "model is required"))
-        if fields.get("tools"):
-            raise Refused(400, f"registry.ollama.ai/library/{self._served.name} does not support tools")
+        refuse_what_it_cannot(fields, model, self._served.name)
         want = openai.read_chat_completion(fields)
         chat = openai.Chat(f"chatcmpl-{next(self._ids) % 999}", model, int(self._clock.wall()))
-        is_stream = fields.flag("stream", default=False)
-        stream_options = Fields("StreamOptions", fields.mapping("stream_options", "openai.StreamOptions"))
-        has_usage = stream_options.flag("include_usage", default=False)
+        is_stream = fields.flag("stream")
+        has_usage = fields.part("stream_options").flag("include_usage")
         texts: list[str] = []
         async with self._completing(Op.CHAT_COMPLETIONS, want) as answering:
             while (text := await self._next_text(exchange, answering, Face.OPENAI)) is not None:
@@ -323,13 +320,13 @@ class Api:
         model = fields.text("model")
         self._require_model(model, f'model "{model}" not found, try pulling it first')
         texts = openai.read_embedding_inputs(fields)
-        encoding = fields.text("encoding_format", "float")
-        if encoding not in {"float", "base64"}:
+        encoding = fields.text("encoding_format") or "float"
+        if encoding.lower() not in {"float", "base64"}:
             raise Refused(400, f"Invalid value for 'encoding_format' = {encoding}. Supported values: ['float', 'base64'].")
         async with self._in_ledger(Op.V1_EMBEDDINGS):
             embedded = await self._generator.embed(texts, None, is_truncating=True)
         dimensions = fields.integer("dimensions")
-        body = openai.embeddings_body(model, embedded, is_base64=encoding == "base64", dimensions=dimensions)
+        body = openai.embeddings_body(model, embedded, is_base64=encoding.lower() == "base64", dimensions=dimensions)
         await self._json(exchange, body, OPENAI_JSON_TYPE)
 
     # --- what they share --------------------------------------------------------------------------------------------
@@ -366,9 +363,9 @@ class Api:
         try:
             return await answering.next_text()
         except EngineFault as fault:
-            log.warning("llama.cpp failed: %s", fault)
             if not exchange.is_started:
-                raise Refused(500, str(fault)) from fault
+                raise
+            log.error("%s broke off: %s", exchange.head.path, fault)
             await exchange.send(error_line(face, str(fault)))
             await exchange.finish()
             return None

@@ -43,7 +43,7 @@ class LlamaPolicy:
 
 
 class LlamaServer:
-    """llama.cpp's server, loaded and unloaded on demand."""
+    """llama.cpp's server, loaded and unloaded on demand. The socket's name must end with `.sock`, or it is taken for a host."""
 
     def __init__(self, policy: LlamaPolicy, socket: Path) -> None:
         self._policy = policy

@@ -74,13 +74,13 @@ def read_chat_completion(fields: Fields) -> Completion:
     Raises:
         Refused: 400.
     """
-    items = fields.items("messages", "[]openai.Message")
+    items = fields.items("messages")
     if not items:
         raise Refused(400, "[] is too short - 'messages'")
-    messages = read_messages([_plain(item) for item in items], "ChatCompletionRequest")
+    messages = read_messages([_plain(item) for item in items])
     options: JsonObject = {"temperature": 1.0, "top_p": 1.0}
     for name, ours in _OPTIONS.items():
-        value = fields.number(name)
+        value = fields.get(name)
         if value is not None:
             options[ours] = value
     stop = fields.get("stop")
@@ -102,12 +102,14 @@ def _plain(item: Json) -> Json:
 
 
 def _format_of(fields: Fields) -> JsonObject:
-    asked = fields.mapping("response_format", "openai.ResponseFormat")
-    if asked.get("type") == "json_object":
-        return {"json_schema": {}}
-    if asked.get("type") == "json_schema" and isinstance(outer := asked.get("json_schema"), dict):
-        return {"json_schema": outer.get("schema") or {}}
-    return {}
+    asked = fields.part("response_format")
+    match asked.text("type"):
+        case "json_object":
+            return {"json_schema": {}}
+        case "json_schema":
+            return {"json_schema": asked.part("json_schema").mapping("schema")}
+        case _:
+            return {}
 
 
 def read_embedding_inputs(fields: Fields) -> list[str]:

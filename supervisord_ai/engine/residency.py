@@ -1,6 +1,6 @@
 """Decides when the model is in memory: loaded by the first who needs it, unloaded `keep_alive` after its last use.
 
-As in Ollama: the last `keep_alive` anybody gave holds for everybody, absent means unchanged (at a load: five minutes), negative
+As in Ollama: the last `keep_alive` anybody gave holds for everybody, absent means unchanged (at a load: five minutes), infinite
 means for ever, 0 means as soon as nobody uses it. Loading and unloading wait in one line, and neither is ever interrupted.
 """
 
@@ -91,5 +91,5 @@ class Residency:
     def _touch(self, keep_alive_s: float | None) -> None:
         self._used_at = self._monotonic()
         if keep_alive_s is not None:
-            self._keep_alive_s = math.inf if keep_alive_s < 0 else keep_alive_s
+            self._keep_alive_s = keep_alive_s
         self._wake.set()
