@@ -58,6 +58,8 @@ class RawStream:
                 raise PeerGone(str(exc)) from exc
 
     async def _wait(self, wait: Callable[[socket.socket], Awaitable[None]]) -> None:
+        if self._socket.fileno() < 0:
+            raise PeerGone("closed on this side")
         try:
             await wait(self._socket)
         except (OSError, trio.ClosedResourceError) as exc:

@@ -81,6 +81,8 @@ class SocketConnection:
     async def receive_some(self, max_bytes: int = 65536) -> bytes:
         # Waiting first saves a recv that nearly always finds nothing, and makes every receive a checkpoint.
         while True:
+            if self._is_closed:
+                raise PeerGone("closed on this side")
             try:
                 await trio.lowlevel.wait_readable(self._socket)
                 return self._socket.recv(max_bytes)
