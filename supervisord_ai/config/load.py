@@ -192,7 +192,7 @@ class _Loading:
         daemon = self._daemon()
         classes = read_classes(self.reader, list(self.classes.values()))
         read = read_agents(self.reader, self.lists["agents"], classes)
-        self._values("web", {"listen": WEB_DEFAULT})
+        self._web()
         config = Config(
             daemon=daemon,
             path=self.main,
@@ -235,6 +235,12 @@ class _Loading:
         for name, what in check_paths(runtime, state, log):
             self._problem_at("daemon", name, what)
         return DaemonPolicy(**{**values, "runtime_dir": runtime, "state_dir": state, "log_dir": log})
+
+    def _web(self) -> None:
+        """There is no page yet, so `""` (off) is as true as the address it will have by default."""
+        entry = self.singles.get("web")
+        is_off = entry is not None and isinstance(entry.raw, dict) and entry.raw.get("listen") == ""
+        self._values("web", {"listen": "" if is_off else WEB_DEFAULT})
 
     def _models(self) -> ModelsPolicy:
         entry = self.singles.get("models")

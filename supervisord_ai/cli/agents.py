@@ -1,0 +1,135 @@
+"""`agents list`, `agents show`, `agents logs`."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import sys
+import time
+from argparse import Namespace
+from collections import deque
+from collections.abc import Iterator
+from typing import IO, Any
+
+from supervisord_ai.cli.door import Door, open_door
+from supervisord_ai.cli.exits import Exit
+from supervisord_ai.cli.screen import printable, size_of, span_of, table
+from supervisord_ai.errors import HostFault, UsageError
+
+POLL_S = 0.2
+
+
+def run(args: Namespace) -> int:
+    door = open_door(args)
+    match args.action:
+        case "list":
+            return _list(args, door)
+        case "show":
+            return _show(args, door)
+        case _:
+            return _logs(args, door)
+
+
+def _list(args: Namespace, door: Door) -> int:
+    agents = [
+        one
+        for one in door.get("/v1/agents")["agents"]
+        if args.agent_class in {None, one["class"]} and args.state in {None, one["state"]}
+    ]
+    if args.json:
+        print(json.dumps(agents, indent=2))
+        return Exit.GOOD
+    heads = ("NAME", "CLASS", "STATE", "FOR", "PID", "MEMORY", "CAP", "RESTARTS", "LAST END")
+    rows = [
+        (
+            one["name"],
+            one["class"],
+            one["state"],
+            span_of(one["since_s"]),
+            one["pid"],
+            size_of(one["memory_bytes"]),
+            size_of(one["cap_bytes"]),
+            one["restarts"],
+            one["verdict"],
+        )
+        for one in agents
+    ]
+    print("\n".join(table(heads, rows, right=(3, 4, 5, 6, 7))))
+    return Exit.GOOD
+
+
+def _show(args: Namespace, door: Door) -> int:
+    one = _agent(door, args.name)
+    if args.json:
+        print(json.dumps(one, indent=2))
+        return Exit.GOOD
+    rows: list[tuple[str, Any]] = [
+        ("name", one["name"]),
+        ("class", one["class"]),
+        ("state", f"{one['state']} for {span_of(one['since_s'])}"),
+        ("generation", one["generation"]),
+        ("pid", one["pid"] if one["pid"] is not None else "-"),
+        ("memory", f"{size_of(one['memory_bytes'])} of {size_of(one['cap_bytes'])}, peak {size_of(one['peak_bytes'])}"),
+        ("guarantee", one["guarantee"]),
+        ("restarts", one["restarts"]),
+        ("last end", one["verdict"] or "-"),
+        ("command", " ".join(one.get("command", ()))),
+        ("log", one["log_path"]),
+    ]
+    for key, value in rows:
+        print(f"{key:<11} {printable(str(value))}")
+    if one["detail"]:
+        print("detail")
+        for line in one["detail"].splitlines():
+            print(f"  {printable(line)}")
+    return Exit.GOOD
+
+
+def _agent(door: Door, name: str) -> Any:
+    try:
+        return door.agent(name)
+    except UsageError as exc:
+        known = [one["name"] for one in door.get("/v1/agents")["agents"]]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        raise UsageError(f"there is no agent {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")) from exc
+
+
+def _logs(args: Namespace, door: Door) -> int:
+    path = _agent(door, args.name)["log_path"]
+    try:
+        with open(path, "rb") as file:
+            for line in deque(file, maxlen=max(0, args.lines)):
+                _write(line)
+            sys.stdout.flush()
+            if args.follow:
+                for data in follow(file, path):
+                    _write(data)
+                    sys.stdout.flush()
+    except OSError as exc:
+        if isinstance(exc, BrokenPipeError):
+            raise
+        raise HostFault(f"{path} cannot be read: {exc.strerror}") from exc
+    return Exit.GOOD
+
+
+def follow(file: IO[bytes], path: str) -> Iterator[bytes]:
+    """Yield what is added to a log, for ever. A rotation by truncation starts it anew from the beginning."""
+    while True:
+        data = file.read(65_536)
+        if data:
+            yield data
+            continue
+        if os.stat(path).st_size < file.tell():
+            file.seek(0)
+            continue
+        time.sleep(POLL_S)
+
+
+def _write(data: bytes) -> None:
+    """Write an agent's own bytes: as they are into a pipe, without commands on a terminal."""
+    if sys.stdout.isatty():
+        text = data.decode(errors="replace")
+        sys.stdout.write("".join(char if char in "\n\t" else printable(char) for char in text))
+    else:
+        sys.stdout.buffer.write(data)

@@ -1,0 +1,137 @@
+"""The grammar of the command line. Imports nothing that takes time: every command pays for this file."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from typing import Any, NoReturn
+
+from supervisord_ai import __version__
+
+_CHOICE = re.compile(r"invalid choice: '(?P<word>.*?)' \(choose from (?P<known>.*)\)$")
+_UNRECOGNIZED = "unrecognized arguments: "
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that says what was probably meant, and does not guess at shortened options."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        if match := _CHOICE.search(message):
+            known = re.findall(r"'([^']*)'", match["known"])
+            message = f"there is no `{match['word']}`{meant(match['word'], known) or ': choose from ' + ', '.join(known)}"
+        elif message.startswith(_UNRECOGNIZED):
+            word = message.removeprefix(_UNRECOGNIZED).split(maxsplit=1)[0]
+            message = f"unknown argument `{word}`{meant(word, self._option_string_actions)}"
+        elif message.startswith("the following arguments are required: "):
+            message = message.replace("the following arguments are required: ", "this is missing: ")
+        self.exit(2, f"{self.prog}: {message}\ntry: {self.prog} --help\n")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        known, extra = self.parse_known_args(args, namespace)
+        if extra:
+            # The parser of the command knows its options; the top one, which argparse asks, does not.
+            getattr(known, "parser", self).error(_UNRECOGNIZED + " ".join(extra))
+        return known
+
+
+def meant(word: str, known: Any) -> str:
+    """Return "; did you mean ...?" where something known is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean `{near[0]}`?" if near else ""
+
+
+def build_parser() -> Parser:
+    """Return the whole grammar."""
+    parser = Parser(
+        prog="ai-supervisor",
+        description="Supervises AI agents and is their only door to Ollama.",
+        epilog="exit codes: 0 good, 1 degraded or no, 2 usage or bad config, 3 daemon not running, 4 refused by the daemon",
+    )
+    parser.add_argument("--version", action="version", version=f"ai-supervisor {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    run = _command(commands, "run", "run", "start the daemon and the fleet; ends with TERM or ^C", config=True)
+    run.add_argument(
+        "--accept-smaller-machine", action="store_true", help="run although this machine has less memory than the plan gives away"
+    )
+
+    trial = _command(commands, "try", "trial", "run one command as an agent, with a throw-away daemon and no config")
+    where = trial.add_mutually_exclusive_group()
+    where.add_argument("--ollama", metavar="URL", help="the Ollama to use (default: OLLAMA_HOST, else http://127.0.0.1:11434)")
+    where.add_argument("--engine", choices=["embedded"], help="use the embedded engine (ai-supervisor engine install)")
+    trial.add_argument("--memory", metavar="SIZE", default="1GB", help="the agent's memory cap (default: 1GB)")
+    trial.add_argument("--env", metavar="NAME[=VALUE]", action="append", default=[], help="give the agent this variable too")
+    trial.add_argument("--json", action="store_true", help="print the summary as JSON")
+    trial.add_argument("words", nargs=argparse.REMAINDER, metavar="-- CMD ...", help="the command")
+
+    status = _command(commands, "status", "status", "show everything on one screen", config=True, json=True)
+    status.add_argument("--watch", action="store_true", help="show it anew every second, until ^C")
+
+    health = _command(commands, "health", "health", "say whether all is well: exit code 0, 1 or 3", config=True, json=True)
+    health.add_argument("--once", action="store_true", help="check once and exit (the default)")
+
+    agents = _group(commands, "agents", "list, show and read the agents")
+    listed = _command(agents, "list", "agents", "one line for each agent", config=True, json=True, action="list")
+    listed.add_argument("--class", dest="agent_class", metavar="CLASS", help="only this class")
+    listed.add_argument("--state", metavar="STATE", help="only agents in this state")
+    show = _command(agents, "show", "agents", "everything about one agent", config=True, json=True, action="show")
+    show.add_argument("name", metavar="NAME")
+    logs = _command(agents, "logs", "agents", "what an agent wrote", config=True, action="logs")
+    logs.add_argument("name", metavar="NAME")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on as it writes, until ^C")
+    logs.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="the last N lines (default: 50)")
+
+    queue = _group(commands, "queue", "look at the backlog")
+    _command(queue, "list", "queue", "who runs and who waits, in order", config=True, json=True, action="list")
+
+    _command(commands, "stop", "stop", "stop the fleet and the daemon", config=True).add_argument(
+        "--no-wait", action="store_true", help="do not wait until it is gone"
+    )
+
+    config = _group(commands, "config", "write, show and check the config")
+    init = _command(config, "init", "configs", "write a first config that explains itself", action="init")
+    init.add_argument("file", nargs="?", metavar="FILE", help="where (default: the usual place)")
+    init.add_argument("--force", action="store_true", help="overwrite a file that is there")
+    for name, words in (("show", "every key with its value, defaults included"), ("check", "say everything that is wrong")):
+        one = _command(config, name, "configs", words, config=True, json=True, action=name)
+        one.add_argument("file", nargs="?", metavar="FILE", help="the config file (as --config)")
+        if name == "show":
+            one.add_argument("--agents", action="store_true", help="every agent, resolved")
+
+    engine = _group(commands, "engine", "the embedded engine")
+    install = _command(engine, "install", "engine", "install the embedded engine and its model", action="install")
+    install.add_argument("--dir", metavar="DIR", help="where the model goes (default: beside the engine)")
+
+    demo = _command(commands, "demo", "demo", "131 agents, two slots, a real model: see it work")
+    demo.add_argument("--kill", action="store_true", help="kill -9 the daemon after the 100th answer (or KILL=1)")
+    demo.add_argument("--engine", metavar="URL", help="use a real Ollama instead of the embedded engine (or ENGINE=URL)")
+    demo.add_argument("--model", metavar="NAME", help="the model to ask (or MODEL=NAME)")
+    demo.add_argument("--json", action="store_true", help="print the table as JSON")
+
+    completion = _command(commands, "completion", "completion", "print the completion script of a shell")
+    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+    return parser
+
+
+def _group(commands: Any, name: str, words: str) -> Any:
+    parser = commands.add_parser(name, help=words, description=words)
+    return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+
+def _command(
+    commands: Any, name: str, module: str, words: str, *, config: bool = False, json: bool = False, action: str = ""
+) -> Parser:
+    """Add one command. `module` carries it out: `supervisord_ai.cli.MODULE.run(args)`."""
+    parser: Parser = commands.add_parser(name, help=words, description=words)
+    parser.set_defaults(module=module, action=action, parser=parser)
+    if config:
+        parser.add_argument("--config", metavar="FILE", help="the config (default: AI_SUPERVISOR_CONFIG, else the usual place)")
+    if json:
+        parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser

@@ -1,0 +1,15 @@
+"""`completion`: the script that lets a shell complete our commands."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import shtab
+
+from supervisord_ai.cli.commands import build_parser
+from supervisord_ai.cli.exits import Exit
+
+
+def run(args: Namespace) -> int:
+    print(shtab.complete(build_parser(), args.shell))
+    return Exit.GOOD

@@ -1,0 +1,59 @@
+"""From words to an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from types import TracebackType
+
+from supervisord_ai.cli.commands import build_parser
+from supervisord_ai.cli.exits import Exit
+from supervisord_ai.errors import AlreadyRunning, ConfigError, Denied, NotRunning, SupervisorError, UsageError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry out one command and return its exit code."""
+    sys.excepthook = _last_words
+    try:
+        args = build_parser().parse_args(argv)
+        command = importlib.import_module(f"supervisord_ai.cli.{args.module}")
+        code = command.run(args)
+        sys.stdout.flush()
+    except SupervisorError as exc:
+        sys.stdout.flush()
+        print(f"ai-supervisor: {exc}" if not isinstance(exc, ConfigError) else str(exc), file=sys.stderr)
+        return exit_of(exc)
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # Who reads us has had enough (`| head`). Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.GOOD
+    return int(code)
+
+
+def exit_of(error: SupervisorError) -> Exit:
+    """Return the exit code that stands for an error."""
+    match error:
+        case UsageError() | ConfigError() | AlreadyRunning():
+            return Exit.USAGE
+        case NotRunning():
+            return Exit.NOT_RUNNING
+        case Denied():
+            return Exit.REFUSED
+        case _:
+            return Exit.NO
+
+
+def _last_words(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Say one line for an error that nobody thought of; Python then exits with 1."""
+    if os.environ.get("AI_SUPERVISOR_TRACEBACK"):
+        traceback.print_exception(kind, error, trace)
+        return
+    print(
+        f"ai-supervisor: internal error: {kind.__name__}: {error} (AI_SUPERVISOR_TRACEBACK=1 shows where; please report it)",
+        file=sys.stderr,
+    )

@@ -1,0 +1,120 @@
+"""Text for people: plain where it is piped, coloured on a terminal, never with a control character that an agent chose."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+
+MB = 1_000_000
+WIDTH = 80
+
+Span = str | tuple[str, str]  # text, or text and style (a word that rich knows)
+
+
+class Screen:
+    """Lines of spans, at most 80 columns wide."""
+
+    def __init__(self) -> None:
+        self._lines: list[tuple[tuple[str, str], ...]] = []
+
+    def line(self, *spans: Span) -> None:
+        """Add a line. What would go past the last column is cut, and the cut is shown."""
+        left = WIDTH
+        cut: list[tuple[str, str]] = []
+        for span in spans:
+            text, style = span if isinstance(span, tuple) else (span, "")
+            text = printable(text)
+            if len(text) > left:
+                text = text[: max(0, left - 1)] + "…" if left > 0 else ""
+            left -= len(text)
+            cut.append((text, style))
+        self._lines.append(tuple(cut))
+
+    def wrapped(self, head: Span, text: str, indent: int) -> None:
+        """Add a text that goes on in further lines below itself, behind its head."""
+        first = True
+        for piece in _wrap(printable(text), WIDTH - indent):
+            start: Span = head if first else ""
+            words, style = start if isinstance(start, tuple) else (start, "")
+            self.line((f"{words:<{indent}}", style), piece)
+            first = False
+
+    def title(self, word: str, *spans: Span) -> None:
+        """Add a line that begins a section."""
+        self.line((f"{word:<11}", "bold"), *spans)
+
+    def text(self) -> str:
+        """Return it without colours."""
+        return "\n".join("".join(text for text, _ in line).rstrip() for line in self._lines) + "\n"
+
+    def show(self) -> None:
+        """Print it: with colours on a terminal that has them, and where NO_COLOR does not say otherwise."""
+        if has_colours():
+            from rich.console import Console  # noqa: PLC0415 - 0.2 s that a pipe need not wait
+
+            Console(highlight=False, soft_wrap=True).print(self.rich())
+        else:
+            sys.stdout.write(self.text())
+
+    def rich(self) -> object:
+        """Return it as rich's text."""
+        from rich.text import Text  # noqa: PLC0415
+
+        return Text("\n").join(Text.assemble(*line) for line in self._lines)
+
+
+def has_colours() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def printable(text: str) -> str:
+    """Return text without anything that a terminal would obey."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[int] = ()) -> list[str]:
+    """Return rows below their heads, each column as wide as its widest cell, the last one as it comes."""
+    cells = [[printable(str(cell)) if cell is not None else "-" for cell in row] for row in rows]
+    widths = [max(len(line[i]) for line in [list(heads), *cells]) for i in range(len(heads))]
+    return [
+        "  ".join(cell.rjust(widths[i]) if i in right else cell.ljust(widths[i]) for i, cell in enumerate(line)).rstrip()
+        for line in [list(heads), *cells]
+    ]
+
+
+def span_of(seconds: float | None) -> str:
+    """Return a duration as people say it."""
+    if seconds is None:
+        return "-"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 120:
+        return f"{minutes} m {rest:02} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02} m"
+    return f"{hours // 24} d {hours % 24:02} h"
+
+
+def size_of(size_bytes: float | None) -> str:
+    """Return a size in MB, or KB where that would be nothing."""
+    if size_bytes is None:
+        return "-"
+    if size_bytes < 10 * MB:
+        return f"{size_bytes / MB:.1f} MB"
+    return f"{size_bytes / MB:,.0f} MB"
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    lines, line = [], ""
+    for word in text.split(" "):
+        if line and len(line) + 1 + len(word) > width:
+            lines.append(line)
+            line = word
+        else:
+            line = f"{line} {word}" if line else word
+    return [*lines, line]

@@ -1,0 +1,38 @@
+"""`stop`: ends the fleet and the daemon, and waits until both are gone."""
+
+from __future__ import annotations
+
+import os
+import time
+from argparse import Namespace
+
+from supervisord_ai.cli.door import open_door
+from supervisord_ai.cli.exits import Exit
+
+PATIENCE_S = 20.0  # the daemon promises 8
+POLL_S = 0.05
+
+
+def run(args: Namespace) -> int:
+    door = open_door(args)
+    pid = door.stop()
+    if args.no_wait:
+        print("stopping")
+        return Exit.GOOD
+    deadline = time.monotonic() + PATIENCE_S
+    while door.is_open() or (pid is not None and _is_alive(pid)):
+        if time.monotonic() > deadline:
+            print(f"still not gone after {PATIENCE_S:.0f} s (pid {pid})")
+            return Exit.NO
+        time.sleep(POLL_S)
+    print("stopped")
+    return Exit.GOOD
+
+
+def _is_alive(pid: int) -> bool:
+    """Tell whether the process is there. One that nobody has waited for is gone all the same."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return os.path.exists(f"/proc/{pid}")
