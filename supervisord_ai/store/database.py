@@ -9,10 +9,6 @@ to 224 us and can starve behind a busy loop for seconds). What "durable" means i
   loop commits further batches; the sync that starts after their commits covers them all, a sync that was already under way
   covers none of them.
 
-The log is folded into the file by an own connection in a thread (automatic checkpoints would sync inside somebody's commit):
-PASSIVE when the log has grown, which disturbs nobody; TRUNCATE between two batches when it is above 16 MB, because under
-a writer that never pauses PASSIVE alone lets it grow without bound.
-
 A batch that fails is rolled back as a whole and its waiters get the error; what nobody waited for is tried again with the
 next batch. One bad write does not take its neighbours down: they are then tried one by one. After a failed sync nothing is
 acknowledged any more, because Linux reports such an error once and may call the next sync of the lost pages a success.
@@ -35,17 +31,16 @@ from typing import Any
 import trio
 
 from supervisord_ai.errors import StoreFault
+from supervisord_ai.store.checkpoints import Checkpoints
 from supervisord_ai.store.disk import Disk, RealDisk, RunSync, in_thread, make_private, sync_folder
 from supervisord_ai.store.faults import fault, is_damaged, is_locked, is_of_the_file
-from supervisord_ai.store.schema import Schema, migrate
+from supervisord_ai.store.schema import Schema, connect, migrate
 from supervisord_ai.store.writes import Submission, Unmatched, Value, Write, apply
 
 log = logging.getLogger(__name__)
 
 _BATCH_BYTES = 8_000_000
 _THREAD_ABOVE_BYTES = 500_000  # a bigger commit would hold the loop for more than a few ms
-_CHECKPOINT_EVERY_BYTES = 4_000_000
-_TRUNCATE_ABOVE_BYTES = 16_000_000
 _LOCKED_FOR_S = 5.0
 _LOCKED_RETRY_S = 0.02
 _KEPT_UNAWAITED = 10_000
@@ -106,13 +101,11 @@ class Database:
         self._unsynced: list[Submission] = []
         self._wanted = trio.Event()
         self._sync_wanted = trio.Event()
-        self._checkpoint_wanted = trio.Event()
         self._writing = trio.Lock()
-        self._since_checkpoint_bytes = 0
         self._broken: str | None = None
         self._failing: str | None = None
         self._is_closed = False
-        self._commits = self._rows = self._largest = self._syncs = self._checkpoints = self._failures = 0
+        self._commits = self._rows = self._largest = self._syncs = self._failures = 0
         self._wal_fd = -1
         self._connections: list[sqlite3.Connection] = []
         try:
@@ -120,10 +113,10 @@ class Database:
             self._writer = self._connect(schema)
             migrate(self._writer, path, schema)
             self._reader = self._connect(schema)
-            self._checkpointer = self._connect(schema)
             # SQLite deletes and makes the log only with the last and first connection, so this stays the same file.
             self._wal_fd = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
             sync_folder(path.parent)
+            self._checkpoints = Checkpoints(self._connect(schema), self._wal_fd, self._writing, run_sync, self._disk)
         except sqlite3.Error as exc:
             self.close()
             raise fault(self.path, exc) from exc
@@ -195,8 +188,8 @@ class Database:
             rows=self._rows,
             largest_batch=self._largest,
             syncs=self._syncs,
-            checkpoints=self._checkpoints,
-            failures=self._failures,
+            checkpoints=self._checkpoints.made,
+            failures=self._failures + self._checkpoints.failed,
             waiting=len(self._pending) + len(self._unsynced),
             wal_bytes=os.fstat(self._wal_fd).st_size if self._wal_fd >= 0 else 0,
             broken=self._broken,
@@ -208,7 +201,7 @@ class Database:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._commit_for_ever)
                 nursery.start_soon(self._sync_for_ever)
-                nursery.start_soon(self._checkpoint_for_ever)
+                nursery.start_soon(self._checkpoints.run)
                 task_status.started()
         finally:
             self._finish()
@@ -303,10 +296,7 @@ class Database:
         self._commits += 1
         self._rows += sum(len(s.writes) for s in batch)
         self._largest = max(self._largest, len(batch))
-        self._since_checkpoint_bytes += sum(s.size_bytes for s in batch)
-        if self._since_checkpoint_bytes > _CHECKPOINT_EVERY_BYTES:
-            self._since_checkpoint_bytes = 0
-            self._checkpoint_wanted.set()
+        self._checkpoints.wrote(sum(s.size_bytes for s in batch))
         if after is not None:
             after()
         waiters = [s for s in batch if s.done is not None]
@@ -405,40 +395,11 @@ class Database:
             submission.error = StoreFault(words)
         _wake(submissions)
 
-    # --- checkpoints ----------------------------------------------------------------------------------------------------
-
-    async def _checkpoint_for_ever(self) -> None:
-        while True:
-            await self._checkpoint_wanted.wait()
-            self._checkpoint_wanted = trio.Event()
-            try:
-                if os.fstat(self._wal_fd).st_size <= _TRUNCATE_ABOVE_BYTES:
-                    await self._run_sync(self._checkpoint, False)
-                else:
-                    await self._run_sync(self._checkpoint, False)  # most of the work, while others write
-                    async with self._writing:
-                        await self._run_sync(self._checkpoint, True)
-            except sqlite3.Error as exc:
-                self._failures += 1
-                log.warning("%s: no checkpoint: %s", self.path.name, exc)
-            else:
-                self._checkpoints += 1
-
-    def _checkpoint(self, truncate: bool) -> None:
-        self._disk.checkpoint(self._checkpointer, truncate=truncate)
-
     # --- opening and closing --------------------------------------------------------------------------------------------
 
     def _connect(self, schema: Schema) -> sqlite3.Connection:
-        # check_same_thread: one task uses a connection at a time, on the loop or in the thread it waits for.
-        conn = sqlite3.connect(self.path, timeout=0.0, isolation_level=None, check_same_thread=False, cached_statements=64)
+        conn = connect(self.path, schema)
         self._connections.append(conn)
-        # The first two count only while the file is empty, and must come before the first table.
-        conn.execute(f"PRAGMA page_size = {schema.page_size}")
-        conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        conn.execute("PRAGMA journal_mode = WAL")
-        conn.execute("PRAGMA synchronous = NORMAL")
-        conn.execute("PRAGMA wal_autocheckpoint = 0")
         return conn
 
     def _finish(self) -> None:

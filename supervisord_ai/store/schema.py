@@ -1,4 +1,4 @@
-"""The tables, and how a file of an older version becomes one of this version.
+"""The tables, how a file is opened, and how a file of an older version becomes one of this version.
 
 A file's version is its `PRAGMA user_version`: the number of migrations it has seen. They run in one transaction, so a crash
 in the middle leaves the old version. A file of a newer version is refused and left untouched. A migration that has been
@@ -25,6 +25,27 @@ class Schema:
 
     page_size: int
     migrations: tuple[Migration, ...]
+
+
+def connect(path: Path, schema: Schema) -> sqlite3.Connection:
+    """Open the file in the one way all our connections do: WAL, no implicit transactions, no waiting, no automatic checkpoint.
+
+    Raises:
+        sqlite3.Error: it is damaged, locked, or not ours.
+    """
+    # check_same_thread: one task uses a connection at a time, on the loop or in the thread it waits for.
+    conn = sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False, cached_statements=64)
+    try:
+        if conn.execute("PRAGMA page_count").fetchone() == (0,):  # later they have no effect, but would touch the file
+            conn.execute(f"PRAGMA page_size = {schema.page_size}")
+            conn.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        conn.execute("PRAGMA journal_mode = WAL")
+        conn.execute("PRAGMA synchronous = NORMAL")
+        conn.execute("PRAGMA wal_autocheckpoint = 0")
+    except BaseException:
+        conn.close()
+        raise
+    return conn
 
 
 def migrate(conn: sqlite3.Connection, path: Path, schema: Schema) -> None:
