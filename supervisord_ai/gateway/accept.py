@@ -90,9 +90,9 @@ class Accept:
         facts = self._unix_facts(connection)
         return self._answer(await self._settled(lambda: self._register.on_unix(facts)), connection)
 
-    def may_control(self, connection: Connection) -> bool:
-        """Say whether a connection on the owner's socket is the owner's: never one of the fleet's, whatever its user is."""
-        return self._register.may_control(self._unix_facts(connection))
+    def may_control(self, facts: PeerFacts) -> bool:
+        """Say whether a process may use the owner's socket: never one of the fleet's, whatever its user is."""
+        return self._register.may_control(facts)
 
     def _unix_facts(self, connection: Connection) -> PeerFacts:
         if connection.raw is None:

@@ -1,0 +1,343 @@
+"""Builds everything, opens the nurseries, wires events. The nesting of the nurseries is the order of shutdown.
+
+    store       the journal and the cache: the last to close, so that whatever ends can still be written down
+      agents    the fleet and the embedded engine
+        requests  the gateway: recovery, slots, relays
+          accept    llm.sock, the loopback face, control.sock
+
+Starting goes inward: the sockets are bound first (a caller who is early waits in the kernel's backlog), the survivors of a
+daemon that was killed are ended, the journal is recovered, and then callers are let in while the agents start in batches.
+Stopping goes outward: nobody new is let in, work in hand is dropped (its rows stay, and are answered after the next start),
+the agents are ended, the files are closed. All of it fits into 8 seconds, because WSL cuts the power after 10.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import random
+import secrets
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import assert_never
+
+import trio
+
+from supervisord_ai import __version__
+from supervisord_ai.agents.fleet import Fleet
+from supervisord_ai.agents.managed import EngineLaunch, ManagedEngine
+from supervisord_ai.clock import Clock, SystemClock
+from supervisord_ai.config import Config
+from supervisord_ai.control.api import Control
+from supervisord_ai.control.report import Usage
+from supervisord_ai.core.events import AgentEnded, AgentReady, AgentStarted, Event
+from supervisord_ai.core.identity import IdentityPolicy
+from supervisord_ai.core.injection import injected
+from supervisord_ai.core.places import CONTROL_SOCKET, LLM_SOCKET
+from supervisord_ai.core.policies import BackendSpec, RestartPolicy
+from supervisord_ai.core.roster import AgentSpec
+from supervisord_ai.errors import HostFault, SpawnFailed
+from supervisord_ai.gateway.accept import Accept
+from supervisord_ai.gateway.gateway import Gateway
+from supervisord_ai.host import memory, sockets
+from supervisord_ai.host.cages import Form, find_cages
+from supervisord_ai.host.peers import KernelPeers
+from supervisord_ai.host.process import Account, Processes, account
+from supervisord_ai.host.signals import Asked, signals_asked
+from supervisord_ai.host.state_folder import StateFolder, make_folder
+from supervisord_ai.host.systemd import Notifier
+from supervisord_ai.ollama.client import OllamaClient
+from supervisord_ai.serve.connection import Connection
+from supervisord_ai.serve.http import Bounds, Handler, serve_listener
+from supervisord_ai.store.cache import CacheFile
+from supervisord_ai.store.database import Database, Durability
+from supervisord_ai.store.journal import EventJournal, FleetJournal
+from supervisord_ai.store.requests import Requests
+from supervisord_ai.store.schema import JOURNAL
+
+log = logging.getLogger(__name__)
+
+EMBEDDED = "embedded"
+STOP_AGENTS_WITHIN_S = 7.0  # the rest of the 8 s is for the files
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line adds to a config. `ledger`: where the embedded engine counts its calls."""
+
+    cages: Form = "auto"
+    ledger: Path | None = None
+    model_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Upstream:
+    """One Ollama, and the child that serves it where it is the embedded engine."""
+
+    spec: BackendSpec
+    client: OllamaClient
+    engine: ManagedEngine | None
+
+
+def run(config: Config, options: Options = Options()) -> int:
+    """Run the daemon until it is told to stop; return its exit code.
+
+    Raises:
+        AlreadyRunning, UsageError, HostFault, StoreFault: it cannot start here; nothing was started.
+    """
+    # A thread that wants the interpreter back gets it within 0.1 ms: behind a busy loop the default of 5 ms makes an
+    # acknowledgement wait for its fdatasync's thread for up to seconds.
+    sys.setswitchinterval(1e-4)
+    with ExitStack() as held:
+        daemon = Daemon(config, options, held, clock=SystemClock())
+        trio.run(daemon.main, strict_exception_groups=True)
+    return 0
+
+
+class Daemon:
+    """One daemon: built from a config, lived by `main`. What it takes before the loop runs is given back by `held`."""
+
+    def __init__(self, config: Config, options: Options, held: ExitStack, *, clock: Clock) -> None:
+        self._config = config
+        self._clock = clock
+        self._stop_asked = trio.Event()
+        self._notifier = Notifier()
+        where = config.daemon
+        state_dir, log_dir = Path(where.state_dir), Path(where.log_dir)
+        self._runtime_dir = Path(where.runtime_dir)
+
+        state = StateFolder(state_dir)
+        held.callback(state.close)
+        make_folder(log_dir, 0o750)
+        users = {spec.policy.user for spec in config.roster.agents.values()} - {None}
+        is_shared = os.geteuid() == 0 and users != {"root"}
+        sockets.make_runtime_dir(self._runtime_dir, for_others=is_shared)
+        self._bind(held, is_shared)
+
+        self._journal = Database(state_dir / "journal.db", JOURNAL, durability=Durability(where.durability.value))
+        held.callback(self._journal.close)
+        self._requests = Requests(self._journal, clock)
+        self._events = EventJournal(self._journal, clock)
+        self._cache_file = CacheFile(state_dir / "cache.db", config.cache.l2_bytes)
+
+        self._processes = Processes()
+        cages = find_cages(state_dir, form=options.cages)
+        rng = random.Random()  # noqa: S311 - jitter, not a secret
+        self._upstreams = [self._upstream(spec, options, rng, log_dir) for spec in config.backends]
+        self._fleet = Fleet(
+            config.roster.agents,
+            start=config.start,
+            restart=config.restart,
+            logs=config.logs,
+            cages=cages,
+            processes=self._processes,
+            journal=FleetJournal(self._journal, clock),
+            clock=clock,
+            tell=self._tell,
+            environ_for=self._environ_for,
+            log_dir=log_dir,
+            rng=rng,
+        )
+        caged = [cages.cage(name).identity for name in list(config.roster.agents)[:1]]
+        fleet_cgroup = caged[0].rpartition("/")[0] if caged and caged[0] is not None else None
+        self._accept = Accept(_identity_policy(config, fleet_cgroup), state.secret())
+        self._gateway = Gateway(
+            roster=config.roster,
+            queue=config.queue,
+            limits=config.limits,
+            cache=config.cache,
+            models=config.models,
+            backends=[(one.spec, one.client) for one in self._upstreams],
+            requests=self._requests,
+            cache_file=self._cache_file,
+            clock=clock,
+            tell=self._tell,
+            new_id=partial(secrets.token_urlsafe, 16),
+            spool_dir=state_dir / "spool",
+        )
+        self._control = Control(
+            version=__version__,
+            pid=os.getpid(),
+            clock=clock,
+            roster=config.roster,
+            memory=config.memory,
+            fleet=self._fleet.statistics,
+            gateway=self._gateway.statistics,
+            usage=_own_usage,
+            peers=KernelPeers(),
+            may_control=self._accept.may_control,
+            stop=self._stop_asked.set,
+        )
+
+    def __repr__(self) -> str:
+        return f"<daemon {self._fleet!r} {self._gateway!r}>"
+
+    def _bind(self, held: ExitStack, is_shared: bool) -> None:
+        """Bind every socket before anything is started: a taken port or a second daemon changes nothing."""
+        # Who may call is decided by the kernel's word on each connection, not by the mode of a file.
+        self._llm = sockets.bind_unix(self._runtime_dir / LLM_SOCKET, mode=0o666 if is_shared else 0o600)
+        held.callback(self._llm.close)
+        self._owner_door = sockets.bind_unix(self._runtime_dir / CONTROL_SOCKET, mode=0o600, uid=_owner(self._config).uid)
+        held.callback(self._owner_door.close)
+        self._tcp = []
+        for where in self._config.listen.tcp:
+            self._tcp.append(sockets.bind_tcp(where))
+            held.callback(self._tcp[-1].close)
+
+    def _upstream(self, spec: BackendSpec, options: Options, rng: random.Random, log_dir: Path) -> _Upstream:
+        if spec.url != EMBEDDED:
+            return _Upstream(spec, OllamaClient(spec.url, connections=spec.connections), None)
+        engine = ManagedEngine(
+            EngineLaunch(
+                socket=self._runtime_dir / "engine" / f"{spec.name}.sock",
+                log_path=log_dir / f"engine-{spec.name}.log",
+                slots=spec.slots,
+                ledger=options.ledger,
+                model_file=options.model_file,
+            ),
+            processes=self._processes,
+            clock=self._clock,
+            restart=RestartPolicy(),
+            rng=rng,
+            environ=_engine_environ(os.environ),
+        )
+        return _Upstream(spec, OllamaClient(engine.url, connections=spec.connections, secret=engine.secret), engine)
+
+    # --- wiring ----------------------------------------------------------------------------------------------------------
+
+    def _tell(self, event: Event) -> None:
+        """Carry a fact to every room; each takes what concerns it."""
+        self._accept.tell(event)
+        self._gateway.tell(event)
+        self._fleet.tell(event)
+        match event:
+            case AgentStarted():
+                self._events.note("agent.started", event.agent, detail={"generation": event.generation, "pid": event.pid})
+            case AgentReady():
+                self._events.note("agent.ready", event.agent, detail={"generation": event.generation})
+            case AgentEnded():
+                self._events.note("agent.ended", event.agent, detail={"generation": event.generation, "verdict": event.verdict})
+            case _:
+                pass
+
+    def _environ_for(self, spec: AgentSpec, generation: int, run_tag: str) -> dict[str, str]:
+        return injected(
+            spec.policy.inject,
+            agent=spec.name,
+            run_tag=run_tag,
+            llm_socket=str(self._llm.path),
+            tcp_url=_url_of(self._tcp[0].getsockname()) if self._tcp else None,
+            token=self._accept.token_for(spec.name, generation),
+        )
+
+    async def _on_llm(self, connection: Connection) -> Handler:
+        return self._gateway.handler_for(await self._accept.identify(connection))
+
+    # --- the life of the daemon --------------------------------------------------------------------------------------------
+
+    async def main(self) -> None:
+        """Start inward, wait, stop outward."""
+        async with trio.open_nursery() as store:
+            await store.start(self._journal.run)
+            await store.start(self._cache_file.run)
+            async with trio.open_nursery() as agents:
+                for one in self._upstreams:
+                    if one.engine is not None:
+                        agents.start_soon(one.engine.run, one.client.version)
+                await agents.start(self._fleet.run)
+                try:
+                    await self._serve()
+                finally:
+                    log.info("stopping: agents have %.0f s", STOP_AGENTS_WITHIN_S)
+                    with trio.CancelScope(shield=True):
+                        await self._fleet.stop_all(within_s=STOP_AGENTS_WITHIN_S)
+                agents.cancel_scope.cancel()
+            for one in self._upstreams:
+                await one.client.aclose()
+            store.cancel_scope.cancel()
+        log.info("stopped")
+
+    async def _serve(self) -> None:
+        bounds = Bounds(
+            headers_bytes=self._config.limits.headers_bytes,
+            body_bytes=self._config.limits.body_bytes,
+            idle_s=self._config.limits.idle_s,
+        )
+        with signals_asked() as signals:
+            async with trio.open_nursery() as requests:
+                await requests.start(self._gateway.run)
+                async with trio.open_nursery() as accept:
+                    on_tcp = partial(self._accept.tcp_handler, handler_for=self._gateway.handler_for)
+                    accept.start_soon(partial(serve_listener, self._llm.socket, self._on_llm, bounds, kind="unix"))
+                    for listener in self._tcp:
+                        accept.start_soon(partial(serve_listener, listener, on_tcp, bounds, kind="tcp"))
+                    accept.start_soon(
+                        partial(serve_listener, self._owner_door.socket, self._control.on_connection, Bounds(), kind="unix")
+                    )
+                    accept.start_soon(self._watch_signals, signals)
+                    # What exists now lives as long as the daemon: a full collection over it would only be a pause.
+                    gc.collect()
+                    gc.freeze()
+                    log.info("serving on %s", ", ".join([str(self._llm.path), *map(str, self._config.listen.tcp)]))
+                    self._notifier.ready(f"serving {len(self._config.roster.agents)} agents")
+                    await self._stop_asked.wait()
+                    self._notifier.stopping()
+                    accept.cancel_scope.cancel()
+                requests.cancel_scope.cancel()
+
+    async def _watch_signals(self, signals: AsyncIterator[Asked]) -> None:
+        async for asked in signals:
+            match asked:
+                case Asked.STOP:
+                    log.info("stop: asked for by a signal")
+                    self._stop_asked.set()
+                case Asked.RELOAD:
+                    log.warning("reload is not in effect yet: stop and start to use a changed config")
+                case Asked.LEAVE:
+                    log.warning("leaving agents running is not in effect yet: they are stopped")
+                    self._stop_asked.set()
+                case _:
+                    assert_never(asked)
+
+
+def _owner(config: Config) -> Account:
+    """Return whose daemon this is: `daemon.owner`, else whoever runs it."""
+    try:
+        return account(config.daemon.owner or None)
+    except SpawnFailed as exc:
+        raise HostFault(f"daemon.owner: {exc.detail}") from exc
+
+
+def _identity_policy(config: Config, fleet_cgroup: str | None) -> IdentityPolicy:
+    owner = _owner(config)
+    users = {spec.policy.user for spec in config.roster.agents.values()} - {None}
+    return IdentityPolicy(
+        owner_uid=owner.uid,
+        owner_gid=owner.gid,
+        daemon_uid=os.geteuid(),
+        guests=config.guests_allow.value,
+        anonymous=config.listen.anonymous.value,
+        fleet_uids=frozenset(account(user).uid for user in users),
+        fleet_cgroup=fleet_cgroup,
+        inherited_tag=os.environ.get("AI_SUPERVISOR_RUN"),
+    )
+
+
+def _engine_environ(ours: Mapping[str, str]) -> dict[str, str]:
+    """The engine is our own program: it needs to find its packages, and nothing of what we were told in confidence."""
+    return {name: ours[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH", "VIRTUAL_ENV") if name in ours}
+
+
+def _url_of(address: tuple[str, int]) -> str:
+    host, port = address[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _own_usage() -> Usage:
+    used = memory.own_usage()
+    return Usage(rss_bytes=used.rss_bytes, cpu_s=used.cpu_s)
