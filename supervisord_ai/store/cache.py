@@ -63,8 +63,8 @@ class CacheFile:
         self._hand = 0
         self._hits = self._misses = self._stored = self._evicted = self._faults = 0
         self._must_reopen = trio.Event()
+        self._give_back = trio.Event()
         self._database = self._open()
-        self._begin()
 
     def __repr__(self) -> str:
         return f"<CacheFile {self._path.name} bytes={self._used_bytes} hits={self._hits}>"
@@ -121,12 +121,21 @@ class CacheFile:
         while True:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._database.run)
+                nursery.start_soon(self._shrink, self._database)
                 await self._must_reopen.wait()
                 nursery.cancel_scope.cancel()
             self._must_reopen = trio.Event()
             _delete(self._path)
             self._database = self._open()
-            self._begin()
+
+    async def _shrink(self, database: Database) -> None:
+        while True:
+            await self._give_back.wait()
+            self._give_back = trio.Event()
+            try:
+                await database.shrink(_GIVE_BACK_PAGES)
+            except StoreFault as exc:
+                log.warning("%s was not made smaller: %s", self._path, exc)
 
     def statistics(self) -> CacheFileView:
         return CacheFileView(
@@ -160,7 +169,8 @@ class CacheFile:
         return self._open_as_it_is()
 
     def _open_as_it_is(self) -> Database:
-        return Database(
+        """Open, and read where the file stands without a scan: the last number, and what the header says of the size."""
+        database = Database(
             self._path,
             CACHE,
             durability=Durability.PROCESS,
@@ -169,18 +179,18 @@ class CacheFile:
             trim=self._make_room,
             on_broken=self._lose,
         )
-
-    def _begin(self) -> None:
-        """Read where the file stands, without a scan: the last number, and what the header says of the size."""
-        self._last_seq = int(self._database.read("SELECT coalesce(max(seq), 0) FROM entries")[0][0])
-        self._used_bytes = 0
-        for (used,) in self._database.read(
-            "SELECT (pc.page_count - fl.freelist_count) * ps.page_size"
-            " FROM pragma_page_count pc, pragma_freelist_count fl, pragma_page_size ps"
-        ):
-            self._used_bytes = int(used)
+        try:
+            self._last_seq = int(database.read("SELECT coalesce(max(seq), 0) FROM entries")[0][0])
+            pages, free, size = (
+                int(database.read(f"PRAGMA {name}")[0][0]) for name in ("page_count", "freelist_count", "page_size")
+            )
+        except StoreFault:
+            database.close()
+            raise
+        self._used_bytes = (pages - free) * size
         self._visited.clear()
         self._hand = 0
+        return database
 
     def _lose(self, words: str) -> None:
         if not self._must_reopen.is_set():
@@ -219,9 +229,7 @@ class CacheFile:
             conn.execute(f"DELETE FROM entries WHERE seq IN ({','.join(map(str, going))})")
             deleted += going
             used = _used_bytes(conn)
-        if _file_bytes(conn) > self._cap_bytes:
-            # The file itself above the cap: it was made under a larger one. Given back a piece at a time.
-            conn.execute(f"PRAGMA incremental_vacuum({_GIVE_BACK_PAGES})").fetchall()
+        is_file_too_large = _file_bytes(conn) > self._cap_bytes
 
         def remember() -> None:
             self._hand = hand
@@ -229,6 +237,8 @@ class CacheFile:
             self._visited.difference_update(deleted)
             self._evicted += len(deleted)
             self._used_bytes = used
+            if is_file_too_large:  # it was made under a larger cap; given back a piece at a time
+                self._give_back.set()
 
         return remember
 
