@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,6 +23,7 @@ from supervisord_ai.core.events import AgentStarted, Event
 from supervisord_ai.core.roster import AgentSpec
 from supervisord_ai.core.verdict import Evidence, ExitStatus, Verdict, decide
 from supervisord_ai.errors import HostFault, SpawnFailed
+from supervisord_ai.host import signals
 from supervisord_ai.host.cgroup import Cage, Cages, Counters, Guarantee
 from supervisord_ai.host.process import Launch, ProcessDoor, ProcessHandle
 from supervisord_ai.store.rows import AgentRecord
@@ -150,12 +150,12 @@ class Generation:
 
     async def terminate(self) -> None:
         """Ask everyone in it to end. CONT because a stopped process acts on TERM only when it runs again."""
-        await self.cage.signal(signal.SIGTERM)
-        await self.cage.signal(signal.SIGCONT)
+        await self.cage.signal(signals.TERM)
+        await self.cage.signal(signals.CONT)
 
     async def kill(self) -> tuple[int, ...]:
         """End everyone in it; returns the pids that are still there after KILL_S."""
-        self.handle.signal(signal.SIGKILL)  # the main process first: it is pinned, and found without looking
+        self.handle.signal(signals.KILL)  # the main process first: it is pinned, and found without looking
         return await self.cage.kill(within_s=KILL_S)
 
     async def linger(self, until: float) -> None:

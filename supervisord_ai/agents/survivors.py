@@ -9,13 +9,13 @@ both write and both ask.
 from __future__ import annotations
 
 import logging
-import signal
 from collections.abc import Mapping
 
 import trio
 
 from supervisord_ai.agents.generation import KILL_S, Doors
 from supervisord_ai.core.verdict import LOST
+from supervisord_ai.host import signals
 from supervisord_ai.store.rows import AgentRecord
 
 logger = logging.getLogger(__name__)
@@ -57,10 +57,10 @@ async def _end(doors: Doors, name: str, record: AgentRecord | None) -> tuple[int
             return 0, ()
         logger.warning("agent %s: ending %d processes of the last supervisor", name, len(found))
         if main is not None:
-            main.signal(signal.SIGTERM)
+            main.signal(signals.TERM)
         for cage in cages:
-            await cage.signal(signal.SIGTERM)
-            await cage.signal(signal.SIGCONT)
+            await cage.signal(signals.TERM)
+            await cage.signal(signals.CONT)
         with trio.move_on_after(GRACE_S):
             for cage in cages:
                 while await cage.members():  # noqa: ASYNC110 - the kernel of v1 tells nobody
@@ -68,7 +68,7 @@ async def _end(doors: Doors, name: str, record: AgentRecord | None) -> tuple[int
             if main is not None:
                 await main.wait()
         if main is not None:
-            main.signal(signal.SIGKILL)
+            main.signal(signals.KILL)
         left = {pid for cage in cages for pid in await cage.kill(within_s=KILL_S)}
         if main is not None:
             with trio.move_on_after(KILL_S) as scope:

@@ -155,10 +155,8 @@ class V1Cages:
         """An earlier supervisor may have been started in another group of the machine; the record has the paths."""
         form, *paths = (record or "").split("\t")
         # A journal is our own file, but nothing outside a folder of ours is ever killed on its word.
-        if form != "v1" or not paths or not all(Path(p).parent.parent.name == self._memory.name for p in paths):
-            group = self.cage(name)
-        else:
-            group = V1Cage(Path(paths[0]), Path(paths[1]) if len(paths) > 1 else None, None)
+        is_ours = form == "v1" and bool(paths) and all(Path(p).parent.parent.name == self._memory.name for p in paths)
+        group = V1Cage(Path(paths[0]), Path(paths[1]) if len(paths) > 1 else None, None) if is_ours else self.cage(name)
         return group, UncagedCage.tracking(name, self._census, run_tag)
 
     async def usage(self) -> dict[str, int]:

@@ -138,10 +138,8 @@ class V2Cages:
         """An earlier supervisor may have been started in another group of the machine; the record has the path."""
         form, _, path = (record or "").partition("\t")
         # A journal is our own file, but nothing outside a folder of ours is ever killed on its word.
-        if form != "v2" or Path(path).parent.parent.name != self._top.name:
-            group = self.cage(name)
-        else:
-            group = V2Cage(Path(path), None)
+        is_ours = form == "v2" and Path(path).parent.parent.name == self._top.name
+        group = V2Cage(Path(path), None) if is_ours else self.cage(name)
         return group, UncagedCage.tracking(name, self._census, run_tag)
 
     async def usage(self) -> dict[str, int]:

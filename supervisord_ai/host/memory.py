@@ -1,0 +1,39 @@
+"""The door to the machine's memory and our own: what there is, what is free, what this process uses."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import psutil
+
+
+@dataclass(frozen=True, slots=True)
+class MachineMemory:
+    """The machine's memory in bytes. `total` is what the kernel has, a little below what a virtual machine was given."""
+
+    total_bytes: int
+    available_bytes: int
+    swap_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class OwnUsage:
+    """What this process has and has used: resident bytes, seconds of CPU since its start, open descriptors."""
+
+    rss_bytes: int
+    cpu_s: float
+    descriptors: int
+
+
+def machine_memory() -> MachineMemory:
+    """Read the machine's memory (/proc/meminfo: MemTotal, MemAvailable, SwapTotal)."""
+    memory = psutil.virtual_memory()
+    return MachineMemory(memory.total, memory.available, psutil.swap_memory().total)
+
+
+def own_usage() -> OwnUsage:
+    """Read what this process uses."""
+    cpu = os.times()
+    process = psutil.Process()
+    return OwnUsage(process.memory_info().rss, cpu.user + cpu.system, process.num_fds())

@@ -1,0 +1,123 @@
+"""One verdict for every end: the table of causes, row by row."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supervisord_ai.core.verdict import Blame, Evidence, ExitStatus, Verdict, blame, decide
+
+CAP = 100_000_000
+KILLED = ExitStatus(signal=9)
+
+
+def word(status: ExitStatus, **known: object) -> str:
+    return decide(Evidence(status, cap_bytes=CAP, **known)).word  # type: ignore[arg-type]
+
+
+def test_what_we_wrote_down_before_we_signalled_comes_first() -> None:
+    assert word(ExitStatus(signal=15), intent="shutdown") == "stopped:shutdown"
+    assert word(ExitStatus(signal=11), intent="owner") == "stopped:owner"
+    assert word(KILLED, intent="shutdown", was_killed_by_us=True, oom_kills=1) == "stopped:shutdown"
+
+
+def test_a_stop_that_needed_a_kill_says_so() -> None:
+    verdict = decide(Evidence(KILLED, intent="shutdown", was_killed_by_us=True))
+    assert verdict == Verdict("stopped:shutdown", "did not end within its grace and was killed")
+
+
+def test_an_oom_kill_during_a_stop_is_noted() -> None:
+    assert "OOM killer" in decide(Evidence(KILLED, intent="shutdown", oom_kills=1)).detail
+
+
+def test_one_that_we_ended_for_its_cap_is_out_of_memory_and_not_stopped() -> None:
+    verdict = decide(Evidence(ExitStatus(signal=15), intent="own-cap", peak_bytes=120_000_000, cap_bytes=CAP))
+    assert verdict == Verdict("oom:own-cap", "seen over its cap and ended by us; peak 120 MB of 100 MB")
+
+
+def test_a_kill_at_its_own_limit_is_its_own_cap() -> None:
+    assert word(KILLED, oom_kills=1, own_limit_hits=1, peak_bytes=CAP) == "oom:own-cap"
+
+
+def test_v1_does_not_say_whose_limit_it_was_so_the_peak_decides() -> None:
+    assert word(KILLED, oom_kills=1, peak_bytes=CAP) == "oom:own-cap"
+    assert word(KILLED, oom_kills=1, peak_bytes=CAP - 1_000_000) == "oom:own-cap"
+    assert word(KILLED, oom_kills=1, peak_bytes=CAP // 2) == "oom:vm"
+
+
+def test_a_victim_of_another_shortage_is_not_blamed() -> None:
+    assert word(KILLED, oom_kills=1, own_limit_hits=0, peak_bytes=CAP) == "oom:vm"
+
+
+def test_a_shell_that_lost_its_child_to_the_cap_ended_of_the_cap() -> None:
+    verdict = decide(Evidence(ExitStatus(code=137), oom_kills=1, peak_bytes=CAP, cap_bytes=CAP))
+    assert verdict == Verdict("oom:own-cap", "peak 100 MB of 100 MB; a child of it was killed and it ended with that")
+
+
+def test_137_as_an_exit_code_alone_is_an_exit_code() -> None:
+    assert word(ExitStatus(code=137)) == "exit:137"
+    assert word(ExitStatus(code=143)) == "exit:143"
+
+
+def test_a_kill_that_nobody_counted_came_from_outside() -> None:
+    assert word(KILLED) == "killed:external"
+
+
+def test_a_crash_names_its_signal_and_its_core() -> None:
+    assert decide(Evidence(ExitStatus(signal=11, core_dumped=True))) == Verdict("crash:SEGV", "core dumped")
+    assert word(ExitStatus(signal=6)) == "crash:ABRT"
+    assert word(ExitStatus(signal=40)) == "crash:40"
+
+
+def test_an_end_by_itself_is_finished_or_its_code() -> None:
+    assert word(ExitStatus(code=0)) == "finished"
+    assert decide(Evidence(ExitStatus(code=3), last_lines=("a", "boom ", ""))) == Verdict("exit:3", "last line: boom")
+
+
+def test_a_child_killed_below_a_living_agent_is_told_and_changes_nothing() -> None:
+    assert decide(Evidence(ExitStatus(code=0), oom_kills=2, peak_bytes=CAP)) == Verdict(
+        "finished", "a child of it was killed at the cap"
+    )
+    assert word(ExitStatus(code=1), oom_kills=1, peak_bytes=CAP) == "exit:1"
+
+
+@pytest.mark.parametrize("line", ["MemoryError", "terminate called after throwing an instance of 'std::bad_alloc'"])
+def test_a_limit_on_each_process_is_only_likely_the_reason(line: str) -> None:
+    assert word(ExitStatus(code=1), is_capped_by_rlimit=True, last_lines=(line,)) == "oom:rlimit(likely)"
+    assert word(ExitStatus(code=1), is_capped_by_rlimit=False, last_lines=(line,)) == "exit:1"
+    assert word(ExitStatus(code=0), is_capped_by_rlimit=True, last_lines=(line,)) == "finished"
+
+
+def test_a_program_that_was_never_executed_did_not_exit() -> None:
+    assert word(ExitStatus(code=127, never_ran=True)) == "failed:exec"
+    assert word(ExitStatus(code=127)) == "exit:127"
+
+
+def test_a_status_that_nobody_could_read_is_unknown_and_never_zero() -> None:
+    assert word(ExitStatus()) == "exit:unknown(adopted)"
+
+
+def test_blame_falls_where_it_belongs() -> None:
+    assert blame("finished") is Blame.NOBODY
+    assert blame("stopped:shutdown") is Blame.OURS
+    assert blame("lost-while-down") is Blame.OURS
+    assert blame("oom:vm") is Blame.MACHINE
+    for own in ("oom:own-cap", "oom:rlimit(likely)", "crash:SEGV", "exit:1", "killed:external", "failed:cage", "failed:exec"):
+        assert blame(own) is Blame.ITSELF
+
+
+statuses = st.one_of(
+    st.builds(ExitStatus, code=st.integers(0, 255)), st.builds(ExitStatus, signal=st.integers(1, 64)), st.just(ExitStatus())
+)
+
+
+@given(
+    statuses, st.none() | st.just("owner"), st.integers(0, 3), st.none() | st.integers(0, 3), st.none() | st.integers(0, 2 * CAP)
+)
+def test_every_end_has_exactly_one_verdict_and_an_intent_is_never_overruled(
+    status: ExitStatus, intent: str | None, kills: int, hits: int | None, peak: int | None
+) -> None:
+    verdict = decide(Evidence(status, intent, oom_kills=kills, own_limit_hits=hits, peak_bytes=peak, cap_bytes=CAP))
+    assert verdict.word
+    assert (verdict.word == "stopped:owner") == (intent is not None)
