@@ -56,10 +56,24 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"ai-supervisor {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
+    _add_running(commands)
+    _add_looking(commands)
+    _add_config_and_engine(commands)
+    completion = _command(commands, "completion", "completion", "print the completion script of a shell")
+    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+    return parser
+
+
+def _add_running(commands: Any) -> None:
     run = _command(commands, "run", "run", "start the daemon and the fleet; ends with TERM or ^C", config=True)
     run.add_argument(
         "--accept-smaller-machine", action="store_true", help="run although this machine has less memory than the plan gives away"
     )
+
+    # For tests, the demo and people who look into things: not part of what is promised.
+    run.add_argument("--cages", choices=["auto", "v2", "v1", "none"], default="auto", help=argparse.SUPPRESS)
+    run.add_argument("--engine-ledger", metavar="FILE", help=argparse.SUPPRESS)
+    run.add_argument("--engine-model", metavar="FILE", help=argparse.SUPPRESS)
 
     trial = _command(commands, "try", "trial", "run one command as an agent, with a throw-away daemon and no config")
     where = trial.add_mutually_exclusive_group()
@@ -70,6 +84,18 @@ def build_parser() -> Parser:
     trial.add_argument("--json", action="store_true", help="print the summary as JSON")
     trial.add_argument("words", nargs=argparse.REMAINDER, metavar="-- CMD ...", help="the command")
 
+    demo = _command(commands, "demo", "demo", "131 agents, two slots, a real model: see it work")
+    demo.add_argument("--kill", action="store_true", help="kill -9 the daemon after the 100th answer (or KILL=1)")
+    demo.add_argument("--engine", metavar="URL", help="use a real Ollama instead of the embedded engine (or ENGINE=URL)")
+    demo.add_argument("--model", metavar="NAME", help="the model to ask (or MODEL=NAME)")
+    demo.add_argument("--json", action="store_true", help="print the table as JSON")
+
+    _command(commands, "stop", "stop", "stop the fleet and the daemon", config=True).add_argument(
+        "--no-wait", action="store_true", help="do not wait until it is gone"
+    )
+
+
+def _add_looking(commands: Any) -> None:
     status = _command(commands, "status", "status", "show everything on one screen", config=True, json=True)
     status.add_argument("--watch", action="store_true", help="show it anew every second, until ^C")
 
@@ -90,10 +116,8 @@ def build_parser() -> Parser:
     queue = _group(commands, "queue", "look at the backlog")
     _command(queue, "list", "queue", "who runs and who waits, in order", config=True, json=True, action="list")
 
-    _command(commands, "stop", "stop", "stop the fleet and the daemon", config=True).add_argument(
-        "--no-wait", action="store_true", help="do not wait until it is gone"
-    )
 
+def _add_config_and_engine(commands: Any) -> None:
     config = _group(commands, "config", "write, show and check the config")
     init = _command(config, "init", "configs", "write a first config that explains itself", action="init")
     init.add_argument("file", nargs="?", metavar="FILE", help="where (default: the usual place)")
@@ -107,16 +131,6 @@ def build_parser() -> Parser:
     engine = _group(commands, "engine", "the embedded engine")
     install = _command(engine, "install", "engine", "install the embedded engine and its model", action="install")
     install.add_argument("--dir", metavar="DIR", help="where the model goes (default: beside the engine)")
-
-    demo = _command(commands, "demo", "demo", "131 agents, two slots, a real model: see it work")
-    demo.add_argument("--kill", action="store_true", help="kill -9 the daemon after the 100th answer (or KILL=1)")
-    demo.add_argument("--engine", metavar="URL", help="use a real Ollama instead of the embedded engine (or ENGINE=URL)")
-    demo.add_argument("--model", metavar="NAME", help="the model to ask (or MODEL=NAME)")
-    demo.add_argument("--json", action="store_true", help="print the table as JSON")
-
-    completion = _command(commands, "completion", "completion", "print the completion script of a shell")
-    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
-    return parser
 
 
 def _group(commands: Any, name: str, words: str) -> Any:

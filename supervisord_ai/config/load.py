@@ -191,7 +191,7 @@ class _Loading:
         listen = self._policy("listen", ListenPolicy())
         daemon = self._daemon()
         classes = read_classes(self.reader, list(self.classes.values()))
-        read = read_agents(self.reader, self.lists["agents"], classes)
+        read = read_agents(self.reader, self.lists["agents"], classes, daemon.path)
         self._web()
         config = Config(
             daemon=daemon,

@@ -59,8 +59,8 @@ class ReadRoster:
     is_whole: bool
 
 
-def read_agents(reader: Reader, entries: Sequence[Entry], classes: dict[str, ClassPolicy]) -> ReadRoster:
-    """Return the roster with every agent of every entry, resolved."""
+def read_agents(reader: Reader, entries: Sequence[Entry], classes: dict[str, ClassPolicy], path: str) -> ReadRoster:
+    """Return the roster with every agent of every entry, resolved. `path` is `daemon.path`: the PATH of all who set none."""
     agents: dict[str, AgentSpec] = {}
     places: dict[str, Entry] = {}
     counts: Counter[tuple[str, int]] = Counter()
@@ -75,6 +75,8 @@ def read_agents(reader: Reader, entries: Sequence[Entry], classes: dict[str, Cla
                 where = f"{first.document.file}:{first.document.line(first.path)}"
                 reader.problem(entry.document, (*entry.path, "name"), f"{shown(spec.name)} is an agent of {where} already")
                 break
+            if path and "PATH" not in dict(spec.env):
+                spec = dataclasses.replace(spec, env=(*spec.env, ("PATH", path)))  # noqa: PLW2901
             agents[spec.name] = spec
             places[spec.name] = entry
     all_caps = tuple(CapLine(agent_class, count, cap) for (agent_class, cap), count in counts.items())

@@ -94,14 +94,14 @@ def _class(policy: ClassPolicy) -> list[str]:
 
 def _agent(spec: AgentSpec, of_class: ClassPolicy) -> list[str]:
     """Return one agent as an entry of its own, with what differs from its class, braces doubled so that none is a template."""
-    lines = ["[[agents]]", f"# digest {spec.digest}", f"name = {_text(spec.name)}", f"class = {_text(spec.policy.name)}"]
-    lines.append(f"command = {_braced(spec.command)}")
+    lines = ["[[agents]]", f"# digest {spec.digest}", f"name = {text(spec.name)}", f"class = {text(spec.policy.name)}"]
+    lines.append(f"command = {braced(spec.command)}")
     if spec.cwd is not None:
-        lines.append(f"cwd = {_braced(spec.cwd)}")
+        lines.append(f"cwd = {braced(spec.cwd)}")
     if spec.env:
-        lines.append("env = { " + ", ".join(f"{_key(key)} = {_braced(value)}" for key, value in spec.env) + " }")
+        lines.append("env = { " + ", ".join(f"{_key(key)} = {braced(value)}" for key, value in spec.env) + " }")
     if spec.env_file is not None:
-        lines.append(f"env_file = {_braced(spec.env_file)}")
+        lines.append(f"env_file = {braced(spec.env_file)}")
     own = {f.name for f in msgspec.structs.fields(AgentTable)} - set(ClassTable.__struct_fields__)
     same = {name for name in ClassTable.__struct_fields__ if getattr(spec.policy, name) == getattr(of_class, name)}
     return lines + _table(AgentTable, spec.policy, frozenset(own | same))
@@ -119,11 +119,11 @@ def toml_value(value: object, kind: object) -> str | None:
     kinds = get_args(kind) if get_origin(kind) in {Union, UnionType} else (kind,)
     if any(isinstance(one, type) and issubclass(one, Size) for one in kinds):
         assert isinstance(value, int)
-        return _text(next(f"{value // SIZE_UNITS[u]}{_unit(u)}" for u in _SIZES if value % SIZE_UNITS[u] == 0))
+        return text(next(f"{value // SIZE_UNITS[u]}{_unit(u)}" for u in _SIZES if value % SIZE_UNITS[u] == 0))
     if any(isinstance(one, type) and issubclass(one, Duration) for one in kinds):
-        return None if value is None else _text(_duration(float(value)))  # type: ignore[arg-type]
+        return None if value is None else text(_duration(float(value)))  # type: ignore[arg-type]
     if Rate in kinds:
-        return _text("" if value is None else f"{_number(value)}/min")
+        return text("" if value is None else f"{_number(value)}/min")
     return None if value is None else _plain(value)
 
 
@@ -151,16 +151,18 @@ def _plain(value: object) -> str:
         return "[" + ", ".join(map(_plain, value)) + "]"
     if isinstance(value, (int, float)):
         return repr(value)
-    return _text(str(value))
+    return text(str(value))
 
 
-def _braced(value: object) -> str:
+def braced(value: object) -> str:
+    """Return text or words as TOML, braces doubled so that none is taken for a template."""
     return _plain(value).replace("{", "{{").replace("}", "}}")
 
 
-def _text(value: str) -> str:
+def text(value: str) -> str:
+    """Return text as a TOML string."""
     return json.dumps(value)  # a JSON string is a TOML basic string, but for a lone surrogate, which no TOML file can hold
 
 
 def _key(name: str) -> str:
-    return name if name.replace("-", "").replace("_", "").isalnum() and name.isascii() else _text(name)
+    return name if name.replace("-", "").replace("_", "").isalnum() and name.isascii() else text(name)

@@ -1,0 +1,71 @@
+"""`run`: the daemon, after everything that can be known before it starts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pwd
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+from supervisord_ai import daemon
+from supervisord_ai.cli.files import load_config
+from supervisord_ai.config import Config
+from supervisord_ai.config.plan import too_small
+from supervisord_ai.core.memory_plan import judge_machine
+from supervisord_ai.errors import ConfigError, Problem, UsageError
+from supervisord_ai.host.memory import machine_memory
+
+
+def run(args: Namespace) -> int:
+    config = load_config(args)
+    problems = tuple(check_users(config, os.geteuid()))
+    if problems:
+        raise ConfigError(problems)
+    small = judge_machine(config.memory, machine_memory().total_bytes)
+    if small is not None and not args.accept_smaller_machine:
+        raise UsageError(too_small(small))
+    start_logging(config.daemon.log_level)
+    if small is not None:
+        logging.getLogger(__name__).warning("accepted: %s", too_small(small).partition(":")[0])
+    return daemon.run(config, options_of(args))
+
+
+def options_of(args: Namespace) -> daemon.Options:
+    """Return what the command line adds to the config."""
+    return daemon.Options(
+        cages=args.cages,
+        ledger=Path(args.engine_ledger) if args.engine_ledger else None,
+        model_file=Path(args.engine_model) if args.engine_model else None,
+    )
+
+
+def start_logging(level: str) -> None:
+    """Log to stderr. Under systemd the journal has the time already."""
+    time = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
+    logging.basicConfig(level=level.upper(), stream=sys.stderr, format=f"{time}%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request, and ours says more
+
+
+def check_users(config: Config, uid: int) -> Iterator[Problem]:
+    """Yield what is wrong with the users that agents are to run as, by class (and by agent where it has its own)."""
+    file = config.path or "config"
+    asked: dict[tuple[str, str | None], None] = {}
+    for spec in config.roster.agents.values():
+        if not spec.external:
+            asked.setdefault((f"class.{spec.policy.name}", spec.policy.user))
+    for table, user in asked:
+        if user is None:
+            if uid == 0:
+                what = 'running as root, it needs user = "..." (someone who is not root); user = "root" says that root is meant'
+                yield Problem(file, None, f"{table}.user", what)
+            continue
+        try:
+            found = pwd.getpwnam(user).pw_uid
+        except KeyError:
+            yield Problem(file, None, f"{table}.user", f"there is no user {user!r} on this machine")
+            continue
+        if uid not in {0, found}:
+            yield Problem(file, None, f"{table}.user", f"only root can start agents as {user!r}")
