@@ -71,10 +71,12 @@ async def read_all(stream: ByteStream, *, quiet_s: float = 3600.0) -> tuple[byte
 async def exchange(double: Double, request: bytes) -> bytes:
     """The raw answer to one raw request on a connection of its own."""
     stream = await double.dial()
-    await stream.send_all(request)
-    answer, _ = await read_all(stream)
-    await stream.aclose()
-    return answer
+    try:
+        await stream.send_all(request)
+        return (await read_all(stream))[0]
+    finally:
+        with trio.CancelScope(shield=True):
+            await stream.aclose()
 
 
 async def ask(double: Double, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:

@@ -65,7 +65,7 @@ class Counts:
 
 
 class Double:
-    """An Ollama without models. Attributes to change while it runs: `script`, `is_refusing`."""
+    """An Ollama without models. Attributes to change while it runs: `script`, `is_refusing`, `room_bytes`."""
 
     def __init__(
         self,
@@ -79,8 +79,9 @@ class Double:
         self.machine = Machine(models, options, clock or VirtualClock())
         self.is_refusing = False  # nobody listens: dialing fails
         self._may_answer = trio.Event()
+        self._may_answer.set()
         self._nursery: trio.Nursery | None = None
-        self._room_bytes = room_bytes  # what a connection in memory holds before its writer waits
+        self.room_bytes = room_bytes  # what a connection in memory holds before its writer waits
         self._open: set[CuttableConnection] = set()
         self._accepted = 0
 
@@ -91,14 +92,12 @@ class Double:
         async with trio.open_nursery() as nursery:
             self._nursery = self.machine.nursery = nursery
             await nursery.start(self.machine.scheduler.run)
-            nursery.start_soon(self._speak_after, self.options.silent_s)
             task_status.started()
+            if self.options.silent_s:
+                self.hush()
+                await trio.sleep(self.options.silent_s)
+                self.speak()
             await trio.sleep_forever()
-
-    async def _speak_after(self, seconds: float) -> None:
-        if seconds:
-            await trio.sleep(seconds)
-        self._may_answer.set()
 
     def hush(self) -> None:
         """From now on connections are accepted, requests read, and nothing is answered."""
@@ -129,7 +128,7 @@ class Double:
         if self.is_refusing:
             raise PeerGone
         # Half-close is the end of a caller here, as on TCP: Go's server takes it for a disconnect on any socket.
-        client, served = memory_pair("memory-tcp", room_bytes=self._room_bytes)
+        client, served = memory_pair("memory-tcp", room_bytes=self.room_bytes)
         assert self._nursery is not None, "Double.run() is not running"
         self._nursery.start_soon(self.serve, served)
         return client

@@ -41,15 +41,18 @@ class BadBody(Exception):  # noqa: N818
 def decode(body: bytes) -> object:
     """The first JSON value of the body.
 
+    Go stops at a depth of 10,000; here Python's stack does, earlier, with the same words.
     Raises: BadBody with the text of Go's decoder.
     """
     start = _skip_space(body, 0)
     if start == len(body):
         raise BadBody("missing request body")
-    end = _check_value(body, start, 0)
-    text = body[start:end].decode("utf-8", "replace")
-    value = json.loads(text, parse_constant=_never)
-    return _without_surrogates(value)
+    try:
+        end = _check_value(body, start)
+        text = body[start:end].decode("utf-8", "replace")
+        return _without_surrogates(json.loads(text, parse_constant=_never))
+    except RecursionError:
+        raise BadBody("exceeded max depth") from None
 
 
 def _never(name: str) -> object:
@@ -83,16 +86,14 @@ def _quote_char(byte: int) -> str:
     return f"'{chr(byte)}'"
 
 
-def _check_value(body: bytes, at: int, depth: int) -> int:
+def _check_value(body: bytes, at: int) -> int:
     """The index after the value that begins at `at`; the states of Go's scanner, one function each."""
-    if depth > 10_000:
-        raise BadBody("exceeded max depth")
     at = _skip_space(body, at)
     first = body[at : at + 1]
     if first == b"{":
-        return _check_object(body, at + 1, depth)
+        return _check_object(body, at + 1)
     if first == b"[":
-        return _check_array(body, at + 1, depth)
+        return _check_array(body, at + 1)
     if first == b'"':
         return _check_string(body, at + 1)
     if first in {b"t", b"f", b"n"}:
@@ -102,7 +103,7 @@ def _check_value(body: bytes, at: int, depth: int) -> int:
     raise _bad(body, at, "looking for beginning of value")
 
 
-def _check_object(body: bytes, at: int, depth: int) -> int:
+def _check_object(body: bytes, at: int) -> int:
     at = _skip_space(body, at)
     if body[at : at + 1] == b"}":
         return at + 1
@@ -113,7 +114,7 @@ def _check_object(body: bytes, at: int, depth: int) -> int:
         at = _skip_space(body, _check_string(body, at + 1))
         if body[at : at + 1] != b":":
             raise _bad(body, at, "after object key")
-        at = _skip_space(body, _check_value(body, at + 1, depth + 1))
+        at = _skip_space(body, _check_value(body, at + 1))
         if body[at : at + 1] == b"}":
             return at + 1
         if body[at : at + 1] != b",":
@@ -121,12 +122,12 @@ def _check_object(body: bytes, at: int, depth: int) -> int:
         at += 1
 
 
-def _check_array(body: bytes, at: int, depth: int) -> int:
+def _check_array(body: bytes, at: int) -> int:
     at = _skip_space(body, at)
     if body[at : at + 1] == b"]":
         return at + 1
     while True:
-        at = _skip_space(body, _check_value(body, at, depth + 1))
+        at = _skip_space(body, _check_value(body, at))
         if body[at : at + 1] == b"]":
             return at + 1
         if body[at : at + 1] != b",":
