@@ -252,6 +252,10 @@ class Scheduler:
         b.unloadable = frozenset()
         b.model_slots = dict(model_slots or {})
 
+    def limit_model(self, backend: str, model_slots: Mapping[str, int]) -> None:
+        """It became known which models serve fewer calls at once than the backend has slots."""
+        self._backends[backend].model_slots = dict(model_slots)
+
     def backend_lost(self, backend: str) -> None:
         """The backend does not answer: nothing starts there. What runs ends by itself."""
         b = self._backends[backend]

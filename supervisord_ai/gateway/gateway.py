@@ -2,21 +2,56 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import trio
 
 from supervisord_ai.clock import Clock
-from supervisord_ai.core.events import Event
-from supervisord_ai.core.identity import Caller
+from supervisord_ai.core.admission import Asked, Rejected, admit, read_asked
+from supervisord_ai.core.calls import Call, Kind, Matched, ModelPins, Pins, find_route
+from supervisord_ai.core.events import AgentAsked, AgentEnded, AgentReady, AgentStarted, Event
+from supervisord_ai.core.identity import Caller, CallerKind
+from supervisord_ai.core.model_facts import canonical_name
+from supervisord_ai.core.patience import Patience
 from supervisord_ai.core.policies import BackendSpec, CachePolicy, LimitsPolicy, ModelsPolicy, QueuePolicy
-from supervisord_ai.core.roster import Roster
-from supervisord_ai.gateway.view import GatewayView
+from supervisord_ai.core.rate_limit import Rate
+from supervisord_ai.core.roster import ClassPolicy, Roster
+from supervisord_ai.core.scheduler import Scheduler
+from supervisord_ai.errors import PeerGone, Refused
+from supervisord_ai.gateway.backends import Backend, BackendState
+from supervisord_ai.gateway.backlog import Backlog, Kept
+from supervisord_ai.gateway.cache import AnswerCache, Place, replay
+from supervisord_ai.gateway.classify import classify
+from supervisord_ai.gateway.desk import Desk
+from supervisord_ai.gateway.dispatch import Dispatch
+from supervisord_ai.gateway.duty import kept_up
+from supervisord_ai.gateway.forward import Forward
+from supervisord_ai.gateway.headers import hit_headers, kept_headers, not_granted, rfc3339
+from supervisord_ai.gateway.relay import deliver
+from supervisord_ai.gateway.request import Request
+from supervisord_ai.gateway.settle import Settle
+from supervisord_ai.gateway.spool import SpoolSpace
+from supervisord_ai.gateway.tally import Tally
+from supervisord_ai.gateway.view import GatewayView, PriorityView, QueuedView
 from supervisord_ai.ollama.client import OllamaClient
-from supervisord_ai.serve.http import Handler
+from supervisord_ai.serve.http import Exchange, Handler
 from supervisord_ai.store.cache import CacheFile
 from supervisord_ai.store.requests import Requests
+from supervisord_ai.wire.faces import refusal
+from supervisord_ai.wire.http1 import RequestHead
+from supervisord_ai.wire.ollama import unload_body
+
+log = logging.getLogger(__name__)
+
+RETENTION_EVERY_S = 60.0
+
+
+def shape_refusal(head: RequestHead | None, refused: Refused) -> tuple[list[tuple[str, str]], bytes]:
+    """Shape a refusal in the caller's face; for `serve_listener(..., shape=...)`."""
+    return refusal(head.method, head.path, refused) if head is not None else refusal("GET", "/", refused)
 
 
 class Gateway:
@@ -37,21 +72,328 @@ class Gateway:
         tell: Callable[[Event], None],
         new_id: Callable[[], str],
         spool_dir: Path,
+        patience: Patience | None = None,
     ) -> None:
-        raise NotImplementedError
+        patience = patience or Patience()
+        self._roster = roster
+        self._queue = queue
+        self._limits = limits
+        self._requests = requests
+        self._clock = clock
+        self._tell = tell
+        self._new_id = new_id
+        self._pins = pins_of(models)
+        self._rates: dict[str, Rate] = {}
+        self._tally = Tally()
+        self._space = SpoolSpace(spool_dir, memory_bytes=limits.spool_bytes, disk_bytes=limits.spool_disk_bytes)
+        self._scheduler = Scheduler({spec.name: spec.slots for spec, _ in backends})
+        self._cache = AnswerCache(cache, cache_file, clock)
+        settle = Settle(scheduler=self._scheduler, requests=requests, cache=self._cache, tally=self._tally, clock=clock)
+        self._backends = [
+            Backend(
+                spec, client, scheduler=self._scheduler, models=models, patience=patience, clock=clock, on_change=self._pump
+            )
+            for spec, client in backends
+        ]
+        self._backlog = Backlog(
+            queue=queue,
+            patience=patience,
+            scheduler=self._scheduler,
+            requests=requests,
+            settle=settle,
+            space=self._space,
+            tally=self._tally,
+            clock=clock,
+            new_id=new_id,
+            on_change=self._pump,
+        )
+        self._dispatch = Dispatch(
+            scheduler=self._scheduler,
+            backlog=self._backlog,
+            backends={backend.spec.name: backend for backend in self._backends},
+            requests=requests,
+            settle=settle,
+            patience=patience,
+            pins=self._pins,
+            clock=clock,
+        )
+        self._forward = Forward()
+        self._desk = Desk(roster=roster, backlog=self._backlog, scheduler=self._scheduler, requests=requests, clock=clock)
+
+    def __repr__(self) -> str:
+        return f"<Gateway {self._scheduler.queued} queued, {self._tally.totals()}>"
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Recover the journal, then serve until cancelled. Started when every recovered row is back in the backlog."""
-        raise NotImplementedError
-
-    def handler_for(self, caller: Caller) -> Handler:
-        """Return the handler of one caller's requests (on TCP `Accept.tcp_handler` finds the caller first)."""
-        raise NotImplementedError
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._backlog.run)
+            await self._recover()
+            await nursery.start(self._dispatch.run)
+            for backend in self._backends:
+                nursery.start_soon(kept_up, f"watching {backend.spec.name}", backend.watch)
+            nursery.start_soon(kept_up, "retention", self._forget_old)
+            task_status.started()
 
     def tell(self, event: Event) -> None:
         """Note that an agent started or ended."""
-        raise NotImplementedError
+        self._desk.tell(event)
+        match event:
+            case AgentStarted(agent=agent, generation=generation):
+                self._backlog.agent_started(agent, generation)
+            case AgentEnded(agent=agent, generation=generation):
+                self._backlog.agent_ended(agent, generation)
+            case AgentReady() | AgentAsked():
+                pass
+
+    def _pump(self) -> None:
+        self._dispatch.pump()
+
+    # --- one request ---------------------------------------------------------------------------------------------------
+
+    def handler_for(self, caller: Caller) -> Handler:
+        """Return the handler of one caller's requests (on TCP `Accept.tcp_handler` finds the caller first)."""
+
+        async def handle(exchange: Exchange) -> None:
+            try:
+                await self._serve(exchange, caller)
+            except Refused as refused:
+                if exchange.is_started:
+                    raise
+                await answer_refusal(exchange, refused)
+
+        return handle
+
+    async def _serve(self, exchange: Exchange, caller: Caller) -> None:
+        head = exchange.head
+        if caller.kind is CallerKind.AGENT:
+            self._tell(AgentAsked(caller.name, caller.generation))
+        is_owner = caller.kind is CallerKind.OWNER
+        matched = find_route(head.method, head.path)
+        has_body = isinstance(matched, Matched) and (is_owner or matched.route.kind is not Kind.ADMIN)
+        # What is refused whatever its body says is refused without reading it: no `100 Continue`, no 64 MB for nothing.
+        body = await exchange.body(self._limits.body_bytes) if has_body else b""
+        call = classify(head.method, head.path, body, is_admin_allowed=is_owner, pins=self._pins, query=head.query)
+        match call.route.kind:
+            case Kind.INFERENCE:
+                await self._infer(exchange, caller, call)
+            case Kind.METADATA:
+                await self._forward.metadata(exchange, call, self._backend())
+            case Kind.ADMIN:
+                await self._forward.admin(exchange, call, self._backend())
+            case Kind.SUPERVISOR:
+                await self._desk.serve(exchange, caller, call)
+            case Kind.REFUSED:
+                raise Refused(403, "this route is not carried")
+
+    def _backend(self) -> Backend:
+        """The backend for what needs no slot: the first that answers."""
+        ready = [backend for backend in self._backends if backend.state is BackendState.READY]
+        return (ready or self._backends)[0]
+
+    async def _infer(self, exchange: Exchange, caller: Caller, call: Call) -> None:
+        asked = read_asked(exchange.head.headers.get)
+        if call.is_unload:
+            await self._unload(exchange, call)
+            return
+        came_back = self._backlog.rejoin(caller, call, asked.key)
+        if came_back is None:
+            place = await self._cache.place(call, caller, self._backend())
+            if await self._from_cache(exchange, caller, call, asked, place):
+                return
+            # Nothing is awaited from here to `enter`: two requests with one key must become one.
+            came_back = self._backlog.rejoin(caller, call, asked.key) or self._take_in(exchange, caller, call, asked, place)
+        else:
+            self._tally.rejoined += 1
+        if isinstance(came_back, Kept):
+            await self._give_kept(exchange, call, came_back)
+        else:
+            await self._attend(exchange, came_back)
+
+    def _take_in(self, exchange: Exchange, caller: Caller, call: Call, asked: Asked, place: Place) -> Request:
+        """Admit a new request and put it into the backlog. Raises: Refused."""
+        self._tally.asked += 1
+        policy = self._policy(caller)
+        decision = admit(
+            asked,
+            policy,
+            self._queue,
+            self._rate(caller, policy),
+            queued_of_agent=self._backlog.queued_of(caller.name),
+            queued=self._backlog.queued,
+            wait_s=self._scheduler.service.wait_s(self._backlog.queued, self._scheduler.slots),
+            now=self._clock.monotonic(),
+        )
+        if isinstance(decision, Rejected):
+            self._tally.refused += 1
+            log.info("%s refused: %d %s", caller.name, decision.status, decision.message)
+            raise Refused(decision.status, decision.message, retry_after_s=decision.retry_after_s)
+        request = self._backlog.enter(caller, policy, call, decision, key=asked.key, method=exchange.head.method)
+        request.stores_as = None if asked.cache.no_store else place.key
+        request.cache_status = miss_status(asked, place)
+        return request
+
+    async def _from_cache(self, exchange: Exchange, caller: Caller, call: Call, asked: Asked, place: Place) -> bool:
+        """Answer from the cache if it can be; the caller may also have asked for nothing else."""
+        began_at = self._clock.monotonic()
+        answer = self._cache.get(place, caller.name, asked.cache)
+        if answer is None:
+            if asked.cache.only_if_cached:
+                self._tally.asked += 1
+                self._tally.refused += 1
+                raise Refused(504, f"only-if-cached was asked, and it is not: {place.why or 'nobody asked this before'}")
+            return False
+        self._tally.asked += 1
+        self._tally.cached += 1
+        now = self._clock.monotonic()
+        fresh_id = self._new_id()
+        await replay(
+            exchange,
+            call,
+            answer,
+            hit_headers(fresh_id, call, took_s=now - began_at),
+            took_s=now - began_at,
+            now_wall=self._clock.wall(),
+            fresh_id=fresh_id,
+        )
+        return True
+
+    async def _give_kept(self, exchange: Exchange, call: Call, kept: Kept) -> None:
+        headers = kept_headers(kept.row.id, kept.row.attempt, call)
+        now_wall = self._clock.wall()
+        await replay(exchange, call, kept.answer, headers, took_s=0.0, now_wall=now_wall, fresh_id=kept.row.id)
+
+    async def _attend(self, exchange: Exchange, request: Request) -> None:
+        """Give a request's answer to its caller, and notice when the caller leaves."""
+        is_delivered = has_left = False
+
+        async def watch(scope: trio.CancelScope) -> None:
+            nonlocal has_left
+            await exchange.wait_gone()
+            has_left = True
+            scope.cancel()
+
+        self._backlog.attach(request)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(watch, nursery.cancel_scope)
+                await deliver(exchange, request, self._clock)
+                is_delivered = True
+                nursery.cancel_scope.cancel()
+        finally:
+            # When the daemon stops its callers have not left: their rows stay, and are answered after the next start.
+            is_stopping = trio.current_effective_deadline() == float("-inf")
+            self._backlog.detach(request, has_left=not is_delivered and not is_stopping)
+        if has_left and not is_delivered:
+            raise PeerGone
+
+    async def _unload(self, exchange: Exchange, call: Call) -> None:
+        """An unload needs no slot. Granted to the owner only; for others it is answered as if, and nothing happens."""
+        if call.is_granted:
+            await self._forward.admin(exchange, call, self._backend())
+            return
+        body = unload_body(call.route.op, call.model or "", rfc3339(self._clock.wall()))
+        options = [("X-AI-Options", not_granted(call.not_granted))] if call.not_granted else []
+        await exchange.respond(200, [("Content-Type", "application/json; charset=utf-8"), *options], body)
+
+    # --- who may what --------------------------------------------------------------------------------------------------
+
+    def _policy(self, caller: Caller) -> ClassPolicy:
+        agent = self._roster.agents.get(caller.name) if caller.kind is CallerKind.AGENT else None
+        return agent.policy if agent is not None else self._roster.classes[caller.agent_class]
+
+    def _rate(self, caller: Caller, policy: ClassPolicy) -> Rate | None:
+        if policy.rate_per_min is None:
+            return None
+        return self._rates.setdefault(caller.name, Rate(policy.rate_per_min))
+
+    # --- duties --------------------------------------------------------------------------------------------------------
+
+    async def _recover(self) -> None:
+        """Bring the rows of the last life back into the backlog."""
+        rows = self._requests.recover()
+        for row in rows:
+            policy = self._row_policy(row.agent, row.agent_class)
+            if policy is None:
+                self._backlog.give_up(row, f"{row.agent} is not in the roster any more")
+                continue
+            try:
+                is_owner = row.agent_class == CallerKind.OWNER
+                call = classify(row.method, row.path, row.body, is_admin_allowed=is_owner, pins=self._pins)
+            except Refused as refused:
+                self._backlog.give_up(row, str(refused))
+                continue
+            await self._backlog.restore(row, call, policy)
+        if rows:
+            log.info("%d requests of the last life are back", len(rows))
+
+    def _row_policy(self, agent: str, agent_class: str) -> ClassPolicy | None:
+        spec = self._roster.agents.get(agent)
+        if spec is not None:
+            return spec.policy
+        return self._roster.classes.get(agent_class) if agent in {CallerKind.OWNER, CallerKind.GUEST} else None
+
+    async def _forget_old(self) -> None:
+        """Kept answers are kept for `result_keep`, then their rows go."""
+        while True:
+            await trio.sleep(RETENTION_EVERY_S)
+            older_than_wall = self._clock.wall() - self._queue.result_keep_s
+            await self._requests.forget(older_than_wall)
+            self._backlog.forget_returns(older_than_wall)
+
+    # --- looks ---------------------------------------------------------------------------------------------------------
 
     def statistics(self) -> GatewayView:
         """Return everything at this instant."""
-        raise NotImplementedError
+        now = self._clock.monotonic()
+        waiting = self._scheduler.order()
+        queue = []
+        for ticket in waiting:
+            request = self._backlog.get(ticket.id)
+            if request is not None:
+                waited_s = now - request.times.accepted_at
+                reason = self._scheduler.reason(ticket, now)
+                call = request.call
+                queue.append(QueuedView(ticket.id, ticket.agent, call.model, call.path, waited_s, ticket.priority, reason))
+        counts = Counter(view.priority for view in queue)
+        levels = tuple(
+            PriorityView(level, counts[level], max(view.waited_s for view in queue if view.priority == level))
+            for level in sorted(counts)
+        )
+        backends = tuple(backend.view(self._dispatch.running(backend.spec.name)) for backend in self._backends)
+        return GatewayView(
+            backends=backends,
+            queued=self._backlog.queued,
+            running=sum(len(backend.running) for backend in backends),
+            by_priority=levels,
+            queue=tuple(queue),
+            cache=self._cache.statistics(),
+            spool=self._space.statistics(),
+            totals=self._tally.totals(),
+        )
+
+
+async def answer_refusal(exchange: Exchange, refused: Refused) -> None:
+    """Answer a refusal in the caller's face."""
+    headers, body = shape_refusal(exchange.head, refused)
+    if refused.retry_after_s is not None:
+        headers = [*headers, ("Retry-After", f"{max(1, min(60, -int(-refused.retry_after_s // 1)))}")]
+    if refused.close:
+        exchange.keeps_connection = False
+    await exchange.respond(refused.status, headers, body)
+
+
+def miss_status(asked: Asked, place: Place) -> str:
+    """Return what RFC 9211 calls the reason an answer came from Ollama."""
+    if place.key is None or asked.cache.no_store:
+        return "fwd=bypass"
+    return "fwd=request" if asked.cache.no_cache else "fwd=uri-miss"
+
+
+def pins_of(models: ModelsPolicy) -> Pins:
+    """Return what the gateway pins for each model: its own `num_ctx` where the config names one, else the common one."""
+    default = ModelPins(num_ctx=models.num_ctx, keep_alive_s=models.keep_alive_s)
+    each = {
+        canonical_name(name): ModelPins(num_ctx=policy.num_ctx or models.num_ctx, keep_alive_s=models.keep_alive_s)
+        for name, policy in models.each
+    }
+    return Pins(default=default, each=each)

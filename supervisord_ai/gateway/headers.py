@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
+from supervisord_ai.core.calls import Call
 from supervisord_ai.gateway.request import Request, Times
 
+Headers = list[tuple[str, str]]
 
-def headers_of(request: Request, now: float) -> list[tuple[str, str]]:
+
+def headers_of(request: Request, now: float) -> Headers:
     """Return what an answer of a slot carries. What is not known yet when the head is sent (a total) is left out."""
-    headers = [("X-Request-Id", request.id), ("X-AI-Attempt", str(max(request.attempt, request.row.attempt, 1)))]
-    if request.cache_status:
-        headers.append(("Cache-Status", f"ai-supervisor; {request.cache_status}"))
-    if request.call.not_granted:
-        headers.append(("X-AI-Options", not_granted(request.call.not_granted)))
-    headers.append(("Server-Timing", server_timing(request.times, now)))
+    cache = f"ai-supervisor; {request.cache_status}" if request.cache_status else ""
+    return [*_common(request.id, request.attempt, request.call, cache), ("Server-Timing", server_timing(request.times, now))]
+
+
+def kept_headers(request_id: str, attempt: int, call: Call) -> Headers:
+    """Return what the kept answer of a row carries when its caller comes back for it."""
+    return _common(request_id, attempt, call, "ai-supervisor; hit; detail=rejoined")
+
+
+def hit_headers(request_id: str, call: Call, *, took_s: float) -> Headers:
+    """Return what an answer from the cache carries."""
+    timing = ("Server-Timing", f"queue;dur=0.0, total;dur={took_s * 1000:.1f}")
+    return [*_common(request_id, 0, call, "ai-supervisor; hit"), timing]
+
+
+def _common(request_id: str, attempt: int, call: Call, cache_status: str) -> Headers:
+    headers = [("X-Request-Id", request_id)]
+    if attempt:
+        headers.append(("X-AI-Attempt", str(attempt)))
+    if cache_status:
+        headers.append(("Cache-Status", cache_status))
+    if call.not_granted:
+        headers.append(("X-AI-Options", not_granted(call.not_granted)))
     return headers
 
 
@@ -30,3 +52,8 @@ def server_timing(times: Times, now: float) -> str:
     if times.ended_at is not None:
         parts.append(("total", times.ended_at - times.accepted_at))
     return ", ".join(f"{name};dur={max(seconds, 0.0) * 1000:.1f}" for name, seconds in parts)
+
+
+def rfc3339(wall: float) -> str:
+    """Return a wall time as Ollama writes `created_at`."""
+    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

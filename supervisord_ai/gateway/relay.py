@@ -18,7 +18,7 @@ import trio
 from supervisord_ai.clock import Clock
 from supervisord_ai.core.calls import Call, Face, Form, JsonObject
 from supervisord_ai.core.patience import Patience
-from supervisord_ai.errors import PeerGone, UpstreamCut
+from supervisord_ai.errors import UpstreamCut
 from supervisord_ai.gateway.headers import headers_of
 from supervisord_ai.gateway.request import End, Head, Outcome, Request
 from supervisord_ai.gateway.spool import Spool, SpoolFull
@@ -31,7 +31,7 @@ from supervisord_ai.wire.sse import EventSplitter, is_final
 NDJSON = "application/x-ndjson"
 EVENTS = "text/event-stream"
 JSON = "application/json; charset=utf-8"
-_LEFT = Outcome(End.LEFT)
+_LEFT = Outcome(End.LEFT, 499, "request canceled")  # Ollama's words; seen when another connection cancelled it
 _BLOCK_BYTES = 65_536
 
 
@@ -58,6 +58,7 @@ async def pull(request: Request, client: OllamaClient, clock: Clock, patience: P
             outcome = Outcome(End.FAULT, 507, "the answer is larger than the spool has room for")
         except LineTooLong:
             outcome = Outcome(End.FAULT, 502, "Ollama sent a line longer than any client reads")
+    request.call_scope = None
     if scope.cancelled_caught and not request.is_abandoned:
         return Outcome(End.FAULT, 504, f"Ollama was silent for {patience.silence_s:.0f} s")
     return _LEFT if scope.cancelled_caught else outcome
@@ -164,8 +165,6 @@ async def deliver(exchange: Exchange, request: Request, clock: Clock) -> None:
 async def deliver_fault(exchange: Exchange, request: Request, clock: Clock) -> None:
     """Answer an error of ours, before anything else was sent."""
     outcome = await request.wait_over()
-    if outcome.end is End.LEFT:
-        raise PeerGone
     await respond_fault(exchange, request.call.face, outcome, headers_of(request, clock.monotonic()))
 
 
@@ -205,7 +204,7 @@ async def _deliver_body(exchange: Exchange, request: Request, head: Head, clock:
 
 
 async def _deliver_stream(exchange: Exchange, request: Request, head: Head, clock: Clock) -> None:
-    if not await request.spool.wait_beyond(0) and (await request.wait_over()).end is End.FAULT:
+    if not await request.spool.wait_beyond(0) and (await request.wait_over()).end in {End.FAULT, End.LEFT}:
         await deliver_fault(exchange, request, clock)  # nothing is on the wire yet: the status can still be a true one
         return
     await exchange.start(head.status, [("Content-Type", head.content_type), *headers_of(request, clock.monotonic())])

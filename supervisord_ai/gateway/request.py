@@ -121,6 +121,14 @@ class Request:
         if self.call_scope is not None:
             self.call_scope.deadline = min(self.call_scope.deadline, close_by)
 
+    def take_back(self, silent_until: float) -> bool:
+        """Somebody reads again before the call was ended; False when that is too late."""
+        if self.call_scope is None or self.call_scope.cancel_called or self.is_over:
+            return False
+        self.is_abandoned = False
+        self.call_scope.deadline = silent_until
+        return True
+
     async def wait_begun(self) -> None:
         """Return when the head is known, or there will be none."""
         while self.head is None and self.outcome is None:

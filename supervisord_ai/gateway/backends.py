@@ -1,0 +1,198 @@
+"""What is known of one Ollama: whether it answers, which models it has and holds, what each can do.
+
+One task per backend (`watch`) finds it, finds it back and keeps the knowledge fresh. The scheduler is told; nobody else acts on
+it. Between two refreshes facts are asked for when they are needed, at most once per model and manifest.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from enum import StrEnum
+
+import trio
+
+from supervisord_ai.clock import Clock
+from supervisord_ai.core.cache_policy import ModelFacts
+from supervisord_ai.core.model_facts import canonical_name, digests_of, facts_of, resident_of, serves_one_at_a_time
+from supervisord_ai.core.patience import Patience, next_probe_s
+from supervisord_ai.core.policies import BackendSpec, ModelsPolicy
+from supervisord_ai.core.scheduler import Scheduler
+from supervisord_ai.errors import UpstreamFault
+from supervisord_ai.gateway.view import BackendView, RunningView
+from supervisord_ai.ollama.client import OllamaClient
+
+log = logging.getLogger(__name__)
+
+
+class BackendState(StrEnum):
+    """Whether calls may be handed to a backend."""
+
+    READY = "ready"
+    WAITING = "waiting"  # it has not answered yet since we started
+    UNREACHABLE = "unreachable"  # it has, and does not now
+
+
+class Backend:
+    """One Ollama. `on_change` is called when something may start that could not before."""
+
+    def __init__(
+        self,
+        spec: BackendSpec,
+        client: OllamaClient,
+        *,
+        scheduler: Scheduler,
+        models: ModelsPolicy,
+        patience: Patience,
+        clock: Clock,
+        on_change: Callable[[], None],
+    ) -> None:
+        self.spec = spec
+        self.client = client
+        self.state = BackendState.WAITING
+        self.detail = "not asked yet"
+        self.version = ""
+        self._scheduler = scheduler
+        self._model_slots = {canonical_name(name): model.slots for name, model in models.each if model.slots is not None}
+        self._patience = patience
+        self._clock = clock
+        self._on_change = on_change
+        self._digests: dict[str, str] = {}
+        self._digests_at = float("-inf")
+        self._facts: dict[str, ModelFacts] = {}  # by manifest digest
+        self._one_slot: set[str] = set()  # digests
+        self._last_load: dict[str, tuple[float, float]] = {}  # model -> (began, ended)
+        self._asking = trio.Lock()  # one small call at a time: 131 callers of one model ask for its facts once
+        self._wake = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Backend {self.spec.name} {self.spec.url} {self.state}>"
+
+    # --- whether it answers --------------------------------------------------------------------------------------------
+
+    async def watch(self) -> None:
+        """Find the backend, again and again."""
+        pause_s = 0.0
+        while True:
+            self._wake = trio.Event()
+            try:
+                await self.refresh()
+            except UpstreamFault as exc:
+                self.lost(str(exc) or "no answer")
+            if self.state is BackendState.READY:
+                pause_s = 0.0
+                with trio.move_on_after(self._patience.refresh_s):
+                    await self._wake.wait()
+            else:
+                pause_s = next_probe_s(pause_s, self._patience)
+                await trio.sleep(pause_s)
+
+    async def refresh(self, *, also_resident: str | None = None) -> None:
+        """Ask everything anew and tell the scheduler.
+
+        `also_resident` was just loaded, under whatever name `/api/ps` lists it.
+
+        Raises:
+            UpstreamFault: it does not answer.
+        """
+        async with self._asking:
+            with trio.move_on_after(self._patience.small_call_s) as scope:
+                self.version = await self.client.version()
+                await self._read_tags()
+                loaded = await self.client.ps()
+            if scope.cancelled_caught:
+                raise UpstreamFault(f"no answer to a small call within {self._patience.small_call_s:.0f} s")
+        if self.state is not BackendState.READY:
+            log.info("backend %s at %s answers: Ollama %s", self.spec.name, self.spec.url, self.version)
+        self.state = BackendState.READY
+        self.detail = f"Ollama {self.version}, {len(self._digests)} models"
+        self._scheduler.backend_ready(
+            self.spec.name,
+            resident=resident_of(loaded, self._digests) | ({also_resident} if also_resident is not None else set()),
+            installed=frozenset(self._digests),
+            model_slots=self._known_slots(),
+        )
+        self._on_change()
+
+    def lost(self, why: str) -> None:
+        """It did not answer: nothing more is handed to it until it is found back."""
+        if self.state is BackendState.READY:
+            log.warning("backend %s at %s is lost: %s", self.spec.name, self.spec.url, why)
+            self.state = BackendState.UNREACHABLE
+        self.detail = why
+        self._scheduler.backend_lost(self.spec.name)
+        self._wake.set()
+
+    def ask_now(self) -> None:
+        """An answer broke: find out now, and not with the next refresh, whether it is still there."""
+        self._wake.set()
+
+    # --- its models ----------------------------------------------------------------------------------------------------
+
+    async def facts(self, model: str) -> ModelFacts | None:
+        """Return what is known of a model by its canonical name, never older than `fresh_s` while the backend answers.
+
+        None when the model is not installed, or cannot be asked about now.
+        """
+        if self.state is BackendState.READY:
+            async with self._asking:
+                try:
+                    with trio.move_on_after(self._patience.small_call_s):
+                        await self._freshen(model)
+                except UpstreamFault as exc:
+                    self.lost(str(exc) or "no answer")
+        return self._facts.get(self._digests.get(model, ""))
+
+    def invalidate(self) -> None:
+        """Something changed what is installed: what is known of digests is old."""
+        self._digests_at = float("-inf")
+
+    async def _freshen(self, model: str) -> None:
+        if self._clock.monotonic() - self._digests_at >= self._patience.fresh_s:
+            await self._read_tags()
+        digest = self._digests.get(model)
+        if digest is None or digest in self._facts:
+            return
+        show = await self.client.show(model)
+        if show is None:
+            return
+        self._facts[digest] = facts_of(digest, show)
+        if serves_one_at_a_time(show):
+            self._one_slot.add(digest)
+            self._scheduler.limit_model(self.spec.name, self._known_slots())
+
+    async def _read_tags(self) -> None:
+        self._digests = digests_of(await self.client.tags())
+        self._digests_at = self._clock.monotonic()
+
+    def _known_slots(self) -> dict[str, int]:
+        found = {name: 1 for name, digest in self._digests.items() if digest in self._one_slot}
+        return found | {name: min(slots, self.spec.slots) for name, slots in self._model_slots.items()}
+
+    # --- loads ---------------------------------------------------------------------------------------------------------
+
+    def note_load(self, model: str, began_at: float, ended_at: float) -> None:
+        """Remember when a model was loaded last, to tell its callers how long they waited for it."""
+        self._last_load[model] = (began_at, ended_at)
+
+    def load_wait_s(self, model: str | None, since: float) -> float:
+        """Return how much of the time since then went by while this model was loaded."""
+        began_at, ended_at = self._last_load.get(model or "", (since, since))
+        return max(0.0, ended_at - max(began_at, since))
+
+    # --- looks ---------------------------------------------------------------------------------------------------------
+
+    def view(self, running: tuple[RunningView, ...]) -> BackendView:
+        """Return everything for people."""
+        name = self.spec.name
+        return BackendView(
+            name=name,
+            url=self.spec.url,
+            state=self.state.value,
+            detail=self.detail,
+            slots=self.spec.slots,
+            busy=self._scheduler.busy(name),
+            running=running,
+            loading=self._scheduler.loading(name),
+            resident=tuple(sorted(self._scheduler.resident(name))),
+        )

@@ -1,0 +1,382 @@
+"""Step 6: who waits. Row first, then memory: a crash between the two must not lose an accepted request.
+
+Memory is the truth while the daemon lives; the journal is what it is rebuilt from. A request is in one of these places:
+
+- entering: its row is on its way to the disk. It counts against its caller's limit already, and may be left.
+- queued: durable, and in the scheduler.
+- running: a slot job of `dispatch.py` has it.
+- over: its outcome is known; it stays until its last reader has gone.
+
+Who leaves is out at once wherever it stands. After a crash the rows come back: queued ones as they were, running ones as a
+second attempt, never a third. Their callers find them by key, or once by digest; those who do not come back within the
+grace run all the same, behind the others, unless their agent's generation ended and nothing could ever fetch the answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import trio
+
+from supervisord_ai.clock import Clock
+from supervisord_ai.core.admission import Admitted
+from supervisord_ai.core.cache_policy import is_embedding
+from supervisord_ai.core.calls import Call, Face
+from supervisord_ai.core.estimate import retry_after
+from supervisord_ai.core.identity import Caller
+from supervisord_ai.core.patience import Patience
+from supervisord_ai.core.policies import QueuePolicy
+from supervisord_ai.core.request_state import RowState, next_attempt
+from supervisord_ai.core.roster import ClassPolicy
+from supervisord_ai.core.scheduler import Scheduler, Ticket
+from supervisord_ai.errors import Refused, StoreFault
+from supervisord_ai.gateway.request import End, Outcome, Request
+from supervisord_ai.gateway.settle import Settle
+from supervisord_ai.gateway.spool import Spool, SpoolSpace
+from supervisord_ai.gateway.tally import Tally
+from supervisord_ai.store.requests import Requests
+from supervisord_ai.store.rows import Answer, RequestRow
+from supervisord_ai.wire.faces import error_body
+
+log = logging.getLogger(__name__)
+
+_LEFT = Outcome(End.LEFT, 499, "request canceled")  # Ollama's words; a reader sees them when another connection cancelled it
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The answer of a row that is done, for a caller who comes back to it."""
+
+    row: RequestRow
+    answer: Answer
+
+
+class Backlog:
+    """Every request in memory, from its acceptance to its last reader. The one writer of their states until they run."""
+
+    def __init__(
+        self,
+        *,
+        queue: QueuePolicy,
+        patience: Patience,
+        scheduler: Scheduler,
+        requests: Requests,
+        settle: Settle,
+        space: SpoolSpace,
+        tally: Tally,
+        clock: Clock,
+        new_id: Callable[[], str],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._queue = queue
+        self._patience = patience
+        self._scheduler = scheduler
+        self._requests = requests
+        self._settle = settle
+        self._space = space
+        self._tally = tally
+        self._clock = clock
+        self._new_id = new_id
+        self._on_change = on_change
+        self._nursery: trio.Nursery | None = None
+        self._by_id: dict[str, Request] = {}
+        self._by_key: dict[tuple[str, str], Request] = {}
+        self._returning: dict[tuple[str, bytes], deque[str]] = {}  # (agent, digest) -> recovered rows nobody came back to
+        self._generations: dict[str, int] = {}
+        self._entering: dict[str, int] = {}  # by agent
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hold the tasks that write rows."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    # --- in ------------------------------------------------------------------------------------------------------------
+
+    def enter(
+        self, caller: Caller, policy: ClassPolicy, call: Call, admitted: Admitted, *, key: str | None, method: str
+    ) -> Request:
+        """Take in a request. Its row is on its way when this returns; it is queued once that is durable."""
+        assert self._nursery is not None, "the backlog runs"
+        now, now_wall = self._clock.monotonic(), self._clock.wall()
+        row = RequestRow(
+            id=self._new_id(),
+            agent=caller.name,
+            agent_class=caller.agent_class,
+            generation=caller.generation,
+            key=key,
+            digest=call.digest,
+            method=method,
+            path=call.path,
+            face=call.face.value,
+            asked_stream=call.asked_stream,
+            body=call.caller_body,
+            priority=admitted.priority,
+            accepted_wall=now_wall,
+            deadline_wall=now_wall + (admitted.start_by - now),
+            is_async=False,
+        )
+        ticket = self._ticket(row, call, policy, arrived_at=now, start_by=admitted.start_by, not_before=admitted.not_before)
+        request = Request(row, call, ticket, Spool(self._space), accepted_at=now)
+        request.attempt = 1
+        self._know(request)
+        self._entering[row.agent] = self._entering.get(row.agent, 0) + 1
+        self._nursery.start_soon(self._write_row, request)
+        return request
+
+    async def _write_row(self, request: Request) -> None:
+        fault: StoreFault | None = None
+        try:
+            await self._requests.accept(request.row)
+            request.is_durable = True
+        except StoreFault as exc:
+            fault = exc
+        finally:
+            self._entering[request.agent] -= 1
+        if request.is_over:  # left while its row was written
+            self._requests.cancel(request.id, "its caller left")
+        elif fault is not None:
+            log.error("request %s of %s cannot be accepted: %s", request.id, request.agent, fault)
+            message = "the journal cannot be written, so nothing can be promised"
+            self._over(request, Outcome(End.FAULT, 503, message, retry_after_s=5.0), str(fault))
+        else:
+            self._scheduler.push(request.ticket)
+            self._on_change()
+
+    @staticmethod
+    def _ticket(
+        row: RequestRow, call: Call, policy: ClassPolicy, *, arrived_at: float, start_by: float, not_before: float
+    ) -> Ticket:
+        return Ticket(
+            id=row.id,
+            agent=row.agent,
+            agent_class=row.agent_class,
+            priority=row.priority,
+            arrived_at=arrived_at,
+            start_by=start_by,
+            model=call.canonical_model,
+            weight=policy.weight,
+            not_before=not_before,
+            is_embedding=is_embedding(call.route.op),
+            is_load=call.is_load,
+        )
+
+    def _know(self, request: Request) -> None:
+        self._by_id[request.id] = request
+        if request.row.key is not None:
+            self._by_key[request.agent, request.row.key] = request
+
+    # --- back again ----------------------------------------------------------------------------------------------------
+
+    def rejoin(self, caller: Caller, call: Call, key: str | None) -> Request | Kept | None:
+        """Return what a caller comes back to: its request that lives, or the answer that was kept; None when it is new.
+
+        By key, at any time; by the digest of the body only to a row that outlived a crash, and once per row.
+
+        Raises:
+            Refused: 422, the key was used with another body.
+        """
+        if key is not None:
+            return self._rejoin_by_key(caller, call, key)
+        waiting = self._returning.get((caller.name, call.digest))
+        while waiting:
+            request_id = waiting.popleft()
+            request = self._by_id.get(request_id)
+            if request is not None and self._is_there(request):
+                return request
+            row = self._requests.row(request_id)
+            kept = self._kept(row) if row is not None else None
+            if kept is not None:
+                return kept
+        return None
+
+    def _rejoin_by_key(self, caller: Caller, call: Call, key: str) -> Request | Kept | None:
+        request = self._by_key.get((caller.name, key))
+        if request is not None and self._is_there(request):
+            self._refuse_another_body(request.row, call)
+            return request
+        row = self._requests.find(caller.name, key=key, digest=call.digest)
+        if row is None or row.state is not RowState.DONE:
+            return None
+        self._refuse_another_body(row, call)
+        return self._kept(row)
+
+    def _kept(self, row: RequestRow) -> Kept | None:
+        answer = self._requests.answer(row.id)
+        return Kept(row, answer) if answer is not None else None
+
+    def _is_there(self, request: Request) -> bool:
+        """Whether this request will have, or has, an answer worth having. A caller who was gone for a moment takes it back."""
+        if request.outcome is not None:
+            return request.outcome.end is End.WHOLE
+        return not request.is_abandoned or request.take_back(self._clock.monotonic() + self._patience.silence_s)
+
+    @staticmethod
+    def _refuse_another_body(row: RequestRow, call: Call) -> None:
+        is_same_form = call.face is Face.OLLAMA or row.asked_stream == call.asked_stream
+        if row.digest != call.digest or not is_same_form:
+            raise Refused(422, "this Idempotency-Key was used with another request")
+
+    def attach(self, request: Request) -> None:
+        """Somebody reads this request's answer. A recovered one that waited for its caller waits no longer."""
+        request.readers += 1
+        if not request.awaits_return:
+            return
+        request.awaits_return = False
+        ticket = self._scheduler.remove(request.id)
+        if ticket is not None:
+            request.ticket = replace(ticket, arrived_at=request.times.accepted_at, not_before=request.times.accepted_at)
+            self._scheduler.push(request.ticket)
+            self._on_change()
+
+    # --- out -----------------------------------------------------------------------------------------------------------
+
+    def detach(self, request: Request, *, has_left: bool) -> None:
+        """A reader is gone; `has_left`: without its whole answer. Without any reader, nobody waits for the request."""
+        request.readers -= 1
+        if request.readers > 0:
+            return
+        if request.is_over:
+            self._forget(request)
+        elif has_left:
+            self.leave(request, "its caller left")
+
+    def leave(self, request: Request, reason: str) -> None:
+        """Nobody wants it any more: out of the queue now, or off its slot just after the next chunk. Loads go on."""
+        if request.is_over:
+            return
+        if request.state is RowState.QUEUED:
+            self._scheduler.remove(request.id)
+            self._over(request, _LEFT, reason)
+            self._on_change()
+        elif not request.ticket.is_load:
+            request.abandon(self._clock.monotonic() + self._patience.leaver_grace_s)
+
+    def expire(self, ticket: Ticket) -> None:
+        """A ticket's time to start has passed; the scheduler has let it go."""
+        request = self._by_id[ticket.id]
+        now = self._clock.monotonic()
+        wait_s = self._scheduler.service.wait_s(self._scheduler.queued, self._scheduler.slots)
+        why = self._scheduler.reason(ticket, now)
+        message = f"no slot came free within {ticket.start_by - request.times.accepted_at:.0f} s: {why}"
+        self._over(request, Outcome(End.FAULT, 503, message, retry_after(wait_s)), "deadline")
+
+    def ended(self, request: Request) -> None:
+        """Its slot job has settled it."""
+        if request.readers == 0:
+            self._forget(request)
+
+    def _over(self, request: Request, outcome: Outcome, reason: str) -> None:
+        self._settle.without_slot(request, outcome, reason)
+        if request.readers == 0:
+            self._forget(request)
+
+    def _forget(self, request: Request) -> None:
+        self._by_id.pop(request.id, None)
+        if request.row.key is not None and self._by_key.get((request.agent, request.row.key)) is request:
+            del self._by_key[request.agent, request.row.key]
+        request.spool.close()
+
+    # --- agents --------------------------------------------------------------------------------------------------------
+
+    def agent_started(self, agent: str, generation: int) -> None:
+        """A new generation: rows of older ones that no key leads back to are nobody's."""
+        self._generations[agent] = generation
+        for request in self._of(agent):
+            if request.awaits_return and request.row.generation != generation and _dies_with_generation(request.row):
+                self.leave(request, f"generation {request.row.generation} of its agent ended")
+
+    def agent_ended(self, agent: str, generation: int) -> None:
+        """Every process of that generation is gone: what it asked while we lived is left, keyed or not."""
+        for request in self._of(agent):
+            if request.row.generation == generation and (not request.awaits_return or _dies_with_generation(request.row)):
+                self.leave(request, f"generation {generation} of its agent ended")
+
+    def _of(self, agent: str) -> list[Request]:
+        return [request for request in self._by_id.values() if request.agent == agent]
+
+    # --- after a crash -------------------------------------------------------------------------------------------------
+
+    async def restore(self, row: RequestRow, call: Call, policy: ClassPolicy) -> None:
+        """Take a recovered row back: as it was if it waited, as its second attempt if it ran, never as a third."""
+        now, now_wall = self._clock.monotonic(), self._clock.wall()
+        self._tally.recovered += 1
+        accepted_at = now - max(0.0, now_wall - row.accepted_wall)
+        attempt = next_attempt(row.attempt) if row.state is RowState.RUNNING else max(row.attempt, 1)
+        if attempt is None:
+            await self._give_up(row)
+            return
+        current = self._generations.get(row.agent)
+        if current is not None and current != row.generation and _dies_with_generation(row):
+            self._requests.cancel(row.id, f"generation {row.generation} of its agent ended")
+            self._tally.cancelled += 1
+            return
+        alone_until = now + self._queue.orphan_grace_s
+        # A deadline that passed while we were down was not the caller's doing: it gets the grace to come back, and a slot.
+        start_by = max(now + (row.deadline_wall - now_wall), alone_until + self._queue.deadline_s)
+        ticket = self._ticket(row, call, policy, arrived_at=alone_until, start_by=start_by, not_before=alone_until)
+        request = Request(replace(row, state=RowState.QUEUED), call, ticket, Spool(self._space), accepted_at=accepted_at)
+        request.attempt = attempt
+        request.is_durable = True
+        request.awaits_return = True
+        self._know(request)
+        if row.key is None:
+            self._returning.setdefault((row.agent, row.digest), deque()).append(row.id)
+        self._scheduler.push(ticket)
+        log.info("request %s of %s is back in the backlog as attempt %d", row.id, row.agent, attempt)
+
+    def give_up(self, row: RequestRow, why: str) -> None:
+        """A recovered row that cannot be run is nobody's any more."""
+        self._tally.recovered += 1
+        self._tally.cancelled += 1
+        self._requests.cancel(row.id, why)
+        log.warning("request %s of %s is given up: %s", row.id, row.agent, why)
+
+    async def _give_up(self, row: RequestRow) -> None:
+        message = "the supervisor ended twice while this request ran; it is not tried a third time"
+        content_type, body = error_body(Face(row.face), 500, message)
+        answer = Answer(500, content_type, body, form="raw", cut=False, finished_wall=self._clock.wall())
+        self._tally.failed += 1
+        log.error("request %s of %s: %s", row.id, row.agent, message)
+        try:
+            await self._requests.finish(row.id, answer)
+        except StoreFault as exc:
+            log.warning("request %s of %s: its error is not in the journal: %s", row.id, row.agent, exc)
+
+    def forget_returns(self, older_than_wall: float) -> None:
+        """Rows that are forgotten on disk are not waited for either."""
+        for place, ids in list(self._returning.items()):
+            kept = deque(request_id for request_id in ids if self._may_return(request_id, older_than_wall))
+            if kept:
+                self._returning[place] = kept
+            else:
+                del self._returning[place]
+
+    def _may_return(self, request_id: str, older_than_wall: float) -> bool:
+        if request_id in self._by_id:
+            return True
+        row = self._requests.row(request_id)
+        return row is not None and row.accepted_wall > older_than_wall
+
+    # --- looks ---------------------------------------------------------------------------------------------------------
+
+    def get(self, request_id: str) -> Request | None:
+        """Return a request that lives."""
+        return self._by_id.get(request_id)
+
+    def queued_of(self, agent: str) -> int:
+        """How many of this agent's requests wait, those entering included."""
+        return self._scheduler.queued_of(agent) + self._entering.get(agent, 0)
+
+    @property
+    def queued(self) -> int:
+        return self._scheduler.queued + sum(self._entering.values())
+
+
+def _dies_with_generation(row: RequestRow) -> bool:
+    """Nothing leads back to it: no key, and nobody was told its id."""
+    return row.key is None and not row.is_async and row.generation > 0

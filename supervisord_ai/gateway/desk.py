@@ -1,0 +1,163 @@
+"""What a caller may ask about itself and its requests: `/supervisor/v1/...`, answered by us.
+
+Ids are random and each caller sees its own requests only: another's id is 404, as if there were none. The owner sees all.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from urllib.parse import parse_qs
+
+import trio
+
+from supervisord_ai.clock import Clock
+from supervisord_ai.core.calls import Call, Op
+from supervisord_ai.core.events import AgentEnded, AgentReady, AgentStarted, Event
+from supervisord_ai.core.identity import Caller, CallerKind
+from supervisord_ai.core.roster import Roster
+from supervisord_ai.core.scheduler import Scheduler
+from supervisord_ai.errors import Refused
+from supervisord_ai.gateway.backlog import Backlog
+from supervisord_ai.gateway.headers import rfc3339
+from supervisord_ai.gateway.request import Request
+from supervisord_ai.serve.http import Exchange
+from supervisord_ai.store.requests import Requests
+from supervisord_ai.store.rows import Answer, RequestRow
+
+WAIT_MAX_S = 60.0
+_JSON = ("Content-Type", "application/json; charset=utf-8")
+
+
+class Desk:
+    """Answers callers about themselves."""
+
+    def __init__(self, *, roster: Roster, backlog: Backlog, scheduler: Scheduler, requests: Requests, clock: Clock) -> None:
+        self._roster = roster
+        self._backlog = backlog
+        self._scheduler = scheduler
+        self._requests = requests
+        self._clock = clock
+        self._states: dict[str, str] = {}
+
+    def tell(self, event: Event) -> None:
+        """Note how an agent fares, for those who ask."""
+        match event:
+            case AgentStarted(agent=agent):
+                self._states[agent] = "starting"
+            case AgentReady(agent=agent):
+                self._states[agent] = "ready"
+            case AgentEnded(agent=agent, verdict=verdict):
+                self._states[agent] = f"ended: {verdict}"
+            case _:
+                pass
+
+    async def serve(self, exchange: Exchange, caller: Caller, call: Call) -> None:
+        """Answer one request.
+
+        Raises:
+            Refused: 404, there is no such request of this caller.
+        """
+        if call.route.op is Op.WHOAMI:
+            await _respond(exchange, _whoami(caller))
+        elif call.route.op is Op.AGENTS:
+            await _respond(exchange, {"agents": self._agents()})
+        elif exchange.head.method == "DELETE":
+            await self._cancel(exchange, caller, call.parameter or "")
+        else:
+            await self._tell_of(exchange, caller, call.parameter or "")
+
+    def _agents(self) -> list[dict[str, object]]:
+        return [
+            {"name": name, "class": spec.policy.name, "state": self._states.get(name, "not started")}
+            for name, spec in sorted(self._roster.agents.items())
+        ]
+
+    async def _tell_of(self, exchange: Exchange, caller: Caller, request_id: str) -> None:
+        request = self._backlog.get(request_id)
+        if request is not None and _may_see(caller, request.row):
+            with trio.move_on_after(_wait_s(exchange.head.query)):
+                await request.wait_over()
+            if not request.is_over:
+                await _respond(exchange, self._living(request))
+                return
+        row = self._row(caller, request_id)
+        answer = self._requests.answer(row.id)
+        told: dict[str, object] = {"id": row.id, "state": row.state.value, "attempt": row.attempt}
+        if answer is not None:
+            told["answer"] = _told_answer(answer)
+        await _respond(exchange, told)
+
+    def _living(self, request: Request) -> dict[str, object]:
+        now = self._clock.monotonic()
+        told: dict[str, object] = {
+            "id": request.id,
+            "state": request.state.value,
+            "attempt": request.attempt,
+            "waited_s": round(now - request.times.accepted_at, 3),
+        }
+        standing = self._scheduler.standing(request.id, now)
+        if standing is not None:
+            service = self._scheduler.service
+            told["position"] = standing.ahead + 1
+            told["ahead"] = standing.ahead
+            told["reason"] = standing.reason
+            told["estimate_s"] = round(service.wait_s(standing.ahead, self._scheduler.slots), 1)
+        return told
+
+    async def _cancel(self, exchange: Exchange, caller: Caller, request_id: str) -> None:
+        request = self._backlog.get(request_id)
+        if request is None or not _may_see(caller, request.row):
+            row = self._row(caller, request_id)
+            await _respond(exchange, {"id": row.id, "state": row.state.value, "attempt": row.attempt})
+            return
+        self._backlog.leave(request, "it was cancelled")
+        state = "cancelling" if not request.is_over else request.state.value
+        await _respond(exchange, {"id": request.id, "state": state, "attempt": request.attempt})
+
+    def _row(self, caller: Caller, request_id: str) -> RequestRow:
+        row = self._requests.row(request_id)
+        if row is None or not _may_see(caller, row):
+            raise Refused(404, f"there is no request {request_id[:64]} of yours")
+        return row
+
+
+def _may_see(caller: Caller, row: RequestRow) -> bool:
+    """Guests are one caller to the queue, but strangers to each other: a guest's id is all that it needs, and random."""
+    return caller.kind is CallerKind.OWNER or row.agent == caller.name
+
+
+def _whoami(caller: Caller) -> dict[str, object]:
+    return {
+        "name": caller.name,
+        "class": caller.agent_class,
+        "kind": caller.kind.value,
+        "generation": caller.generation,
+        "identity": caller.proof.value,
+    }
+
+
+def _told_answer(answer: Answer) -> dict[str, object]:
+    told: dict[str, object] = {"status": answer.status, "content_type": answer.content_type}
+    told["finished_at"] = rfc3339(answer.finished_wall)
+    try:
+        text = answer.body.decode()
+    except UnicodeDecodeError:
+        told["body_base64"] = base64.b64encode(answer.body).decode()
+    else:
+        told["body"] = text
+    return told
+
+
+def _wait_s(query: str) -> float:
+    asked = parse_qs(query).get("wait", ["0"])[0]
+    try:
+        wait_s = float(asked)
+    except ValueError:
+        raise Refused(400, "wait must be seconds") from None
+    return min(max(wait_s, 0.0), WAIT_MAX_S) if wait_s == wait_s else 0.0  # noqa: PLR0124 - nan is not itself
+
+
+async def _respond(exchange: Exchange, told: Mapping[str, object]) -> None:
+    await exchange.respond(200, [_JSON], json.dumps(told, separators=(",", ":")).encode())

@@ -1,0 +1,121 @@
+"""Step 10: the end of a request, once, whatever ended it: slot, cache, row, readers, in this order.
+
+The slot is freed first, because nothing that follows needs it and somebody waits for it. The row comes before the readers'
+end: whoever has seen an answer end well finds it in the journal after a crash. What a fault left behind is not kept: its row
+is cancelled, so that a caller who asks again with the same key is served and not told the old error.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import cast
+
+import trio
+
+from supervisord_ai.clock import Clock
+from supervisord_ai.core.calls import Face, Form, JsonObject
+from supervisord_ai.core.request_state import RowEvent, RowState
+from supervisord_ai.core.scheduler import Scheduler
+from supervisord_ai.errors import StoreFault
+from supervisord_ai.gateway.cache import AnswerCache
+from supervisord_ai.gateway.request import End, Head, Outcome, Request
+from supervisord_ai.gateway.tally import Tally
+from supervisord_ai.store.requests import Requests
+from supervisord_ai.store.rows import Answer
+from supervisord_ai.wire.faces import why_not_kept_raw
+from supervisord_ai.wire.ollama import why_not_kept
+
+log = logging.getLogger(__name__)
+
+SETTLE_WITHIN_S = 5.0  # a hanging disk must not hold the daemon's end
+KEPT_ANSWER_BYTES = 32_000_000  # one row of the journal; a larger answer is given, but not kept for a return
+
+
+class Settle:
+    """Ends requests. The one writer of answers, in the journal and in the cache."""
+
+    def __init__(self, *, scheduler: Scheduler, requests: Requests, cache: AnswerCache, tally: Tally, clock: Clock) -> None:
+        self._scheduler = scheduler
+        self._requests = requests
+        self._cache = cache
+        self._tally = tally
+        self._clock = clock
+
+    async def after_slot(self, request: Request, outcome: Outcome) -> None:
+        """End a request that held a slot. The slot is free when this first waits."""
+        self._scheduler.settle(request.id, self._clock.monotonic(), ended_well=outcome.end is End.WHOLE)
+        with trio.CancelScope(deadline=self._clock.monotonic() + SETTLE_WITHIN_S, shield=True):
+            await self._write(request, outcome)
+        self._end(request, outcome)
+
+    def without_slot(self, request: Request, outcome: Outcome, reason: str) -> None:
+        """End a request that waited, or never got so far."""
+        if request.is_durable:
+            self._requests.cancel(request.id, reason)
+        self._end(request, outcome)
+
+    async def _write(self, request: Request, outcome: Outcome) -> None:
+        answer = self._answer(request, outcome)
+        if answer is None:
+            self._requests.cancel(request.id, outcome.message or outcome.end.value)
+            return
+        if request.stores_as is not None and not _why_not_kept(request, answer):
+            self._cache.put(request.stores_as, answer, request.call, request.agent)
+            request.cache_status += "; stored"
+        try:
+            await self._requests.finish(request.id, answer)
+        except StoreFault as exc:
+            # The answer itself is good; after a crash the row would run again, and say so.
+            log.warning("request %s of %s: its answer is not in the journal: %s", request.id, request.agent, exc)
+
+    def _answer(self, request: Request, outcome: Outcome) -> Answer | None:
+        """What is kept of an answer for a caller who comes back; None when asking again is better."""
+        head = request.head
+        if outcome.end is not End.WHOLE or head is None or head.status >= 500 or len(request.spool) > KEPT_ANSWER_BYTES:
+            return None
+        return Answer(
+            status=head.status,
+            content_type=head.content_type,
+            body=request.spool.whole(),
+            form=kept_form(request, head).value,
+            cut=False,
+            finished_wall=self._clock.wall(),
+        )
+
+    def _end(self, request: Request, outcome: Outcome) -> None:
+        match outcome.end:
+            case End.WHOLE | End.UNFINISHED | End.ERROR:
+                self._tally.answered += 1
+            case End.LEFT:
+                self._tally.cancelled += 1
+            case End.FAULT if request.state is RowState.QUEUED:
+                self._tally.refused += 1
+            case End.FAULT:
+                self._tally.failed += 1
+        request.move(RowEvent.ANSWERED if outcome.end is End.WHOLE else RowEvent.CANCELLED)
+        request.finish(outcome, self._clock.monotonic())
+        log.info(
+            "request %s of %s: %s %s%s",
+            request.id,
+            request.agent,
+            request.call.path,
+            outcome.end,
+            f" ({outcome.message})" if outcome.message else "",
+        )
+
+
+def kept_form(request: Request, head: Head) -> Form:
+    """A native answer is kept as lines, from which either form is made again; an embed is one line. Others as they were sent."""
+    if head.form is Form.LINES:
+        return Form.LINES
+    is_embed = head.status == 200 and request.call.face is Face.OLLAMA and request.call.cache_key is not None
+    return Form.LINES if is_embed else Form.RAW
+
+
+def _why_not_kept(request: Request, answer: Answer) -> str:
+    op = request.call.route.op
+    if answer.form == Form.LINES:
+        lines = [cast("JsonObject", json.loads(line)) for line in answer.body.splitlines()]
+        return why_not_kept(op, answer.status, lines)
+    return why_not_kept_raw(op, answer.status, answer.body, is_stream=request.call.asked_stream)
