@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from supervisord_ai.errors import PeerGone
+from supervisord_ai.ollama.transport import ByteStream
 from tests.fakes.ollama_double import Ask, Double, DoubleOptions, ModelSpec, Script, running
 from tests.fakes.ollama_double.gojson import BadBody, decode
 
@@ -178,6 +179,11 @@ async def test_thinking_tools_and_logprobs_come_where_the_model_has_them(autojum
     assert "thinking" not in quiet["message"]
 
 
+async def receive_to_the_end(stream: ByteStream) -> None:
+    while await stream.receive_some():
+        pass
+
+
 # --- faults a test can order ---------------------------------------------------------------------------------------------
 
 
@@ -206,8 +212,7 @@ async def test_an_answer_can_end_in_a_reset(autojump_clock: Clock) -> None:
         stream = await double.dial()
         await stream.send_all(generate("[[n=2 reset=100]]"))
         with pytest.raises(PeerGone):
-            while await stream.receive_some():
-                pass
+            await receive_to_the_end(stream)
 
 
 async def test_a_hanging_model_says_nothing_more_and_holds_its_slot_until_its_caller_leaves(autojump_clock: Clock) -> None:
@@ -244,8 +249,7 @@ async def test_a_restart_drops_connections_and_what_was_loaded(autojump_clock: C
         await stream.receive_some()
         double.restart()
         with pytest.raises(PeerGone):
-            while await stream.receive_some():
-                pass
+            await receive_to_the_end(stream)
         assert double.statistics().loaded == ()
         double.is_refusing = True
         with pytest.raises(PeerGone):
@@ -283,7 +287,11 @@ async def test_an_error_before_the_first_line_has_a_status_since_0_12_6(
 
 @pytest.mark.parametrize(
     ("path", "last_without", "first_with"),
-    [("/v1/responses", "0.13.2", "0.13.3"), ("/v1/messages", "0.13.9", "0.14.0"), ("/v1/audio/transcriptions", "0.19.9", "0.20.0")],
+    [
+        ("/v1/responses", "0.13.2", "0.13.3"),
+        ("/v1/messages", "0.13.9", "0.14.0"),
+        ("/v1/audio/transcriptions", "0.19.9", "0.20.0"),
+    ],
 )
 async def test_a_route_is_there_since_its_release(
     path: str, last_without: str, first_with: str, autojump_clock: Clock
