@@ -1,0 +1,270 @@
+"""Processes and cages that are made up: what `host.process` and `host.cgroup` promise, in virtual time and without a kernel.
+
+A program is what its argv[0] names. A process knows the cage it joined, so a cage's members, signals and kills are those of
+its processes, children that outlive their parent included. tests/contract holds these and the real ones to one suite.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import trio
+
+from supervisord_ai.core.verdict import ExitStatus
+from supervisord_ai.errors import HostFault, SpawnFailed
+from supervisord_ai.host.cgroup import Counters, Guarantee
+from supervisord_ai.host.process import Account, Launch
+from supervisord_ai.host.signals import KILL, TERM
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a program does. `lives_s` None: until it is told to end. `takes_s` is how long it needs to end when it is told."""
+
+    lives_s: float | None = None
+    code: int = 0
+    dies_of: int | None = None  # ends by this signal instead of with `code`
+    obeys_term: bool = True
+    takes_s: float = 0.0
+    stray: Program | None = None  # a child that outlives it
+    can_be_executed: bool = True
+    is_oom: bool = False  # its end by KILL is the OOM killer's
+    is_unkillable: bool = False  # sits in the kernel
+
+
+class FakeProcess:
+    """One made-up process. Its end is a moment on the clock; whoever looks later sees it ended."""
+
+    def __init__(self, world: FakeProcesses, program: Program, cage: str | None, launch: Launch) -> None:
+        self.pid = next(world.numbers)
+        self.start_ticks = self.pid * 100
+        self.stdin: trio.abc.SendStream | None = None
+        self.launch = launch
+        self.program = program
+        self.cage = cage
+        self.is_held = True
+        self.signals: list[int] = []
+        self._world = world
+        self._ends_at: float | None = None
+        self._status: ExitStatus | None = None
+        self._changed = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<fake {self.pid} {self.launch.argv[0]}>"
+
+    @property
+    def is_alive(self) -> bool:
+        return self._ends_at is None or trio.current_time() < self._ends_at
+
+    def go(self) -> None:
+        assert self.is_held, "go() is said once"
+        self.is_held = False
+        program = self.program
+        if not program.can_be_executed:
+            self._end(ExitStatus(code=127, never_ran=True), 0.0)
+        elif program.lives_s is not None:
+            status = ExitStatus(signal=program.dies_of) if program.dies_of is not None else ExitStatus(code=program.code)
+            self._end(status, program.lives_s)
+            if program.is_oom and self.cage is not None:
+                self._world.oom_kills[self.cage] = self._world.oom_kills.get(self.cage, 0) + 1
+        if program.stray is not None:
+            stray = FakeProcess(self._world, program.stray, self.cage, self.launch)
+            self._world.processes[stray.pid] = stray
+            stray.go()
+
+    async def wait(self) -> ExitStatus:
+        while self.is_alive:
+            with trio.move_on_at(float("inf") if self._ends_at is None else self._ends_at):
+                await self._changed.wait()
+        await trio.lowlevel.checkpoint()
+        assert self._status is not None
+        return self._status
+
+    def signal(self, signum: int) -> bool:
+        if not self.is_alive:
+            return False
+        self.signals.append(signum)
+        if signum == KILL and not self.program.is_unkillable:
+            self._end(ExitStatus(signal=KILL), 0.0)
+        if signum == TERM and self.program.obeys_term:
+            self._end(ExitStatus(signal=TERM), self.program.takes_s)
+        return True
+
+    def close(self) -> None:
+        assert not self.is_alive, "close() comes after wait()"
+        self._world.closed.append(self.pid)
+
+    def _end(self, status: ExitStatus, in_s: float) -> None:
+        at = trio.current_time() + in_s
+        if self._ends_at is None or at < self._ends_at:
+            self._ends_at, self._status = at, status
+            self._changed.set()
+            self._changed = trio.Event()
+
+
+class FakeSurvivor:
+    """A process found by its number: it can be signalled and its end is seen, but its status is its parent's."""
+
+    def __init__(self, process: FakeProcess) -> None:
+        self.pid = process.pid
+        self.start_ticks = process.start_ticks
+        self.stdin: trio.abc.SendStream | None = None
+        self._process = process
+
+    def go(self) -> None:
+        raise AssertionError("a survivor has long gone")
+
+    async def wait(self) -> ExitStatus:
+        await self._process.wait()
+        return ExitStatus()
+
+    def signal(self, signum: int) -> bool:
+        return self._process.signal(signum)
+
+    def close(self) -> None:
+        pass
+
+
+class FakeProcesses:
+    """Made-up processes. `spawn_s` is how long a spawn takes, `fails` what a spawn of a program raises."""
+
+    def __init__(self, programs: Mapping[str, Program], *, spawn_s: float = 0.0) -> None:
+        self.programs = dict(programs)
+        self.spawn_s = spawn_s
+        self.fails: dict[str, SpawnFailed] = {}
+        self.numbers = itertools.count(1000)
+        self.processes: dict[int, FakeProcess] = {}
+        self.spawned: list[tuple[float, str]] = []  # when, argv[0]
+        self.closed: list[int] = []
+        self.oom_kills: dict[str, int] = {}
+        self.boot = "this boot"
+
+    async def spawn(self, launch: Launch, *, hold: bool = False) -> FakeProcess:
+        await trio.sleep(self.spawn_s)
+        name = launch.argv[0]
+        if name in self.fails:
+            raise self.fails[name]
+        cage = launch.join_files[0].removesuffix("/cgroup.procs") if launch.join_files else None
+        process = FakeProcess(self, self.programs.get(name, Program(can_be_executed=False)), cage, launch)
+        self.processes[process.pid] = process
+        self.spawned.append((trio.current_time(), name))
+        if not hold:
+            process.go()
+        return process
+
+    def find(self, pid: int, start_ticks: int, boot_id: str) -> FakeSurvivor | None:
+        process = self.processes.get(pid)
+        if process is None or process.start_ticks != start_ticks or not process.is_alive or boot_id != self.boot:
+            return None
+        return FakeSurvivor(process)
+
+    def reap_strays(self) -> int:
+        return 0
+
+    def boot_id(self) -> str:
+        return self.boot
+
+    def account(self, user: str | None) -> Account:
+        if user == "nobody-there":
+            raise SpawnFailed("failed:cage", f"there is no user {user} on this machine")
+        return Account(user or "me", 1000 if user is None else 2000 + len(user), 1000, "/home/me")
+
+    @property
+    def alive(self) -> list[FakeProcess]:
+        return [process for process in self.processes.values() if process.is_alive]
+
+
+@dataclass
+class FakeCage:
+    """One made-up cage, named by its path."""
+
+    path: str
+    world: FakeProcesses
+    rlimits: tuple[tuple[str, int], ...] = ()
+    cap_bytes: int | None = None
+    memory_bytes: int | None = None
+    peak_bytes: int | None = None
+    is_broken: bool = False
+    is_removed: bool = False
+
+    @property
+    def join_files(self) -> tuple[str, ...]:
+        return (f"{self.path}/cgroup.procs",)
+
+    @property
+    def identity(self) -> str | None:
+        return self.path
+
+    @property
+    def record(self) -> str | None:
+        return f"fake\t{self.path}"
+
+    def prepare(self, cap_bytes: int, run_tag: str) -> None:
+        if self.is_broken:
+            raise HostFault(f"{self.path}: no space left on device")
+        self.cap_bytes = cap_bytes
+
+    def started(self, pid: int) -> None:
+        assert pid in self.world.processes
+
+    def counters(self) -> Counters:
+        return Counters(
+            oom_kills=self.world.oom_kills.get(self.path, 0), memory_bytes=self.memory_bytes, peak_bytes=self.peak_bytes
+        )
+
+    def _members(self) -> list[FakeProcess]:
+        return [process for process in self.world.alive if process.cage == self.path]
+
+    async def members(self) -> tuple[int, ...]:
+        await trio.lowlevel.checkpoint()
+        return tuple(process.pid for process in self._members())
+
+    async def signal(self, signum: int) -> None:
+        await trio.lowlevel.checkpoint()
+        for process in self._members():
+            process.signal(signum)
+
+    async def kill(self, *, within_s: float) -> tuple[int, ...]:
+        with trio.move_on_after(within_s):
+            while members := self._members():
+                for process in members:
+                    process.signal(KILL)
+                await trio.sleep(0.01)
+        return tuple(process.pid for process in self._members())
+
+    def remove(self) -> None:
+        self.is_removed = not self._members()
+
+
+@dataclass
+class FakeCages:
+    """Made-up cages below `top`."""
+
+    world: FakeProcesses
+    top: str = "/fake"
+    guarantee: Guarantee = Guarantee.HARD
+    detail: str = "made up"
+    cages: dict[str, FakeCage] = field(default_factory=dict)
+    used: dict[str, int] = field(default_factory=dict)
+    is_closed: bool = False
+
+    def cage(self, name: str) -> FakeCage:
+        return self.cages.setdefault(name, FakeCage(f"{self.top}/{name}", self.world))
+
+    def leftovers(self) -> tuple[str, ...]:
+        prefix = f"{self.top}/"
+        return tuple(sorted({p.cage.removeprefix(prefix) for p in self.world.alive if p.cage and p.cage.startswith(prefix)}))
+
+    def recorded(self, name: str, record: str | None, run_tag: str | None) -> tuple[FakeCage, ...]:
+        return (FakeCage(record.removeprefix("fake\t"), self.world) if record is not None else self.cage(name),)
+
+    async def usage(self) -> dict[str, int]:
+        await trio.lowlevel.checkpoint()
+        return {name: used for name, used in self.used.items() if await self.cage(name).members()}
+
+    def close(self) -> None:
+        for cage in self.cages.values():
+            cage.remove()
+        self.is_closed = True
