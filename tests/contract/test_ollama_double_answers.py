@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from supervisord_ai.errors import PeerGone
+from supervisord_ai.errors import PeerGone, UpstreamUnreachable
 from supervisord_ai.ollama.transport import ByteStream
 from tests.fakes.ollama_double import Ask, Double, DoubleOptions, ModelSpec, Script, running
 from tests.fakes.ollama_double.gojson import BadBody, decode
@@ -252,7 +252,7 @@ async def test_a_restart_drops_connections_and_what_was_loaded(autojump_clock: C
             await receive_to_the_end(stream)
         assert double.statistics().loaded == ()
         double.is_refusing = True
-        with pytest.raises(PeerGone):
+        with pytest.raises(UpstreamUnreachable):
             await double.dial()
         nursery.cancel_scope.cancel()
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import trio
 
 from supervisord_ai.clock import Clock, VirtualClock
-from supervisord_ai.errors import PeerGone, Refused
+from supervisord_ai.errors import Refused, UpstreamUnreachable
 from supervisord_ai.ollama.transport import ByteStream
 from supervisord_ai.serve.connection import Connection, SocketConnection, memory_pair
 from supervisord_ai.serve.http import Bounds, Exchange, Handler, serve_connection
@@ -122,11 +122,11 @@ class Double:
     async def dial(self) -> ByteStream:
         """A connection to this double; a `Dialer` for OllamaClient.
 
-        Raises: PeerGone while `is_refusing`.
+        Raises: UpstreamUnreachable while `is_refusing`, as a dialer does.
         """
         await trio.lowlevel.checkpoint()
         if self.is_refusing:
-            raise PeerGone
+            raise UpstreamUnreachable("nobody listens")
         # Half-close is the end of a caller here, as on TCP: Go's server takes it for a disconnect on any socket.
         client, served = memory_pair("memory-tcp", room_bytes=self.room_bytes)
         assert self._nursery is not None, "Double.run() is not running"
