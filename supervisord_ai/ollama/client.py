@@ -17,7 +17,6 @@ from supervisord_ai.ollama.transport import Dialer, HttpTransport, Reply, Transp
 __all__ = ["OllamaClient", "Reply"]
 
 METADATA_S = 10.0  # version, tags, ps and show answer in milliseconds, also while a model loads
-METADATA_BYTES = 16_000_000  # `show` of a model with its tensors is a few hundred kilobytes
 
 
 class OllamaClient:
@@ -77,21 +76,20 @@ class OllamaClient:
         """Make one small call; return its status and the JSON object it answered with.
 
         An error that is plain text comes as `{"error": text}`.
-        Raises: UpstreamUnreachable, UpstreamCut, UpstreamStalled after `timeout_s`.
+        Raises: UpstreamUnreachable, UpstreamCut (also for what is no JSON object, or above 16 MB), UpstreamStalled after
+        `timeout_s`.
         """
         content = None if payload is None else json.dumps(payload).encode()
         url = f"http://backend{self._prefix}{quote(path, safe='/%:?=&')}"
-        body = bytearray()
-        status: int | None = None
-        with trio.move_on_after(timeout_s):
-            async with self._http.stream(method, url, content=content, headers=[_JSON]) as response:
-                async for piece in response.aiter_raw():
-                    body += piece
-                    if len(body) > METADATA_BYTES:
-                        raise UpstreamCut(len(body))
-                status = response.status_code
-        if status is None:
+        response: httpx.Response | None = None
+        try:
+            with trio.move_on_after(timeout_s):
+                response = await self._http.request(method, url, content=content, headers=[_JSON])
+        except httpx.HTTPError as exc:  # a coding that was not asked for and cannot be undone
+            raise UpstreamCut(0) from exc
+        if response is None:
             raise UpstreamStalled(timeout_s)
+        status, body = response.status_code, response.content
         try:
             answer = json.loads(body) if body else {}
         except ValueError as exc:

@@ -22,6 +22,7 @@ from supervisord_ai.wire.http1 import END, Broken, Headers, ResponseHead, Respon
 
 __all__ = ["ByteStream", "Dialer", "HttpTransport", "RawStream", "Reply", "TransportStatistics", "dial_tcp", "dial_unix"]
 
+METADATA_BYTES = 16_000_000  # `show` of a model with its tensors is a few hundred kilobytes
 HOST = "127.0.0.1:11434"  # what Ollama's Host check always takes, wherever it listens
 
 # What a caller's request may not decide about ours: identity, the connection, and framing.
@@ -56,16 +57,16 @@ class Reply:
         self._ready = b""  # body bytes that came with the head
         self._is_ended = False
         self._is_broken = False
-        self._seen_bytes = 0
+        self.seen_bytes = 0
 
     def __repr__(self) -> str:
-        return f"<Reply {self.status} after {self._seen_bytes} bytes{' ended' if self._is_ended else ''}>"
+        return f"<Reply {self.status} after {self.seen_bytes} bytes{' ended' if self._is_ended else ''}>"
 
     async def next_chunk(self) -> bytes | None:
         """Return the next bytes of the body as soon as there are any; None at its clean end. Raises: UpstreamCut."""
         while not self._ready:
             if self._is_broken:
-                raise UpstreamCut(self._seen_bytes)
+                raise UpstreamCut(self.seen_bytes)
             if self._is_ended:
                 return None
             await self._receive()
@@ -77,9 +78,9 @@ class Reply:
         while not self.status:
             await self._receive()
             if self._is_broken:
-                if not self._seen_bytes:
+                if not self.seen_bytes:
                     raise UpstreamUnreachable("the connection ended before an answer", was_sent=True)
-                raise UpstreamCut(self._seen_bytes)
+                raise UpstreamCut(self.seen_bytes)
 
     async def _receive(self) -> None:
         assert self._stream is not None
@@ -88,7 +89,7 @@ class Reply:
         except PeerGone:
             self._is_broken = True
             return
-        self._seen_bytes += len(data)
+        self.seen_bytes += len(data)
         pieces: list[bytes] = []
         for event in self._parser.feed(data) if data else self._parser.feed_eof():
             if isinstance(event, bytes):
@@ -186,10 +187,11 @@ class HttpTransport(httpx.AsyncBaseTransport):
                 await stream.aclose()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Answer httpx. Its timeouts are not looked at: deadlines are cancel scopes here."""
+        """Answer httpx, with at most 16 MB. Its timeouts are not looked at: deadlines are cancel scopes here."""
         body = await request.aread()
         reply = await self.begin(request.method, request.url.raw_path.decode("ascii"), request.headers.multi_items(), body)
-        return httpx.Response(reply.status, headers=reply.headers.items(), stream=_HttpxBody(reply), request=request)
+        body_stream = _HttpxBody(reply, METADATA_BYTES)
+        return httpx.Response(reply.status, headers=reply.headers.items(), stream=body_stream, request=request)
 
     async def aclose(self) -> None:
         """Close the kept connections; calls in flight go on and are not kept."""
@@ -198,11 +200,17 @@ class HttpTransport(httpx.AsyncBaseTransport):
 
 
 class _HttpxBody(httpx.AsyncByteStream):
-    def __init__(self, reply: Reply) -> None:
+    """A body for httpx, bounded. The bound is here because an iteration that httpx's caller left early would not be closed."""
+
+    def __init__(self, reply: Reply, limit: int) -> None:
         self._reply = reply
+        self._left = limit
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         while (chunk := await self._reply.next_chunk()) is not None:
+            self._left -= len(chunk)
+            if self._left < 0:
+                raise UpstreamCut(self._reply.seen_bytes)
             yield chunk
 
     async def aclose(self) -> None:
