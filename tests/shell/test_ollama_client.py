@@ -386,7 +386,7 @@ async def test_metadata_that_is_no_object_or_too_big_is_a_cut(nursery: trio.Nurs
     assert client.statistics().in_use == 0
 
 
-async def test_metadata_in_a_coding_that_cannot_be_undone_is_a_cut(nursery: trio.Nursery) -> None:
+async def test_metadata_in_a_coding_that_nobody_asked_for_is_a_cut(nursery: trio.Nursery) -> None:
     async def answer(exchange: Exchange) -> None:
         await exchange.respond(200, [("Content-Encoding", "gzip")], b"no gzip")
 
