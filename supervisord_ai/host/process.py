@@ -435,7 +435,7 @@ def _status_of(result: os.waitid_result, *, never_ran: bool) -> ExitStatus:
         case os.CLD_EXITED:
             return ExitStatus(code=result.si_status, never_ran=never_ran and result.si_status in {126, 127})
         case os.CLD_KILLED | os.CLD_DUMPED:
-            return ExitStatus(signal=result.si_status, core_dumped=result.si_code == os.CLD_DUMPED, never_ran=never_ran)
+            return ExitStatus(signal=result.si_status, core_dumped=result.si_code == os.CLD_DUMPED)
         case other:
             raise AssertionError(f"waitid(WEXITED) gave si_code {other}")
 
