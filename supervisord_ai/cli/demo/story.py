@@ -20,7 +20,7 @@ AGENTS = OPUS + SONNET
 QUESTIONS = 2 * AGENTS
 
 WORDS_ASKED = 20  # tokens of an answer
-WRITING_OPUS = 24  # opus agents whose second question is new as well
+WRITING_OPUS = 32  # opus agents whose second question is new as well
 REPEATING_SONNET = 50  # sonnet agents whose second question is a colleague's first; the others embed
 TEXTS_TO_EMBED = 25
 
