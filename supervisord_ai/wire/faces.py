@@ -7,6 +7,7 @@ improvement on Ollama, which stops in the middle and lets the client take it for
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 
 from supervisord_ai.core.calls import Face, JsonObject, Op, face_of
@@ -55,10 +56,10 @@ def _error(face: Face, status: int, message: str, *, with_id: bool) -> JsonObjec
 
 
 def _prose(message: str) -> str:
-    """ollama-python reads the text of an error as JSON when it can, and fails on anything but an object."""
+    """ollama-python reads the whole text of an error as JSON when it can, and fails on anything but an object."""
     try:
-        value = decode(message.encode())
-    except NotJson:
+        value = json.loads(message)
+    except ValueError:
         return message
     return message if isinstance(value, dict) else f"error: {message}"
 
