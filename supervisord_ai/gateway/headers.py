@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from supervisord_ai.core.calls import Call
+from supervisord_ai.core.calls import Call, Op
 from supervisord_ai.gateway.request import Request, Times
 
 Headers = list[tuple[str, str]]
@@ -35,6 +35,8 @@ def _common(request_id: str, attempt: int, call: Call, cache_status: str) -> Hea
         headers.append(("Cache-Status", cache_status))
     if call.not_granted:
         headers.append(("X-AI-Options", not_granted(call.not_granted)))
+    if call.asked_stream and call.route.op in {Op.MESSAGES, Op.RESPONSES}:
+        headers.append(("Cache-Control", "no-cache"))  # Ollama's own, on the streams of these two, errors included
     return headers
 
 
