@@ -47,6 +47,7 @@ batch_delay = "1s"
 [class.sonnet]
 memory = "256MB"
 start = "100ms"
+ceiling = 3
 {user}
 [[agents]]
 name = "sonnet-{{n:03}}"

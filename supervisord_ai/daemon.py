@@ -283,7 +283,8 @@ class Daemon:
                     # What exists now lives as long as the daemon: a full collection over it would only be a pause.
                     gc.collect()
                     gc.freeze()
-                    log.info("serving on %s", ", ".join([str(self._llm.path), *map(str, self._config.listen.tcp)]))
+                    where = [str(self._llm.path), *(_url_of(listener.getsockname()) for listener in self._tcp)]
+                    log.info("serving on %s", ", ".join(where))
                     self._notifier.ready(f"serving {len(self._config.roster.agents)} agents")
                     await self._stop_asked.wait()
                     self._notifier.stopping()

@@ -10,11 +10,12 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -187,21 +188,26 @@ def running_daemon(folder: Path, *, ollama: str, extra: str = "", tcp: str = "[]
 @contextmanager
 def ollama_double(*arguments: str) -> Iterator[str]:
     """The double of Ollama as a process; yields its URL."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "tests.fakes.ollama_double", "--listen", "127.0.0.1:0", *arguments],
         stdout=subprocess.PIPE,
         cwd=ROOT,
         text=True,
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        found = [word for word in line.split() if word.startswith("http://")]
-        assert found, f"the double did not say where it listens: {line!r}"
-        yield found[0]
-    finally:
-        process.terminate()
-        process.wait(10)
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            found = [word for word in line.split() if word.startswith("http://")]
+            assert found, f"the double did not say where it listens: {line!r}"
+            yield found[0]
+        finally:
+            process.terminate()
+
+
+def journal(folder: Path, sql: str) -> list[tuple[Any, ...]]:
+    """Read the journal of a daemon that runs or not, without writing to it."""
+    with closing(sqlite3.connect(f"file:{folder}/state/journal.db?mode=ro", uri=True)) as connection:
+        return connection.execute(sql).fetchall()
 
 
 def lines(body: bytes) -> Sequence[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.harness import USER_LINE, Answered, Daemon, ask, config_text, eventually, ollama_double
+from tests.system.harness import USER_LINE, Answered, Daemon, ask, config_text, eventually, journal, ollama_double
 
 pytestmark = pytest.mark.slow
 
@@ -69,9 +68,8 @@ def test_fifty_queued_and_two_active_are_all_answered_after_a_kill(tmp_path: Pat
             again = [a for a in answers if a.headers.get("x-ai-attempt") == "2"]
             assert len(again) == len(running) == 2
             # The same 52 rows were finished; the return of a caller made no second row.
-            with sqlite3.connect(f"file:{tmp_path}/state/journal.db?mode=ro", uri=True) as journal:
-                assert journal.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-                assert journal.execute("SELECT count(*) FROM requests").fetchone() == (52,)
+            assert journal(tmp_path, "PRAGMA integrity_check") == [("ok",)]
+            assert journal(tmp_path, "SELECT count(*) FROM requests") == [(52,)]
         finally:
             daemon.stop()
 
@@ -96,6 +94,7 @@ def test_rows_of_an_ended_generation_are_cancelled_and_not_worked_off(tmp_path: 
 agents = "1GB"
 [class.sonnet]
 start = "100ms"
+ceiling = 3
 {USER_LINE}
 [[agents]]
 name = "sonnet-{{n}}"
@@ -117,8 +116,6 @@ command = ["python3", "-I", "-S", "{script}"]
                 lambda: (s := daemon.status()["queue"])["running"] + s["queued"] == 0 and s, what="an empty queue", within_s=10
             )
             assert queue["queued"] == 0
-            with sqlite3.connect(f"file:{tmp_path}/state/journal.db?mode=ro", uri=True) as journal:
-                states = [state for (state,) in journal.execute("SELECT state FROM requests")]
-            assert states == ["cancelled"] * 3
+            assert journal(tmp_path, "SELECT state FROM requests") == [("cancelled",)] * 3
         finally:
             daemon.stop()

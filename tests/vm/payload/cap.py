@@ -39,6 +39,7 @@ agents = "1GB"
 memory = "64MiB"
 user = "root"
 start = "1s"
+ceiling = 3
 [[agents]]
 name = "hog"
 class = "sonnet"
