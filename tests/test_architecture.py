@@ -16,6 +16,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 BROAD_CATCHES = {
     "agents/duty.py": "one periodic duty",
     "agents/lifecycle.py": "one agent",
+    "gateway/dispatch.py": "one slot job",
+    "gateway/duty.py": "one periodic duty",
     "serve/http.py": "one connection",
 }
 
