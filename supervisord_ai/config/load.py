@@ -232,7 +232,7 @@ class _Loading:
         state = places.state_dir(self.around, values.get("state_dir"))
         # Whoever moves the state (a second daemon, a test, `try`) does not expect logs among those of the first.
         log = values.get("log_dir") or (normal.log_dir if state == normal.state_dir else f"{state}/log")
-        for name, what in check_paths(runtime, state, log):
+        for name, what in check_paths(runtime, state, values.get("log_dir", "/")):
             self._problem_at("daemon", name, what)
         return DaemonPolicy(**{**values, "runtime_dir": runtime, "state_dir": state, "log_dir": log})
 

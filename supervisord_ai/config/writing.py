@@ -123,6 +123,7 @@ def toml_value(value: object, kind: object) -> str | None:
     if any(isinstance(one, type) and issubclass(one, Duration) for one in kinds):
         return None if value is None else text(_duration(float(value)))  # type: ignore[arg-type]
     if Rate in kinds:
+        assert value is None or isinstance(value, (int, float))
         return text("" if value is None else f"{_number(value)}/min")
     return None if value is None else _plain(value)
 
@@ -135,9 +136,10 @@ def _duration(seconds: float) -> str:
     return f"{_number(seconds)}s"
 
 
-def _number(value: object) -> str:
-    """Return a number with all its digits and without an exponent."""
-    return f"{value:.12f}".rstrip("0").rstrip(".")
+def _number(value: float) -> str:
+    """Return a number with all its digits and without an exponent, so that it is read as the same number."""
+    digits = repr(float(value))
+    return f"{value:.20f}" if "e" in digits else digits.removesuffix(".0")
 
 
 def _unit(name: str) -> str:
@@ -161,7 +163,8 @@ def braced(value: object) -> str:
 
 def text(value: str) -> str:
     """Return text as a TOML string."""
-    return json.dumps(value)  # a JSON string is a TOML basic string, but for a lone surrogate, which no TOML file can hold
+    # Nearly a JSON string: but TOML knows no surrogate pairs, and wants DEL escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _key(name: str) -> str:

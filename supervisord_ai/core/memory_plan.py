@@ -109,7 +109,7 @@ def judge_plan(policy: MemoryPolicy, caps: Sequence[CapLine]) -> tuple[PartsExce
     if given > policy.total_bytes:
         wrong.append(PartsExceedTotal(given, policy.total_bytes))
     wanted = sum(line.total_bytes for line in caps)
-    allowed = math.floor(policy.agents_bytes * policy.overcommit)
+    allowed = round(policy.agents_bytes * policy.overcommit)  # in hundredths no factor is exact
     if wanted > allowed:
         factor = allowed / wanted
         wrong.append(

@@ -1,0 +1,307 @@
+"""`try -- CMD`: a throw-away daemon in a folder of its own, CMD as its one agent, and a summary. No config, no root.
+
+    find Ollama -> write a config -> start the daemon -> show what CMD writes -> CMD ended -> ask for the figures -> stop
+
+Nothing is left behind, whether CMD ends, the daemon fails or somebody presses ^C.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from supervisord_ai.cli.door import Door
+from supervisord_ai.cli.exits import Exit
+from supervisord_ai.cli.screen import printable, size_of, span_of
+from supervisord_ai.config.units import MemoryCap, Unreadable
+from supervisord_ai.config.writing import braced, text
+from supervisord_ai.core.agent_state import AgentState
+from supervisord_ai.core.places import CONTROL_SOCKET
+from supervisord_ai.errors import Denied, HostFault, NotRunning, UsageError
+
+AGENT = "try"
+DEFAULT_OLLAMA = "http://127.0.0.1:11434"
+PROBE_S = 3.0
+POLL_S = 0.1
+UP_WITHIN_S = 20.0
+STOP_WITHIN_S = 15.0
+ENDED = {AgentState.FINISHED, AgentState.STOPPED, AgentState.QUARANTINED}
+
+
+def run(args: Namespace) -> int:
+    words = args.words[1:] if args.words[:1] == ["--"] else args.words
+    if not words:
+        raise UsageError("what is to be run? For example: ai-supervisor try -- python3 my_agent.py")
+    url = "embedded" if args.engine else find_ollama(args.ollama, os.environ)
+    with tempfile.TemporaryDirectory(prefix="ai-try-") as name:
+        trial = Trial(Path(name), config_of(Path(name), url, words, args))
+        result = trial.run()
+    if args.json:
+        print(json.dumps({"ollama": url, **result.as_json()}, indent=2), file=sys.stderr)
+    else:
+        print(summary(result, url, words), file=sys.stderr)
+    if result.was_interrupted:
+        return Exit.INTERRUPTED
+    return Exit.GOOD if result.agent.get("verdict") == "finished" else Exit.NO
+
+
+# --- what to run it before ----------------------------------------------------------------------------------------------
+
+
+def find_ollama(asked: str | None, env: Any) -> str:
+    """Return the URL of an Ollama that answers: the one asked for, else OLLAMA_HOST's, else the usual one.
+
+    Raises:
+        UsageError: it does not answer.
+    """
+    url = asked or _from_ollama_host(env.get("OLLAMA_HOST", "")) or DEFAULT_OLLAMA
+    where = urlsplit(url if "://" in url else f"http://{url}")
+    try:
+        host, port = where.hostname, where.port or 11434
+    except ValueError as exc:
+        raise UsageError(f"{url} is not an address: write http://host:port") from exc
+    if where.scheme != "http" or not host:
+        raise UsageError(f"{url} is not an address that can be used: write http://host:port")
+    connection = HTTPConnection(host, port, timeout=PROBE_S)
+    try:
+        connection.request("GET", "/api/version")
+        version = json.loads(connection.getresponse().read())["version"]
+    except (OSError, HTTPException, ValueError, KeyError, TypeError) as exc:
+        raise UsageError(
+            f"no Ollama answers at {host}:{port}: start one, name another with --ollama URL, "
+            "or use the embedded engine with --engine embedded"
+        ) from exc
+    finally:
+        connection.close()
+    shown_host = f"[{host}]" if ":" in host else host
+    print(f"ai-supervisor: Ollama {printable(str(version))} at {shown_host}:{port}", file=sys.stderr)
+    return f"http://{shown_host}:{port}"
+
+
+def _from_ollama_host(value: str) -> str:
+    """Read OLLAMA_HOST as Ollama's clients do: a host, a port or both; 0.0.0.0 is where a server listens, not where it is."""
+    if not value:
+        return ""
+    rest = value.partition("://")[2] or value
+    host, colon, port = rest.rpartition(":") if ":" in rest and not rest.endswith("]") else (rest, "", "")
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "127.0.0.1"}.get(host, host)
+    return f"http://{host}:{port}" if colon and port else f"http://{host}:11434"
+
+
+def config_of(folder: Path, url: str, words: list[str], args: Namespace) -> str:
+    """Return the config of the throw-away daemon."""
+    try:
+        MemoryCap.read(args.memory)
+    except Unreadable as exc:
+        raise UsageError(f"--memory {exc}") from exc
+    env = dict(_variable(one) for one in args.env)
+    user = 'user = "root"\n' if os.geteuid() == 0 else ""
+    return f"""
+[daemon]
+runtime_dir = {text(f"{folder}/run")}
+state_dir = {text(f"{folder}/state")}
+log_dir = {text(f"{folder}/log")}
+path = {text(os.environ.get("PATH", os.defpath))}
+durability = "process"
+[listen]
+tcp = ["127.0.0.1:0"]
+[memory]
+total = {text(args.memory)}
+agents = {text(args.memory)}
+os = "0B"
+ollama = "0B"
+cache = "0B"
+monitoring = "0B"
+[[ollama]]
+url = {text(url)}
+[class.{AGENT}]
+memory = {text(args.memory)}
+priority = 3
+ceiling = 1
+restart = "no"
+{user}[[agents]]
+name = "{AGENT}"
+class = "{AGENT}"
+command = {braced(words)}
+cwd = {braced(os.getcwd())}
+env = {{ {", ".join(f"{name} = {braced(value)}" for name, value in env.items())} }}
+"""
+
+
+def _variable(asked: str) -> tuple[str, str]:
+    name, equals, value = asked.partition("=")
+    if not name.isidentifier():
+        raise UsageError(f"--env {asked}: write NAME=VALUE, or NAME to pass your own on")
+    if not equals and name not in os.environ:
+        raise UsageError(f"--env {name}: it is not in your environment")
+    return name, value if equals else os.environ[name]
+
+
+# --- running it ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Result:
+    """What there is to say afterwards."""
+
+    agent: dict[str, Any]
+    totals: dict[str, Any]
+    guarantee: str
+    took_s: float
+    was_interrupted: bool
+
+    def as_json(self) -> dict[str, Any]:
+        kept = ("verdict", "detail", "peak_bytes", "cap_bytes")
+        return {
+            **{key: self.agent.get(key) for key in kept},
+            "totals": self.totals,
+            "guarantee": self.guarantee,
+            "took_s": round(self.took_s, 3),
+            "was_interrupted": self.was_interrupted,
+        }
+
+
+class Trial:
+    """One throw-away daemon."""
+
+    def __init__(self, folder: Path, config: str) -> None:
+        self._folder = folder
+        self._door = Door(f"{folder}/run/{CONTROL_SOCKET}")
+        self._shown_bytes = 0
+        (folder / "config.toml").write_text(config)
+
+    def run(self) -> Result:
+        """Run the agent to its end, or until ^C.
+
+        Raises:
+            HostFault: the daemon could not be started, or ended by itself.
+        """
+        with self._daemon() as process:
+            self._wait_up(process)
+            began = time.monotonic()
+            was_interrupted = False
+            try:
+                self._watch(process)
+            except KeyboardInterrupt:
+                was_interrupted = True
+            agent, status = self._door.agent(AGENT), self._door.get("/v1/status")
+            self._show_output(agent["log_path"])
+        return Result(agent, status["totals"], status["guarantee"]["level"], time.monotonic() - began, was_interrupted)
+
+    @contextmanager
+    def _daemon(self) -> Iterator[subprocess.Popen[bytes]]:
+        command = [sys.executable, "-m", "supervisord_ai", "run", "--accept-smaller-machine"]
+        with (self._folder / "daemon.log").open("wb") as log:
+            process = subprocess.Popen(
+                [*command, "--config", str(self._folder / "config.toml")],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # ^C is for us; we then end the daemon in good order
+            )
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(STOP_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _wait_up(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + UP_WITHIN_S
+        while not self._door.is_open():
+            self._check(process)
+            if time.monotonic() > deadline:
+                raise HostFault(f"the daemon does not come up within {UP_WITHIN_S:.0f} s:\n{self._log_tail()}")
+            time.sleep(POLL_S / 2)
+
+    def _watch(self, process: subprocess.Popen[bytes]) -> None:
+        """Show what the agent writes until it ended."""
+        while True:
+            self._check(process)
+            try:
+                agent = self._door.agent(AGENT)
+            except (NotRunning, Denied):
+                self._check(process)
+                raise
+            self._show_output(agent["log_path"])
+            if agent["state"] in ENDED:
+                return
+            time.sleep(POLL_S)
+
+    def _check(self, process: subprocess.Popen[bytes]) -> None:
+        if process.poll() is not None:
+            raise HostFault(f"the daemon ended with {process.returncode}:\n{self._log_tail()}")
+
+    def _log_tail(self) -> str:
+        lines = (self._folder / "daemon.log").read_text(errors="replace").splitlines()
+        return "\n".join(f"  {printable(line)}" for line in lines[-10:])
+
+    def _show_output(self, log_path: str) -> None:
+        """Pass on what the agent wrote since we last looked. The terminal is as much its own as without us."""
+        try:
+            with open(log_path, "rb") as file:
+                if os.fstat(file.fileno()).st_size < self._shown_bytes:
+                    self._shown_bytes = 0  # rotated: it begins anew
+                file.seek(self._shown_bytes)
+                data = file.read()
+        except FileNotFoundError:
+            return
+        self._shown_bytes += len(data)
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+
+
+# --- what it came to ----------------------------------------------------------------------------------------------------
+
+
+def summary(result: Result, url: str, words: list[str]) -> str:
+    """Return the figures, and the lines that keep the agent."""
+    agent, totals = result.agent, result.totals
+    lines = [
+        "",
+        f"ended     {agent['verdict'] or 'interrupted'} after {span_of(result.took_s)}",
+        f"memory    peak {size_of(agent['peak_bytes'])} of {size_of(agent['cap_bytes'])} ({result.guarantee})",
+        f"requests  {_counted(totals)}",
+    ]
+    if totals.get("answered"):
+        waited, generated = span_of(totals["waited_s"]), span_of(totals["generated_s"])
+        lines.append(f"time      {waited} waited, {generated} generated, {totals['tokens']} tokens")
+    if agent["verdict"] != "finished" and agent["detail"]:
+        lines += ["detail", *(f"  {printable(line)}" for line in agent["detail"].splitlines())]
+    lines += ["", "to keep it, in a config (ai-supervisor config init):", ""]
+    lines += [f"  {line}" for line in kept_lines(words, url)]
+    return "\n".join(lines)
+
+
+def _counted(totals: dict[str, Any]) -> str:
+    words = ("answered", "cached", "refused", "failed", "cancelled")
+    parts = [f"{totals[word]} {word}" for word in words if totals.get(word)]
+    return f"{totals['asked']} asked" + (f": {', '.join(parts)}" if parts else "")
+
+
+def kept_lines(words: list[str], url: str) -> list[str]:
+    """Return the entry that makes this command an agent for good."""
+    name = next((Path(word).stem for word in reversed(words) if Path(word).suffix in {".py", ".sh", ".js"}), Path(words[0]).name)
+    safe = re.sub(r"[^A-Za-z0-9_-]", "-", name).strip("-_") or "my-agent"
+    lines = ["[[agents]]", f"name = {text(safe)}", 'class = "opus"', f"command = {braced(words)}", f"cwd = {braced(os.getcwd())}"]
+    if url != DEFAULT_OLLAMA:
+        lines += ["", "[[ollama]]", f"url = {text(url)}"]
+    return lines
