@@ -63,7 +63,10 @@ class Reply:
         return f"<Reply {self.status} after {self.seen_bytes} bytes{' ended' if self._is_ended else ''}>"
 
     async def next_chunk(self) -> bytes | None:
-        """Return the next bytes of the body as soon as there are any; None at its clean end. Raises: UpstreamCut."""
+        """Return the next bytes of the body as soon as there are any; None at its clean end.
+
+        Giving up the wait loses nothing: the next call goes on where this one was. Raises: UpstreamCut.
+        """
         while not self._ready:
             if self._is_broken:
                 raise UpstreamCut(self.seen_bytes)

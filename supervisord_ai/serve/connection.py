@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import struct
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,7 +28,7 @@ class Peer:
 
 
 class Connection(Protocol):
-    """A stream of bytes each way. One task reads, one task writes, one may wait for the peer to be gone."""
+    """A stream of bytes each way. One task reads, one task writes, any number may wait for the peer to be gone."""
 
     peer: Peer
     raw: socket.socket | None  # so that the gateway can ask the kernel who it is; None in memory
@@ -67,12 +68,13 @@ class SocketConnection:
         self.write_timeout_s = write_timeout_s
         self._socket = raw
         self._is_closed = False
-        self._hangup: select.epoll | None = None
+        self._watches: set[select.epoll] = set()
         if raw.family == socket.AF_UNIX:
             self.peer = Peer("unix", f"unix:fd{raw.fileno()}")
         else:
             # Without it a chunk waits up to 40 ms for the acknowledgement of the one before.
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with contextlib.suppress(OSError):  # it was reset meanwhile: whoever reads first is told
+                raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.peer = Peer("tcp", _tcp_address(raw))
 
     def __repr__(self) -> str:
@@ -120,15 +122,17 @@ class SocketConnection:
         if self._is_closed:
             await trio.lowlevel.checkpoint()
             return
-        if self._hangup is None:
-            # A private epoll tells hang-up from half-close and from data, which trio's own waiting cannot, and it lets one
-            # task wait for the end while another reads. Hang-up and error are always reported, whatever is asked for.
-            self._hangup = select.epoll(1)
-            self._hangup.register(self._socket.fileno(), 0 if self._socket.family == socket.AF_UNIX else select.EPOLLRDHUP)
-        try:
-            await trio.lowlevel.wait_readable(self._hangup.fileno())
-        except trio.ClosedResourceError:
-            return
+        # A private epoll tells hang-up from half-close and from data, which trio's own waiting cannot, and it lets others wait
+        # for the end while one reads. Hang-up and error are always reported, whatever is asked for (epoll_ctl(2)).
+        with select.epoll(1) as watch:
+            watch.register(self._socket.fileno(), 0 if self._socket.family == socket.AF_UNIX else select.EPOLLRDHUP)
+            self._watches.add(watch)
+            try:
+                await trio.lowlevel.wait_readable(watch.fileno())
+            except trio.ClosedResourceError:
+                return
+            finally:
+                self._watches.discard(watch)
 
     def send_eof(self) -> None:
         with contextlib.suppress(OSError):  # the peer went first
@@ -138,16 +142,15 @@ class SocketConnection:
         if self._is_closed:
             return
         self._is_closed = True
-        if self._hangup is not None:
-            trio.lowlevel.notify_closing(self._hangup.fileno())
-            self._hangup.close()
+        for watch in self._watches:
+            trio.lowlevel.notify_closing(watch.fileno())
         trio.lowlevel.notify_closing(self._socket)
         self._socket.close()
 
     def abort(self) -> None:
         if not self._is_closed and self._socket.family != socket.AF_UNIX:
             # Linger of zero seconds: the kernel drops what is unsent and sends RST (socket(7)).
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
 
 

@@ -33,7 +33,7 @@ DRAIN_BYTES = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What one connection may cost us. Zero of anything is not "no limit"; there is none of that."""
+    """What one connection may cost us. There is no way to say "without limit"."""
 
     headers_bytes: int = 64_000
     header_count: int = 128
@@ -107,6 +107,7 @@ class Exchange:
         self._owes_continue = (
             head.version == "1.1" and head.body_bytes != 0 and (head.headers.get("expect") or "").lower() == "100-continue"
         )
+        self._is_gone = False
         self._pending_head = b""  # goes out with the first bytes of the body
         self._is_chunked = False
         self._is_bodiless = False
@@ -133,14 +134,12 @@ class Exchange:
         if self._owes_continue:
             self._owes_continue = False
             await self._connection.send_all(b"HTTP/1.1 100 Continue\r\n\r\n")
-        pieces: list[bytes] = []
-        size = 0
+        received = bytearray()
         while (piece := await self._next_piece()) is not None:
-            size += len(piece)
-            if size > limit:
+            received += piece
+            if len(received) > limit:
                 raise self._fail(413, "http: request body too large")
-            pieces.append(piece)
-        self._body = b"".join(pieces)
+        self._body = bytes(received)
         return self._body
 
     async def _next_piece(self) -> bytes | None:
@@ -200,8 +199,8 @@ class Exchange:
 
     async def send(self, data: bytes) -> None:
         """Send one piece of a started answer, as one HTTP chunk. Raises: PeerGone."""
-        assert self.is_started
-        assert not self.is_finished
+        assert self.is_started, "start comes before send"
+        assert self._is_gone or not self.is_finished, "nothing is sent after the end"
         if not data:
             await trio.lowlevel.checkpoint_if_cancelled()
             return
@@ -215,13 +214,12 @@ class Exchange:
 
     async def finish(self) -> None:
         """End a started answer well. Raises: PeerGone."""
-        assert self.is_started
-        assert not self.is_finished
+        assert self.is_started, "start comes before finish"
+        assert self._is_gone or not self.is_finished, "an answer ends once"
         self.is_finished = True
         end = self._pending_head + (LAST_CHUNK if self._is_chunked and not self._is_bodiless else b"")
         self._pending_head = b""
-        if end:
-            await self._send(end)
+        await self._send(end)
 
     async def wait_gone(self) -> None:
         """Return when nobody will read the answer any more."""
@@ -259,11 +257,13 @@ class Exchange:
         return () if self.keeps_connection or self._incoming.is_at_eof else (("Connection", "close"),)
 
     async def _send(self, data: bytes) -> None:
+        if self._is_gone:
+            raise PeerGone("left before")
         try:
             await self._connection.send_all(data)
         except PeerGone:
+            self._is_gone = self.is_finished = True
             self.keeps_connection = False
-            self.is_finished = True
             raise
 
 

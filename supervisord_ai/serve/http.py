@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,14 @@ OnConnection = Callable[[Connection], Awaitable[Handler]]
 LINGER_S = 0.5
 LINGER_BYTES = 1_000_000
 ACCEPT_BATCH = 64  # connections taken between two turns of the loop
+STARVATION = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# accept(2) passes on what is pending on the new socket, and what a firewall said of it.
+FAULTS_OF_ONE_PEER = frozenset(
+    {
+        *(errno.ECONNABORTED, errno.EPROTO, errno.ENOPROTOOPT, errno.EPERM, errno.ETIMEDOUT),
+        *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+    }
+)
 STARVED_S = 0.1  # how long the listener waits when the process is out of descriptors
 
 
@@ -64,6 +73,9 @@ class ServeCounts:
 
     def __init__(self) -> None:
         self.accepted = self.open = self.requests = self.malformed = self.failed = 0
+
+    def __repr__(self) -> str:
+        return f"<ServeCounts {self.statistics()}>"
 
     def statistics(self) -> ServeStatistics:
         return ServeStatistics(self.accepted, self.open, self.requests, self.malformed, self.failed)
@@ -114,13 +126,13 @@ async def serve_listener(
             except BlockingIOError:
                 continue
             except OSError as exc:
-                if exc.errno in {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}:
+                if exc.errno in STARVATION:
                     if not was_starved:
                         log.error("%s listener: %s; waiting for connections to end (%d open)", kind, exc.strerror, counts.open)
                     was_starved = True
                     await trio.sleep(STARVED_S)
-                elif exc.errno not in {errno.ECONNABORTED, errno.EPROTO, errno.EINTR, errno.ENETDOWN, errno.EHOSTUNREACH}:
-                    raise  # the listener itself is gone or no listener
+                elif exc.errno not in FAULTS_OF_ONE_PEER:
+                    raise  # the listener itself is gone, or no listener
 
 
 class _ServedConnection:
@@ -148,8 +160,9 @@ class _ServedConnection:
                 handler = await self._identify()
                 while await self._serve_one(handler):
                     pass
-        except Exception as exc:  # noqa: BLE001 - the boundary: one connection
-            await self._fail(exc)
+        except* Exception as group:  # noqa: BLE001 - the boundary: one connection
+            # With the star: when the daemon stops, an error may come beside a cancellation, and only the latter may travel on.
+            await self._fail(group)
         finally:
             try:
                 await self._linger()
@@ -223,7 +236,7 @@ class _ServedConnection:
         for name, value in (
             ("Allow", refused.allow),
             ("Location", refused.location),
-            ("Retry-After", None if refused.retry_after_s is None else str(max(1, min(60, -int(-refused.retry_after_s // 1))))),
+            ("Retry-After", None if refused.retry_after_s is None else str(max(1, min(60, math.ceil(refused.retry_after_s))))),
         ):
             if value is not None and name.lower() not in names:
                 headers = [*headers, (name, value)]
@@ -241,14 +254,15 @@ class _ServedConnection:
             while left > 0 and (data := await self._connection.receive_some()):
                 left -= len(data)
 
-    async def _fail(self, exc: Exception) -> None:
+    async def _fail(self, group: ExceptionGroup) -> None:
         """Answer with 500 where nothing was answered yet; a half answer is broken off, never ended well."""
         exchange, where = self._exchange, self._connection.peer.address
-        if _sole(exc, PeerGone) is not None:
-            log.debug("%s left: %s", where, exc)
+        if _sole(group, PeerGone) is not None:
+            log.debug("%s left: %s", where, group)
             return
         self._counts.failed += 1
-        log.error("connection of %s failed at %r", where, exchange, exc_info=exc)
+        leaves = _leaves(group)
+        log.error("connection of %s failed at %r", where, exchange, exc_info=leaves[0] if len(leaves) == 1 else group)
         if exchange is None or exchange.is_finished:
             return
         if exchange.is_started:

@@ -101,7 +101,7 @@ class ChunkedDecoder:
     def _size(self, line: bytes) -> int:
         if _BARE.search(line):
             raise ChunkedError("malformed chunked encoding")
-        digits = line.partition(b";")[0].rstrip(b" \t")
+        digits = line.partition(b";")[0]
         if not digits:
             raise ChunkedError("empty hex number for chunk length")
         if not _HEX.fullmatch(digits):

@@ -141,14 +141,10 @@ class _BrokenHeadError(ValueError):
 class _HeadCollector:
     """Receives llhttp's callbacks."""
 
-    __slots__ = ("fields", "target")
+    __slots__ = ("fields",)
 
     def __init__(self) -> None:
-        self.target = b""
         self.fields: list[tuple[bytes, bytes]] = []
-
-    def on_url(self, url: bytes) -> None:
-        self.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.fields.append((name, value))

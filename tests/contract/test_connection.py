@@ -95,6 +95,14 @@ async def test_a_peer_that_is_there_is_not_gone_whatever_it_sends(ends: Ends) ->
     assert await ends.served.receive_some() == b"x" * 1000
 
 
+async def test_any_number_of_tasks_may_wait_for_the_end(ends: Ends) -> None:
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(ends.served.wait_gone)
+        await trio.testing.wait_all_tasks_blocked()
+        ends.caller.close()
+
+
 async def test_waiting_for_the_end_can_be_given_up_and_taken_up_again(ends: Ends) -> None:
     for _ in range(3):
         with trio.move_on_after(0.01):
@@ -222,8 +230,8 @@ async def test_every_wait_can_be_cancelled_and_leaves_no_descriptor(ends: Ends) 
             await ends.served.wait_gone()
         with trio.move_on_after(0.005):
             await ends.served.send_all(b"x" * 10_000_000)
+    assert len(os.listdir("/proc/self/fd")) == before
     is_real = ends.served.raw is not None
-    assert len(os.listdir("/proc/self/fd")) == before + is_real  # the private epoll, one for the connection's life
     ends.served.close()
     assert len(os.listdir("/proc/self/fd")) == before - is_real
 

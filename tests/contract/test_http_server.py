@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import AsyncIterator, Callable
@@ -9,6 +10,8 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import trio
 import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 
 from supervisord_ai.errors import PeerGone, Refused
 from supervisord_ai.serve.http import Bounds, Exchange, Handler, ServeCounts, serve_connection
@@ -407,6 +410,77 @@ async def test_a_leaver_is_seen_by_the_handler_and_is_no_error(open_to: Open, ca
         await trio.testing.wait_all_tasks_blocked()
     assert told == ["gone"]
     assert not caplog.records
+
+
+async def test_an_error_beside_a_cancellation_does_not_outlive_it(open_to: Open, caplog: pytest.LogCaptureFixture) -> None:
+    async def stubborn(_exchange: Exchange) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise ZeroDivisionError
+
+    ends = connect("memory-unix")
+    async with trio.open_nursery() as daemon:
+        daemon.start_soon(serve_connection, ends.served, stubborn)
+        await ends.caller.send_all(post("/x", b""))
+        await trio.testing.wait_all_tasks_blocked()
+        daemon.cancel_scope.cancel()
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_handler_that_goes_on_after_the_leaver_is_told_again(open_to: Open, caplog: pytest.LogCaptureFixture) -> None:
+    told = trio.Event()
+
+    async def deaf(exchange: Exchange) -> None:
+        await exchange.wait_gone()
+        await exchange.start(200, [])
+        for _ in range(3):
+            with pytest.raises(PeerGone):
+                await exchange.send(b"x" * 10_000_000)
+        with pytest.raises(PeerGone):
+            await exchange.finish()
+        told.set()
+
+    caller = open_to(deaf)
+    await caller.send_all(post("/x", b""))
+    await trio.testing.wait_all_tasks_blocked()
+    caller.close()
+    with trio.fail_after(2):
+        await told.wait()
+    await trio.testing.wait_all_tasks_blocked()
+    assert not caplog.records
+
+
+FRAGMENTS = st.sampled_from(
+    [
+        *(b"GET /x HTTP/1.1\r\n", b"POST /stream HTTP/1.1\r\n", b"HEAD /x HTTP/1.0\r\n", b"Host: a\r\n", b"\r\n", b"\r", b"\n"),
+        *(b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"Expect: 100-continue\r\n", b"Connection: close\r\n"),
+        *(b"3\r\nabc\r\n", b"0\r\n\r\n", b"abc", b"\x00", b"Upgrade: h2c\r\nConnection: upgrade\r\n"),
+    ]
+)
+
+
+@given(st.lists(FRAGMENTS, max_size=20), st.lists(st.integers(1, 30), max_size=30))
+async def test_whatever_comes_the_server_answers_in_http_and_ends(fragments: list[bytes], sizes: list[int]) -> None:
+    ends, counts = connect("memory-unix"), ServeCounts()
+    async with trio.open_nursery() as nursery:
+
+        async def serve() -> None:
+            await serve_connection(ends.served, echo, counts=counts)
+
+        nursery.start_soon(serve)
+        rest = b"".join(fragments)
+        with contextlib.suppress(PeerGone):
+            for size in [*sizes, len(rest)]:
+                await ends.caller.send_all(rest[:size])
+                rest = rest[size:]
+        ends.caller.half_close()
+        with trio.fail_after(5):
+            answer = await read_to_end(ends.caller)
+    assert answer.startswith(b"HTTP/1.") or not answer
+    assert (counts.statistics().failed, counts.statistics().open) == (0, 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -87,6 +87,19 @@ async def test_chunks_come_as_they_are_sent(nursery: trio.Nursery, autojump_cloc
         assert await reply.next_chunk() is None
 
 
+async def test_giving_up_a_wait_loses_no_byte(nursery: trio.Nursery, autojump_clock: trio.testing.MockClock) -> None:
+    client = OllamaClient("http://127.0.0.1:11434", dial=Upstream(nursery, by_handler(stream_lines)).dial)
+    received: list[bytes] = []
+    async with client.open("POST", "/api/generate") as reply:
+        is_ended = False
+        while not is_ended:
+            with trio.move_on_after(0.3):
+                chunk = await reply.next_chunk()
+                is_ended = chunk is None
+                received.append(chunk or b"")
+    assert received == [*LINES, b""]
+
+
 async def test_what_leaves_is_ours(nursery: trio.Nursery) -> None:
     seen: list[Exchange] = []
 

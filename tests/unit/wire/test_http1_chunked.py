@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httptools
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisord_ai.wire.chunked import MAX_LINE_BYTES, ChunkedDecoder, ChunkedError
@@ -56,6 +56,7 @@ CHUNK_PARTS = st.sampled_from(
 )
 
 
+@settings(max_examples=500)
 @given(st.lists(CHUNK_PARTS, max_size=8), st.lists(st.integers(1, 9), max_size=30))
 def test_it_never_takes_what_llhttp_refuses_and_reads_the_same_bytes(parts: list[bytes], sizes: list[int]) -> None:
     raw = b"".join(parts)
@@ -83,6 +84,7 @@ def test_it_takes_every_good_body_however_it_is_cut(chunks: list[bytes], behind:
         (b"1_0\r\n", "invalid byte in chunk length"),
         (b"-1\r\n", "invalid byte in chunk length"),
         (b" 5\r\nhello\r\n", "invalid byte in chunk length"),
+        (b"5 \r\nhello\r\n", "invalid byte in chunk length"),
         (b"\r\n", "empty hex number for chunk length"),
         (b";x\r\n", "empty hex number for chunk length"),
         (b"fffffffffffffffff\r\n", "http chunk length too large"),
