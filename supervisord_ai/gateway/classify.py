@@ -196,7 +196,7 @@ class _Reading:
         asked_stream = self._asked_stream()
         is_empty = _is_empty(op, fields)
         keep_alive = fields.get("keep_alive")
-        is_unload = is_empty and op in _NATIVE_SAMPLED and keep_alive is not None and int(duration_s(keep_alive) * 1e9) == 0
+        is_unload = is_empty and op in _NATIVE_SAMPLED and keep_alive is not None and duration_s(keep_alive) < 1e-9
         is_load = is_empty and not is_unload
         sent = dict(fields)
         if self.is_native and not self.is_transparent:
