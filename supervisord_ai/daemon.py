@@ -331,7 +331,8 @@ def _identity_policy(config: Config, fleet_cgroup: str | None) -> IdentityPolicy
 
 def _engine_environ(ours: Mapping[str, str]) -> dict[str, str]:
     """The engine is our own program: it needs to find its packages, and nothing of what we were told in confidence."""
-    return {name: ours[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH", "VIRTUAL_ENV") if name in ours}
+    kept = ("PATH", "HOME", "LANG", "PYTHONPATH", "VIRTUAL_ENV", "XDG_DATA_HOME", "AI_SUPERVISOR_ENGINE_DIR")
+    return {name: ours[name] for name in kept if name in ours}
 
 
 def _url_of(address: tuple[str, int]) -> str:
