@@ -25,6 +25,7 @@ from supervisord_ai.store.requests import Requests
 from supervisord_ai.store.rows import Answer
 from supervisord_ai.wire.faces import why_not_kept_raw
 from supervisord_ai.wire.ollama import why_not_kept
+from supervisord_ai.wire.usage import generated_tokens
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Settle:
         if answer is None:
             self._requests.cancel(request.id, outcome.message or outcome.end.value)
             return
+        self._tally.tokens += generated_tokens(answer.body)
         if request.stores_as is not None and not _why_not_kept(request, answer):
             self._cache.put(request.stores_as, answer, request.call, request.agent)
             request.cache_status += "; stored"
@@ -94,7 +96,11 @@ class Settle:
             case End.FAULT:
                 self._tally.failed += 1
         request.move(RowEvent.ANSWERED if outcome.end is End.WHOLE else RowEvent.CANCELLED)
-        request.finish(outcome, self._clock.monotonic())
+        now, times = self._clock.monotonic(), request.times
+        if times.started_at is not None:
+            self._tally.waited_s += times.started_at - times.accepted_at
+            self._tally.generated_s += now - times.started_at
+        request.finish(outcome, now)
         log.info(
             "request %s of %s: %s %s%s",
             request.id,

@@ -10,7 +10,8 @@ class Tally:
 
     def __init__(self) -> None:
         self.asked = self.answered = self.cached = self.refused = self.failed = self.cancelled = 0
-        self.recovered = self.rejoined = 0
+        self.recovered = self.rejoined = self.tokens = 0
+        self.waited_s = self.generated_s = 0.0
 
     def totals(self) -> Totals:
         """Return the counts so far."""
@@ -23,4 +24,7 @@ class Tally:
             cancelled=self.cancelled,
             recovered=self.recovered,
             rejoined=self.rejoined,
+            waited_s=self.waited_s,
+            generated_s=self.generated_s,
+            tokens=self.tokens,
         )

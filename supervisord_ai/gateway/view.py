@@ -91,6 +91,7 @@ class Totals:
     `asked`: inference requests understood. Each ends as exactly one of `answered` (by a slot, with whatever status Ollama gave),
     `cached`, `refused` (by us, before or after it waited), `failed` (upstream broke it) or `cancelled` (its caller left).
     `recovered`: rows found at the start. `rejoined`: callers that came back to a row or to its kept answer.
+    `waited_s` and `generated_s` are summed over those that got a slot, `tokens` over the answers that were kept whole.
     """
 
     asked: int = 0
@@ -101,6 +102,9 @@ class Totals:
     cancelled: int = 0
     recovered: int = 0
     rejoined: int = 0
+    waited_s: float = 0.0
+    generated_s: float = 0.0
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
