@@ -9,7 +9,8 @@ The key is SHA-256 over everything an answer depends on. Two rules make it safe:
 
 Left out: `stream` for native calls (their answer is kept as lines and replayed either way), `keep_alive`, the model's name (its
 manifest digest is in the key instead), and fields Ollama does not know. Key order counts inside `format`, tools and tool
-arguments, where templates and grammars follow it, and nowhere else.
+arguments, where templates and grammars follow it, and nowhere else. An Ollama newer than the tables here may know more fields
+than they do: then unknown ones count too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 
 from supervisord_ai.core.calls import Call, Json, JsonObject, Op, Sampling
 
+KNOWN_OLLAMA = (0, 33)  # the tables of fields and options are those of this version
 KEY_SCHEMA = 1  # raise it when the canonical form changes: all older entries then miss
 
 RUNNER_INT_OPTIONS = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict")
@@ -37,6 +39,8 @@ _ZERO_IS_ABSENT = frozenset(  # no pointers in Go, so a zero value and no value 
     {"prompt", "suffix", "system", "template", "raw", "_debug_render_only", "logprobs", "top_logprobs", "dimensions"}
     | {"images", "messages", "tools", "format", "options", "instructions", "encoding_format"}
 )
+
+_MESSAGE_FIELDS = ("role", "content", "thinking", "images", "tool_calls", "tool_name", "tool_call_id")
 
 _RANDOM_SEED = 0xFFFFFFFF  # llama.cpp's LLAMA_DEFAULT_SEED: "choose one"
 _EMBEDDING_OPS = frozenset({Op.EMBED, Op.EMBEDDINGS, Op.V1_EMBEDDINGS})
@@ -82,8 +86,15 @@ def key_of(call: Call, facts: ModelFacts | None, *, ollama_version: str, scope: 
     why = "" if basis.is_embedding else _why_random(basis.sampling, facts.parameters)
     if why:
         return Private(why)
-    parts: Json = [KEY_SCHEMA, ollama_version, scope, local_date, facts.digest, basis.form.value, basis.digest.hex()]
+    unknown = basis.unknown_digest.hex() if _is_newer(ollama_version) else ""
+    parts: Json = [KEY_SCHEMA, ollama_version, scope, local_date, facts.digest, basis.form.value, basis.digest.hex(), unknown]
     return Shareable(hash_of(parts))
+
+
+def _is_newer(version: str) -> bool:
+    major, _, rest = version.partition(".")
+    minor = rest.partition(".")[0]
+    return not (major.isdecimal() and minor.isdecimal()) or (int(major), int(minor)) > KNOWN_OLLAMA
 
 
 def _why_random(asked: Sampling, modelfile: Mapping[str, Json]) -> str:
@@ -160,6 +171,19 @@ def canonical(op: Op, fields: JsonObject, *, known: frozenset[str], images: Mapp
     return made
 
 
+def unknown_digest(op: Op, fields: JsonObject, *, known: frozenset[str]) -> bytes:
+    """SHA-256 over what `canonical` leaves out because no table has it, b"" if there is nothing."""
+    left: list[Json] = [{name: value for name, value in fields.items() if name not in known}]
+    options, messages = fields.get("options"), fields.get("messages")
+    if isinstance(options, dict):
+        left.append({name: value for name, value in options.items() if name not in KNOWN_OPTIONS})
+    if op == Op.CHAT and isinstance(messages, list):
+        for message in messages:
+            members = message.items() if isinstance(message, dict) else []
+            left.append({name: value for name, value in members if name not in _MESSAGE_FIELDS})
+    return hash_of(left) if any(left) else b""
+
+
 def is_embedding(op: Op) -> bool:
     """Whether a route answers with vectors, which depend on nothing random."""
     return op in _EMBEDDING_OPS
@@ -208,7 +232,7 @@ def _message(message: Json, images: Mapping[str, str]) -> Json:
     if not isinstance(message, dict):
         return message
     made: JsonObject = {}
-    for name in ("role", "content", "thinking", "images", "tool_calls", "tool_name", "tool_call_id"):
+    for name in _MESSAGE_FIELDS:
         value = message.get(name)
         if name == "role" and isinstance(value, str):
             value = value.lower()

@@ -253,6 +253,7 @@ class CacheKeyBasis:
     """
 
     digest: bytes  # SHA-256 of the canonical JSON
+    unknown_digest: bytes  # of the fields Ollama's tables did not have when ours were written; b"" if there are none
     form: Form
     is_embedding: bool
     sampling: Sampling

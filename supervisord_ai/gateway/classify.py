@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from urllib.parse import quote as quote_path
 
-from supervisord_ai.core.cache_policy import RUNNER_OPTIONS, NotCanonical, canonical, hash_of, is_embedding
+from supervisord_ai.core.cache_policy import RUNNER_OPTIONS, NotCanonical, canonical, hash_of, is_embedding, unknown_digest
 from supervisord_ai.core.calls import (
     CacheKeyBasis,
     Call,
@@ -338,7 +338,8 @@ class _Reading:
         except NotCanonical as error:
             return None, str(error)
         digest = hash_of([self.op, asked_stream if form == Form.RAW else None, said])
-        return CacheKeyBasis(digest, form, is_embedding(self.op), self._sampling(said)), ""
+        unknown = unknown_digest(self.op, sent, known=frozenset(STRUCTS[self.op].fields))
+        return CacheKeyBasis(digest, unknown, form, is_embedding(self.op), self._sampling(said)), ""
 
     def _sampling(self, said: JsonObject) -> Sampling:
         options = said.get("options")

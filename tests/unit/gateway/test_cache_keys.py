@@ -206,6 +206,23 @@ def test_model_version_scope_and_date_are_in_the_key() -> None:
     assert len({f.key for f in found if isinstance(f, Shareable)}) == 5
 
 
+@pytest.mark.parametrize("version", ["0.34.0", "1.0.0", "0.100.0-rc1", "nightly", ""])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"min_tokens": 3},
+        {"options": {"temperature": 0, "mirostat": 2}},
+        {"messages": [{"role": "user", "content": "p", "audio": "x"}]},
+    ],
+)
+def test_an_ollama_newer_than_the_tables_may_know_what_they_do_not(version: str, more: JsonObject) -> None:
+    body = BASES["/api/chat"]
+    plain, extended = call_of("/api/chat", body), call_of("/api/chat", {**body, **more})
+    for ollama_version, is_other in ((version, True), ("0.33.9", False), ("0.30.0-rc2", False)):
+        said = {"ollama_version": ollama_version, "scope": "shared", "local_date": "x"}
+        assert (key_of(plain, FACTS, **said) != key_of(extended, FACTS, **said)) is is_other
+
+
 def test_the_faces_do_not_share_answers() -> None:
     prompt: JsonObject = {"model": "m", "prompt": "p"}
     assert key("/api/embeddings", prompt) != key("/api/embed", {"model": "m", "input": "p"})
