@@ -111,7 +111,8 @@ def size_of(size_bytes: float | None) -> str:
 
 def _wrap(text: str, width: int) -> list[str]:
     lines, line = [], ""
-    for word in text.split(" "):
+    words = [word[i : i + width] for word in text.split(" ") for i in range(0, max(1, len(word)), width)]
+    for word in words:
         if line and len(line) + 1 + len(word) > width:
             lines.append(line)
             line = word

@@ -77,9 +77,17 @@ def screen(told: Json) -> Screen:
     _memory(page, told["memory"])
     page.wrapped(("identity", "bold"), f"{told['identity']['level']}: {told['identity']['detail']}", 11)
     page.wrapped(("guarantee", "bold"), f"{told['guarantee']['level']}: {told['guarantee']['detail']}", 11)
-    counted = ", ".join(f"{count} {word}" for word, count in told["totals"].items() if count)
-    page.wrapped(("so far", "bold"), counted or "nothing asked", 11)
+    page.wrapped(("so far", "bold"), so_far(told["totals"]), 11)
     return page
+
+
+def so_far(totals: Json) -> str:
+    """Return what was asked since the daemon started, and how it ended."""
+    words = ("asked", "answered", "cached", "refused", "failed", "cancelled", "recovered", "rejoined")
+    counts = [f"{totals[word]} {word}" for word in words if totals[word]]
+    if totals["tokens"]:
+        counts.append(f"{totals['tokens']} tokens")
+    return ", ".join(counts) or "nothing asked"
 
 
 def _backend(page: Screen, backend: Json) -> None:
@@ -138,7 +146,7 @@ def _memory(page: Screen, memory: Json) -> None:
     agents = used["agents"]
     page.title(
         "memory",
-        f"agents {size_of(agents['used_bytes'])} of {size_of(agents['bytes'])}   plan {size_of(memory['total_bytes'])}   "
+        f"agents {size_of(agents['used_bytes'])} of {size_of(agents['bytes'])}   "
         f"this daemon {size_of(memory['daemon_rss_bytes'])}, {memory['daemon_cpu_s']:.1f} s CPU",
     )
 

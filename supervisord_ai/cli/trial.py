@@ -182,6 +182,7 @@ class Trial:
         self._folder = folder
         self._door = Door(f"{folder}/run/{CONTROL_SOCKET}")
         self._shown_bytes = 0
+        self._peak_bytes: int | None = None
         (folder / "config.toml").write_text(config)
 
     def run(self) -> Result:
@@ -198,7 +199,7 @@ class Trial:
                 self._watch(process)
             except KeyboardInterrupt:
                 was_interrupted = True
-            agent, status = self._door.agent(AGENT), self._door.get("/v1/status")
+            agent, status = self._look(), self._door.get("/v1/status")
             self._show_output(agent["log_path"])
         return Result(agent, status["totals"], status["guarantee"]["level"], time.monotonic() - began, was_interrupted)
 
@@ -237,7 +238,7 @@ class Trial:
         while True:
             self._check(process)
             try:
-                agent = self._door.agent(AGENT)
+                agent = self._look()
             except (NotRunning, Denied):
                 self._check(process)
                 raise
@@ -245,6 +246,13 @@ class Trial:
             if agent["state"] in ENDED:
                 return
             time.sleep(POLL_S)
+
+    def _look(self) -> dict[str, Any]:
+        """Ask how the agent is. Its peak is remembered: once it ended, its cage is gone."""
+        agent: dict[str, Any] = self._door.agent(AGENT)
+        seen = [size for size in (self._peak_bytes, agent["peak_bytes"], agent["memory_bytes"]) if size is not None]
+        self._peak_bytes = agent["peak_bytes"] = max(seen, default=None)
+        return agent
 
     def _check(self, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is not None:
@@ -286,8 +294,9 @@ def summary(result: Result, url: str, words: list[str]) -> str:
         lines.append(f"time      {waited} waited, {generated} generated, {totals['tokens']} tokens")
     if agent["verdict"] != "finished" and agent["detail"]:
         lines += ["detail", *(f"  {printable(line)}" for line in agent["detail"].splitlines())]
-    lines += ["", "to keep it, in a config (ai-supervisor config init):", ""]
-    lines += [f"  {line}" for line in kept_lines(words, url)]
+    if agent["verdict"] != "failed:exec":
+        lines += ["", "to keep it, in a config (ai-supervisor config init):", ""]
+        lines += [f"  {line}".rstrip() for line in kept_lines(words, url)]
     return "\n".join(lines)
 
 
