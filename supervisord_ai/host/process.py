@@ -201,10 +201,16 @@ class _Child:
                 await trio.lowlevel.wait_readable(self._pidfd)
                 # Still a zombie: the name tells whether the program was ever executed.
                 known = procfs.stat(self.pid)
-                result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)  # noqa: ASYNC222 - it has ended: this never waits
-                assert result is not None
-                self._status = _status_of(result, never_ran=known is not None and known.comm == shim.COMM)
-                self._popen.returncode = result.si_status  # Popen.__del__ must not look for it
+                try:
+                    result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)  # noqa: ASYNC222 - it has ended: this never waits
+                except ChildProcessError:  # somebody else in this process waited for any child: unknown, and never 0
+                    logger.error("the status of child %d was taken by somebody else", self.pid)
+                    result = None
+                if result is None:
+                    self._status = ExitStatus()
+                else:
+                    self._status = _status_of(result, never_ran=known is not None and known.comm == shim.COMM)
+                self._popen.returncode = 0  # Popen.__del__ must not look for it
                 self._owner._forget(self.pid)
             return self._status
 
