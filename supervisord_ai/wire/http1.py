@@ -15,13 +15,38 @@ Where we are stricter than Go's net/http, on purpose:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
 import httptools
 
 from supervisord_ai.wire.chunked import ChunkedDecoder, ChunkedError
+from supervisord_ai.wire.heads import (
+    LAST_CHUNK,
+    Headers,
+    RequestHead,
+    ResponseHead,
+    chunk_bytes,
+    request_bytes,
+    response_head_bytes,
+)
+
+__all__ = [
+    "Broken",
+    "END",
+    "End",
+    "Headers",
+    "LAST_CHUNK",
+    "RequestEvent",
+    "RequestHead",
+    "RequestParser",
+    "ResponseEvent",
+    "ResponseHead",
+    "ResponseParser",
+    "chunk_bytes",
+    "request_bytes",
+    "response_head_bytes",
+]
 
 # Go takes any token as a method and llhttp only those of its list. The method changes no framing but CONNECT's, so every
 # other one is parsed as POST and kept as it was sent.
@@ -30,80 +55,6 @@ _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HOST = re.compile(r"[A-Za-z0-9!$%&'()*+,\-.:;=\[\]_~]*")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _NEVER_IN_A_HEAD = re.compile(rb"(?<!\r)\n|\r(?!\n)(?=.)|\0", re.DOTALL)
-
-
-class Headers:
-    """Header fields in the order and spelling they were sent; names compare without case."""
-
-    __slots__ = ("_first", "_items")
-
-    def __init__(self, items: Iterable[tuple[str, str]] = ()) -> None:
-        self._items = tuple(items)
-        self._first: dict[str, str] = {}
-        for name, value in self._items:
-            self._first.setdefault(name.lower(), value)
-
-    def get(self, name: str, default: str | None = None) -> str | None:
-        """The first value of this name."""
-        return self._first.get(name.lower(), default)
-
-    def get_all(self, name: str) -> list[str]:
-        """Every value of this name, in order."""
-        wanted = name.lower()
-        return [value for key, value in self._items if key.lower() == wanted]
-
-    def tokens(self, name: str) -> set[str]:
-        """The comma-separated words under this name, in lower case: `Connection: Keep-Alive, x` has "keep-alive" and "x"."""
-        if name.lower() not in self._first:
-            return set()
-        return {word.strip().lower() for value in self.get_all(name) for word in value.split(",")}
-
-    def items(self) -> list[tuple[str, str]]:
-        """Every field as it was sent."""
-        return list(self._items)
-
-    def __contains__(self, name: str) -> bool:
-        return name.lower() in self._first
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __repr__(self) -> str:
-        return f"Headers({list(self._items)!r})"
-
-
-@dataclass(frozen=True, slots=True)
-class RequestHead:
-    """One request, without its body. `path` is the raw path (still percent-encoded) without the query."""
-
-    method: str
-    target: str
-    path: str
-    query: str
-    headers: Headers
-    version: str  # "1.1" | "1.0"
-
-    @property
-    def wants_keep_alive(self) -> bool:
-        """Whether the caller would send another request on this connection."""
-        words = self.headers.tokens("connection")
-        return "close" not in words if self.version == "1.1" else "keep-alive" in words
-
-    @property
-    def body_bytes(self) -> int | None:
-        """The declared length of the body, 0 without one, None when it is chunked."""
-        if "transfer-encoding" in self.headers:
-            return None
-        return int(self.headers.get("content-length") or 0)
-
-
-@dataclass(frozen=True, slots=True)
-class ResponseHead:
-    """One answer, without its body."""
-
-    status: int
-    headers: Headers
-    version: str
 
 
 class End(Enum):
@@ -152,9 +103,6 @@ class _HeadCollector:
     def headers(self) -> Headers:
         # llhttp leaves the white space behind a value.
         return Headers([(n.decode("latin-1"), v.decode("latin-1").rstrip(" \t")) for n, v in self.fields])
-
-    def values(self, name: bytes) -> list[bytes]:
-        return [v.strip(b" \t") for n, v in self.fields if n.lower() == name]
 
 
 class _LengthDecoder:
@@ -353,16 +301,16 @@ class ResponseParser:
         head = ResponseHead(status, found.headers(), parser.get_http_version())
         words = head.headers.tokens("connection")
         self._keep_alive = "close" not in words if head.version == "1.1" else "keep-alive" in words
-        lengths = found.values(b"content-length")
         if self._is_head_request or status in {204, 304}:
             return head
-        if _is_chunked(found):
+        length = head.headers.get("content-length")
+        if _is_chunked(head.headers):
             self._body = ChunkedDecoder()
-        elif not lengths:
+        elif length is None:
             self._keep_alive = False
             self._body = _UntilEnd()
-        elif lengths != [b"0"]:
-            self._body = _LengthDecoder(int(lengths[0]))
+        elif int(length):
+            self._body = _LengthDecoder(int(length))
         return head
 
 
@@ -383,32 +331,34 @@ def _parse_request(raw: bytes, header_count: int) -> tuple[RequestHead, _LengthD
     except httptools.HttpParserUpgrade:
         pass  # an offer we do not take up: the request is answered in HTTP/1.1 (RFC 9110, 7.8)
     except httptools.HttpParserError as error:
-        if not found.values(b"content-length"):
-            _is_chunked(found)
+        headers = found.headers()
+        if "content-length" not in headers:
+            _is_chunked(headers)
         raise _BrokenHeadError(400) from error
     if len(found.fields) > header_count:
         raise _BrokenHeadError(431)
     version = protocol[-3:].decode()
     headers = found.headers()
     _check_host(headers, version)
-    lengths = found.values(b"content-length")
+    length = int(headers.get("content-length") or 0)
     body: _LengthDecoder | ChunkedDecoder | None = None
-    if _is_chunked(found):
+    if _is_chunked(headers):
         if version == "1.0":
             raise _BrokenHeadError(400)
         body = ChunkedDecoder()
-    elif lengths and int(lengths[0]):
-        body = _LengthDecoder(int(lengths[0]))
+    elif length:
+        body = _LengthDecoder(length)
     text = target.decode("ascii")  # llhttp let nothing else through
     path, query = _path_and_query(text)
     return RequestHead(method.decode("ascii"), text, path, query, headers, version), body
 
 
-def _is_chunked(found: _HeadCollector) -> bool:
-    codings = found.values(b"transfer-encoding")
-    if codings and [coding.lower() for coding in codings] != [b"chunked"]:
+def _is_chunked(headers: Headers) -> bool:
+    if "transfer-encoding" not in headers:
+        return False
+    if [coding.lower() for coding in headers.get_all("transfer-encoding")] != ["chunked"]:
         raise _BrokenHeadError(501, "Unsupported transfer encoding")
-    return bool(codings)
+    return True
 
 
 def _check_host(headers: Headers, version: str) -> None:
@@ -432,32 +382,3 @@ def _path_and_query(target: str) -> tuple[str, str]:
     if _BAD_ESCAPE.search(path):
         raise _BrokenHeadError(400)
     return path, query
-
-
-def request_bytes(method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes) -> bytes:
-    """Write one request. Raises: ValueError where a field would break the framing."""
-    lines = [f"{method} {target} HTTP/1.1"]
-    lines += [f"{name}: {value}" for name, value in headers]
-    return _head_bytes(lines) + body
-
-
-def response_head_bytes(status_line: str, headers: Iterable[tuple[str, str]]) -> bytes:
-    """Write the head of one answer. Raises: ValueError where a field would break the framing."""
-    return _head_bytes([status_line, *[f"{name}: {value}" for name, value in headers]])
-
-
-def _head_bytes(lines: list[str]) -> bytes:
-    head = "\r\n".join(lines).encode("latin-1", "replace")
-    # One check for all: a line break inside a value would make a field, or an answer, of its own.
-    if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1 or b"\0" in head:
-        raise ValueError("a header value holds a line break")
-    return head + b"\r\n\r\n"
-
-
-def chunk_bytes(data: bytes) -> bytes:
-    """Write one chunk of a chunked body; the empty one would end it, so there must be data."""
-    assert data
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-LAST_CHUNK = b"0\r\n\r\n"

@@ -63,6 +63,14 @@ def test_early_answers_are_skipped() -> None:
     assert events[0].status == 200
 
 
+@pytest.mark.parametrize("length", [b"0", b"00"])
+def test_an_empty_answer_ends_with_its_head(length: bytes) -> None:
+    parser = ResponseParser()
+    events = parser.feed(b"HTTP/1.1 200 OK\r\nContent-Length: %b\r\n\r\n" % length)
+    assert events[1:] == [END]
+    assert parser.is_reusable
+
+
 @pytest.mark.parametrize("status", [204, 304])
 def test_some_statuses_have_no_body_whatever_they_declare(status: int) -> None:
     events, parser = parse(b"HTTP/1.1 %d x\r\nContent-Length: 5\r\n\r\n" % status)
