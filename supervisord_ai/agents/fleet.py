@@ -69,6 +69,7 @@ class Fleet:
         self._doors = doors
         gate = StartGate()
         self._agents = {name: Agent(spec, doors=doors, restart=restart, gate=gate, rng=rng) for name, spec in specs.items()}
+        self._is_running = False
         self._is_stopping = False
         self._swept = trio.Event()
         self._starting = trio.CancelScope()
@@ -84,7 +85,9 @@ class Fleet:
 
         Stop first (`stop_all`): cancelled with agents running, it kills them without grace.
         """
+        self._is_running = True
         try:
+            self._processes.become_subreaper()
             stuck = await end_survivors(self._doors)
             for name, pids in stuck.items():
                 if name in self._agents:
@@ -100,6 +103,7 @@ class Fleet:
                 self._swept.set()
                 task_status.started()
         finally:
+            self._is_running = False
             self._swept.set()
             self._cages.close()
             self._logs.close()
@@ -107,6 +111,7 @@ class Fleet:
     async def _start_in_batches(self) -> None:
         plan = batches(list(self._agents), self._start.batch_size)
         with self._starting:
+            await trio.lowlevel.checkpoint()  # stopped before the first batch: nothing was cancelled yet but this
             for number, names in enumerate(plan, start=1):
                 batch = [self._agents[name] for name in names if self._agents[name].state is AgentState.PENDING]
                 logger.info("batch %d of %d: %s", number, len(plan), ", ".join(names))
@@ -123,6 +128,8 @@ class Fleet:
         """
         self._is_stopping = True
         self._starting.cancel()
+        if not self._is_running:  # it ended of a fault and took everyone along
+            return
         deadline = self._clock.monotonic() + within_s
         kill_at = max(self._clock.monotonic(), deadline - KILL_MARGIN_S)
         for agent in self._agents.values():
@@ -211,21 +218,11 @@ class Fleet:
     def statistics(self) -> FleetView:
         """Return everyone as he is now. Reads a few kernel files for each that runs."""
         agents = tuple(agent.view(log_path=str(self._logs.path(name))) for name, agent in self._agents.items())
-        is_caged = self._cages.guarantee is not Guarantee.SOFT_RLIMIT
         return FleetView(
             agents=agents,
             guarantee=str(self._cages.guarantee),
             guarantee_detail=self._cages.detail,
-            identity="proved" if is_caged else "tagged",
-            identity_detail=self._identity_detail(is_caged),
         )
-
-    def _identity_detail(self, is_caged: bool) -> str:
-        if not is_caged:
-            return "by session and environment: prevents mistakes, not malice (same user, no cgroup)"
-        if os.geteuid() == 0 and 0 not in {_uid(self._processes, a.spec) for a in self._agents.values()}:
-            return "by cgroup, which an agent cannot leave"
-        return "by cgroup; an agent that runs as this supervisor's own user could leave it on purpose"
 
 
 def _uid(processes: ProcessDoor, spec: AgentSpec) -> int | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 import secrets
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,8 +20,9 @@ import trio
 
 from supervisord_ai.clock import Clock
 from supervisord_ai.core.policies import RestartPolicy
-from supervisord_ai.core.verdict import ExitStatus
+from supervisord_ai.core.verdict import SIGNAL_NAMES, ExitStatus
 from supervisord_ai.errors import HostFault, UpstreamFault
+from supervisord_ai.host import signals
 from supervisord_ai.host.process import Launch, ProcessDoor, ProcessHandle
 
 log = getLogger(__name__)
@@ -174,7 +174,7 @@ class ManagedEngine:
                 await trio.sleep(PROBE_EVERY_S)
         if waiting.cancelled_caught:
             log.error("engine %d did not answer within %.0f s", child.pid, self._ready_within_s)
-            child.signal(signal.SIGKILL)
+            child.signal(signals.KILL)
             return
         self._view = EngineView(EngineState.READY, child.pid, self._view.restarts, "")
         log.info("engine %d answers on %s after %.1f s", child.pid, self.url, self._clock.monotonic() - began)
@@ -189,7 +189,7 @@ class ManagedEngine:
             child.close()
             return
         log.warning("engine %d did not end within %.1f s: killed", child.pid, self._grace_s)
-        child.signal(signal.SIGKILL)
+        child.signal(signals.KILL)
         await child.wait()
         child.close()
 
@@ -206,5 +206,5 @@ async def _answers(probe: Probe) -> bool:
 
 def _in_words(status: ExitStatus) -> str:
     if status.signal is not None:
-        return f"was ended by {signal.Signals(status.signal).name}"
+        return f"was ended by SIG{SIGNAL_NAMES.get(status.signal, str(status.signal))}"
     return f"ended with status {status.code}"

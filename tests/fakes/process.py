@@ -160,6 +160,9 @@ class FakeProcesses:
             return None
         return FakeSurvivor(process)
 
+    def become_subreaper(self) -> None:
+        pass
+
     def reap_strays(self) -> int:
         return 0
 

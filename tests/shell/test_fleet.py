@@ -57,9 +57,8 @@ class World:
             for name, program in agents.items()
         }
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[Fleet]:
-        fleet = Fleet(
+    def fleet(self) -> Fleet:
+        return Fleet(
             self.specs,
             start=self.start,
             restart=self.restart,
@@ -73,6 +72,10 @@ class World:
             log_dir=self.log_dir,
             rng=random.Random(1),
         )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Fleet]:
+        fleet = self.fleet()
         async with trio.open_nursery() as nursery:
             await nursery.start(fleet.run)
             yield fleet
@@ -418,7 +421,6 @@ async def test_without_a_group_three_looks_over_the_cap_end_it(autojump_clock: M
         assert states(fleet) == {"one": AgentState.RUNNING, "neighbour": AgentState.RUNNING}
         assert (view(fleet, "one").generation, view(fleet, "neighbour").generation) == (2, 1)
         assert fleet.statistics().guarantee == "soft-rlimit"
-        assert fleet.statistics().identity == "tagged"
 
 
 async def test_far_over_the_cap_there_is_no_grace(autojump_clock: MockClock, tmp_path: Path) -> None:
@@ -454,6 +456,32 @@ async def test_survivors_of_the_last_supervisor_are_ended_before_anyone_is_start
         "no-longer-in-the-roster",
     }
     assert survivors[0].signals == [TERM]
+
+
+async def test_a_stop_that_comes_while_survivors_are_ended_waits_for_them_and_starts_nobody(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    world = World(tmp_path, {"one": "serve"})
+    survivor = await world.leave_behind("one", "deaf")
+    fleet = world.fleet()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fleet.run)
+        await trio.sleep(1)
+        await fleet.stop_all()
+        assert not survivor.is_alive
+        await trio.sleep(100)
+        assert world.processes.spawned == []
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_stop_of_a_fleet_that_has_ended_of_a_fault_returns_at_once(autojump_clock: MockClock, tmp_path: Path) -> None:
+    world = World(tmp_path, {"one": "serve"})
+    async with world.running() as fleet:
+        await trio.sleep(3)
+    began = trio.current_time()
+    await fleet.stop_all()
+    assert trio.current_time() == began
+    assert world.processes.alive == []
 
 
 async def test_a_survivor_that_cannot_be_ended_keeps_its_agent_down_and_no_other(

@@ -74,7 +74,6 @@ class World:
     def __init__(self, folder: Path, form: str, agents: Mapping[str, Sequence[str]], **policy: object) -> None:
         self.folder = folder
         self.processes = Processes()
-        self.processes.become_subreaper()
         self.cages = find_cages(folder, form=form)  # type: ignore[arg-type]
         self.journal = MemoryJournal()
         self.tags: set[str] = set()
