@@ -22,6 +22,9 @@ class ByteStream(Protocol):
     async def receive_some(self, max_bytes: int = 65536) -> bytes:
         """Return what is there, waiting for the first byte; b"" at the end."""
 
+    def has_input(self) -> bool:
+        """Whether bytes, or the end, are there to be read: a kept connection with either carries no further call."""
+
     async def aclose(self) -> None:
         """Close at once; never waits."""
 
@@ -64,6 +67,15 @@ class RawStream:
             await wait(self._socket)
         except (OSError, trio.ClosedResourceError) as exc:
             raise PeerGone(str(exc)) from exc
+
+    def has_input(self) -> bool:
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # a reset is an end
+        return True
 
     async def aclose(self) -> None:
         if self._socket.fileno() >= 0:

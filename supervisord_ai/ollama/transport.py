@@ -146,11 +146,12 @@ class HttpTransport(httpx.AsyncBaseTransport):
         """
         raw = request_bytes(method, target, self._headers(headers, len(body), method), body)
         is_head = method == "HEAD"
-        if self._kept:
+        stream = await self._reuse()
+        if stream is not None:
             try:
-                return await self._attempt(self._kept.pop(), raw, is_head_request=is_head)
+                return await self._attempt(stream, raw, is_head_request=is_head)
             except UpstreamUnreachable:
-                # Ollama restarted, most likely: the other kept connections are as old.
+                # It ended in the same moment. Ollama restarted, most likely: the other kept connections are as old.
                 self._stale += 1
                 await self._drop_kept()
         self._dialled += 1
@@ -182,6 +183,17 @@ class HttpTransport(httpx.AsyncBaseTransport):
             return
         with trio.CancelScope(shield=True):  # closing never waits, but it may be a checkpoint
             await stream.aclose()
+
+    async def _reuse(self) -> ByteStream | None:
+        """Return a kept connection that is still open and silent. What came on an idle one is an answer to nobody."""
+        while self._kept:
+            stream = self._kept.pop()
+            if not stream.has_input():
+                return stream
+            self._stale += 1
+            with trio.CancelScope(shield=True):
+                await stream.aclose()
+        return None
 
     async def _drop_kept(self) -> None:
         kept, self._kept = self._kept, []

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import trio
 
-from supervisord_ai.errors import PeerGone
+from supervisord_ai.errors import HostFault, PeerGone
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,11 @@ class SocketConnection:
             return
         # A private epoll tells hang-up from half-close and from data, which trio's own waiting cannot, and it lets others wait
         # for the end while one reads. Hang-up and error are always reported, whatever is asked for (epoll_ctl(2)).
-        with select.epoll(1) as watch:
+        try:
+            watch = select.epoll(1)
+        except OSError as exc:
+            raise HostFault(f"epoll: {exc.strerror}") from exc
+        with watch:
             watch.register(self._socket.fileno(), 0 if self._socket.family == socket.AF_UNIX else select.EPOLLRDHUP)
             self._watches.add(watch)
             try:
@@ -200,6 +204,9 @@ class _Pipe:
                 await self._writers.park()
             if scope.cancelled_caught:
                 raise trio.TooSlowError
+
+    def has_input(self) -> bool:
+        return bool(self._bytes) or self._is_ended or self._is_broken
 
     def end(self) -> None:
         """The writer writes no more; what is there can be read."""
@@ -280,6 +287,10 @@ class MemoryClient:
     async def send_all(self, data: bytes) -> None:
         """Send, waiting for room. Raises: PeerGone once the serving side is closed."""
         await self._from_client.send_all(data, float("inf"))
+
+    def has_input(self) -> bool:
+        """Whether bytes, or the end, are there to be read."""
+        return self._to_client.has_input()
 
     def half_close(self) -> None:
         """Say that no more bytes will come, as `shutdown(SHUT_WR)` does."""

@@ -12,7 +12,7 @@ import logging
 import math
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -177,7 +177,7 @@ class _ServedConnection:
             final = refused
 
         async def refuse(_exchange: Exchange) -> None:
-            raise Refused(final.status, final.message, final.retry_after_s, close=True)
+            raise replace(final, close=True)
 
         return refuse
 

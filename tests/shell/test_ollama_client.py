@@ -277,6 +277,23 @@ async def test_a_kept_connection_that_died_costs_the_caller_nothing(nursery: tri
     assert (client.statistics().dialled, client.statistics().stale) == (2, 1)
 
 
+async def test_what_came_on_an_idle_connection_is_not_the_next_answer(nursery: trio.Nursery) -> None:
+    async def talkative(connection: Connection) -> None:
+        while await connection.receive_some():
+            await connection.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            await trio.testing.wait_all_tasks_blocked()
+            await connection.send_all(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+
+    upstream = Upstream(nursery, talkative)
+    client = OllamaClient("http://127.0.0.1:11434", dial=upstream.dial)
+    for _ in range(2):
+        async with client.open("POST", "/x") as reply:
+            assert reply.status == 200
+            await read_all(reply)
+        await trio.testing.wait_all_tasks_blocked()
+    assert (client.statistics().dialled, client.statistics().stale) == (2, 1)
+
+
 async def test_a_call_is_sent_again_once_and_only_after_a_kept_connection(nursery: trio.Nursery) -> None:
     seen: list[bytes] = []
 
@@ -456,6 +473,23 @@ async def test_nobody_there_is_unreachable(tmp_path: Path) -> None:
             await client.version()
         assert client.statistics().in_use == 0
         await client.aclose()
+
+
+async def test_a_kept_socket_tells_that_it_has_input_or_ended() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        stream = await dial_tcp("127.0.0.1", listener.getsockname()[1])()
+        served, _ = listener.accept()
+        with served:
+            assert not stream.has_input()
+            served.send(b"xy")
+            assert await stream.receive_some(1) == b"x"
+            assert stream.has_input()
+            assert await stream.receive_some() == b"y"
+            assert not stream.has_input()
+        assert await stream.receive_some() == b""
+        assert stream.has_input()
+        await stream.aclose()
+        assert stream.has_input()
 
 
 async def test_a_closed_stream_is_peer_gone_and_closes_again() -> None:
