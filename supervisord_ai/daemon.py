@@ -168,6 +168,7 @@ class Daemon:
             memory=config.memory,
             fleet=self._fleet.statistics,
             gateway=self._gateway.statistics,
+            identity=self._accept.statistics,
             usage=_own_usage,
             peers=KernelPeers(),
             may_control=self._accept.may_control,

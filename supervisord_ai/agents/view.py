@@ -29,10 +29,8 @@ class AgentView:
 
 @dataclass(frozen=True, slots=True)
 class FleetView:
-    """All agents, and how far the caps and the identities can be relied on, each with one line why."""
+    """All agents, and how far their caps can be relied on, with one line why."""
 
     agents: tuple[AgentView, ...]
     guarantee: str
     guarantee_detail: str
-    identity: str  # proved | tagged
-    identity_detail: str

@@ -25,6 +25,7 @@ from supervisord_ai.core.identity import PeerFacts
 from supervisord_ai.core.memory_plan import MemoryPolicy
 from supervisord_ai.core.roster import Roster
 from supervisord_ai.errors import HostFault, Refused
+from supervisord_ai.gateway.accept import AcceptView
 from supervisord_ai.gateway.view import GatewayView
 from supervisord_ai.host.peers import Peers
 from supervisord_ai.serve.connection import Connection
@@ -56,6 +57,7 @@ class Control:
         memory: MemoryPolicy,
         fleet: Callable[[], FleetView],
         gateway: Callable[[], GatewayView],
+        identity: Callable[[], AcceptView],
         usage: Callable[[], Usage],
         peers: Peers,
         may_control: Callable[[PeerFacts], bool],
@@ -69,6 +71,7 @@ class Control:
         self._memory = memory
         self._fleet = fleet
         self._gateway = gateway
+        self._identity = identity
         self._usage = usage
         self._peers = peers
         self._may_control = may_control
@@ -144,6 +147,7 @@ class Control:
             now_wall=self._clock.wall(),
             fleet=self._fleet(),
             gateway=self._gateway(),
+            identity=self._identity(),
             memory=self._memory,
             usage=self._usage(),
         )

@@ -11,6 +11,7 @@ from typing import Any
 from supervisord_ai.agents.view import AgentView, FleetView
 from supervisord_ai.core.agent_state import AgentState
 from supervisord_ai.core.memory_plan import MemoryPolicy, parts
+from supervisord_ai.gateway.accept import AcceptView
 from supervisord_ai.gateway.view import BackendView, GatewayView
 
 Json = dict[str, Any]
@@ -38,6 +39,7 @@ class Moment:
     now_wall: float
     fleet: FleetView
     gateway: GatewayView
+    identity: AcceptView
     memory: MemoryPolicy
     usage: Usage
 
@@ -66,7 +68,7 @@ def status(moment: Moment) -> Json:
                 for view in map(agent, sorted(filter(needs_attention, fleet.agents), key=_worst_first))
             ],
         },
-        "identity": {"level": fleet.identity, "detail": fleet.identity_detail},
+        "identity": {"level": moment.identity.level, "detail": moment.identity.detail},
         "guarantee": {"level": fleet.guarantee, "detail": fleet.guarantee_detail},
         "cache": plain(gateway.cache),
         "spool": plain(gateway.spool),

@@ -172,11 +172,13 @@ url = "{ollama}"
 
 
 @contextmanager
-def running_daemon(folder: Path, *, ollama: str, extra: str = "", tcp: str = "[]") -> Iterator[Daemon]:
+def running_daemon(
+    folder: Path, *, ollama: str, extra: str = "", tcp: str = "[]", arguments: tuple[str, ...] = ()
+) -> Iterator[Daemon]:
     """A daemon that is up, and gone afterwards."""
     daemon = Daemon(folder, config_text(folder, ollama=ollama, extra=extra, tcp=tcp))
     try:
-        daemon.start()
+        daemon.start(*arguments)
         yield daemon
     finally:
         with suppress(subprocess.TimeoutExpired):

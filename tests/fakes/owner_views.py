@@ -1,0 +1,65 @@
+"""Views of a small fleet and its gateway, as the rooms would show them, for tests of what the owner sees."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from supervisord_ai.agents.view import AgentView, FleetView
+from supervisord_ai.core.agent_state import AgentState
+from supervisord_ai.gateway.accept import AcceptView
+from supervisord_ai.gateway.view import (
+    BackendView,
+    CacheView,
+    GatewayView,
+    PriorityView,
+    QueuedView,
+    RunningView,
+    SpoolView,
+    TierView,
+    Totals,
+)
+
+MB = 1_000_000
+
+
+def agent_view(name: str = "opus-01", **changes: object) -> AgentView:
+    plain = AgentView(
+        name=name,
+        agent_class=name.partition("-")[0],
+        state=AgentState.RUNNING,
+        generation=1,
+        pid=4711,
+        since_s=1234.5678,
+        restarts=0,
+        verdict=None,
+        detail="",
+        memory_bytes=12 * MB,
+        peak_bytes=20 * MB,
+        cap_bytes=300 * MB,
+        guarantee="hard",
+        log_path=f"/var/log/ai-supervisor/agents/{name}.log",
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def fleet_view(*agents: AgentView) -> FleetView:
+    return FleetView(agents or (agent_view(),), "hard", "cgroup v2 at /sys/fs/cgroup/ai")
+
+
+def backend_view(**changes: object) -> BackendView:
+    running = RunningView("r1", "opus-01", "llama3.2:3b", "/api/chat", 12.3456, 3, 1)
+    plain = BackendView("main", "http://127.0.0.1:11434", "ready", "", 2, 1, (running,), None, ("llama3.2:3b",))
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def gateway_view(*backends: BackendView) -> GatewayView:
+    return GatewayView(
+        backends=backends or (backend_view(),),
+        queued=7,
+        running=1,
+        by_priority=(PriorityView(3, 5, 1.2345), PriorityView(5, 2, 40.0)),
+        queue=(QueuedView("q1", "sonnet-02", "llama3.2:3b", "/api/generate", 40.0, 5, "all slots are busy"),),
+        cache=CacheView(12, 21, 9, TierView(4, MB, 10), TierView(9, 3 * MB, 2)),
+        spool=SpoolView(0, 0, 0),
+        totals=Totals(asked=33, answered=20, cached=12, refused=1, waited_s=1.23456, generated_s=2.0, tokens=400),
+    )
