@@ -1,0 +1,56 @@
+"""One suite for the fleet's journal, in memory and on disk."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from supervisord_ai.agents.generation import Journal
+from supervisord_ai.clock import VirtualClock
+from supervisord_ai.store.disk import inline
+from supervisord_ai.store.state import State
+from tests.fakes.disk import FakeDisk
+from tests.fakes.fleet_journal import MemoryJournal
+
+
+@pytest.fixture(params=["in memory", "on disk"])
+async def journal(request: pytest.FixtureRequest, tmp_path: Path, autojump_clock: MockClock) -> AsyncIterator[Journal]:
+    if request.param == "in memory":
+        yield MemoryJournal()
+        return
+    state = State(tmp_path, clock=VirtualClock(), cache_bytes=1_000_000, run_sync=inline, disk=FakeDisk())
+    async with trio.open_nursery() as nursery:
+        await nursery.start(state.run)
+        yield state.fleet
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_generation_goes_from_its_number_to_its_verdict(journal: Journal) -> None:
+    assert journal.load() == {}
+    assert await journal.next_generation("one", "digest") == 1
+    begun = journal.load()["one"]
+    assert (begun.generation, begun.digest, begun.pid, begun.run_tag, begun.ended_wall) == (1, "digest", None, None, None)
+    await journal.started("one", 1, 4711, 99, "boot", "v1\t/group", "one.1.tag")
+    running = journal.load()["one"]
+    assert (running.pid, running.start_ticks, running.boot_id) == (4711, 99, "boot")
+    assert (running.cgroup, running.run_tag, running.ended_wall) == ("v1\t/group", "one.1.tag", None)
+    journal.intent("one", 1, "shutdown")
+    await wait_all_tasks_blocked()
+    await journal.ended("one", 1, "stopped:shutdown", "ended by SIGTERM")
+    ended = journal.load()["one"]
+    assert (ended.intent, ended.verdict, ended.detail) == ("shutdown", "stopped:shutdown", "ended by SIGTERM")
+    assert ended.ended_wall is not None
+
+
+async def test_the_next_generation_knows_nothing_of_the_last_one_but_its_number(journal: Journal) -> None:
+    await journal.next_generation("one", "a")
+    await journal.started("one", 1, 4711, 99, "boot", None, "one.1.tag")
+    await journal.ended("one", 1, "exit:1", "")
+    assert await journal.next_generation("one", "b") == 2
+    second = journal.load()["one"]
+    assert (second.generation, second.digest, second.pid, second.run_tag, second.ended_wall) == (2, "b", None, None, None)
+    assert await journal.next_generation("two", "a") == 1
