@@ -13,6 +13,7 @@ in a thread and only where nothing else decides.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -89,6 +90,8 @@ def unix_peer(sock: socket.socket) -> PeerFacts:
     accepted_ticks = _ticks_now()
     pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     groups = _peer_groups(sock)
+    if uid == -1:
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
     if pid <= 0:  # of a pid namespace that is not below ours
         return PeerFacts(0, uid, gid, pidfd_matches=False, groups=groups)
     pidfd = _peer_pidfd(sock)
@@ -134,7 +137,7 @@ def _peer_pidfd(sock: socket.socket) -> int | None:
 
 def _peer_groups(sock: socket.socket) -> tuple[int, ...]:
     try:
-        raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * 1024)
+        raw = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 1024)  # 256 groups; Python takes no larger buffer
     except OSError:
         return ()
     return struct.unpack(f"{len(raw) // 4}I", raw)
@@ -241,9 +244,9 @@ def parse_sock_diag(answer: bytes) -> TcpFacts | None:
     cgroup = None
     while at + 4 <= end:
         size, attribute = struct.unpack_from("=HH", answer, at)
-        if size < 4:
+        if size < 4 or at + size > end:
             break
-        if attribute & 0x3FFF == _INET_DIAG_CGROUP_ID and size >= 12 and at + 12 <= end:
+        if attribute & 0x3FFF == _INET_DIAG_CGROUP_ID and size >= 12:
             (cgroup,) = struct.unpack_from("=Q", answer, at + 4)
         at += (size + 3) & ~3
     return TcpFacts(uid, inode or None, cgroup)

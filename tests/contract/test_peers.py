@@ -1,0 +1,311 @@
+"""What the kernel says of a peer, and that the fake says the same sort of thing."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from supervisord_ai.core.identity import PeerFacts, TcpFacts
+from supervisord_ai.host import peers as host_peers
+from supervisord_ai.host import procfs
+from supervisord_ai.host.peers import KernelPeers, Peers, parse_sock_diag, proc_net_address, unix_peer
+from tests.fakes.peers import FakePeers
+
+TAG = "run-tag-of-a-test"
+
+CONNECT = """
+import os, socket, sys
+kind, where, uid, after = sys.argv[1:]
+if uid != "-":
+    os.setgroups([7, 8]); os.setgid(int(uid)); os.setuid(int(uid))
+s = socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET6 if ":" in where else socket.AF_INET)
+name = "\\0" + where
+s.connect(name if kind == "unix" else (where.split(" ")[0], int(where.split(" ")[1])))
+if after == "fork":
+    # A grandchild in a session of its own holds the connection; the one that connected ends.
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    print(os.getpid(), flush=True)
+elif after == "deep":
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+        os._exit(0)
+    t = socket.socket(socket.AF_UNIX); t.connect(name); s = t
+    print(os.getpid(), flush=True)
+else:
+    print(os.getpid(), flush=True)
+sys.stdin.read()
+"""
+
+
+@dataclass
+class Caller:
+    """A process with a connection to us."""
+
+    sock: socket.socket
+    pid: int
+    end: Callable[[], None]
+
+
+class World(Protocol):
+    """Where processes connect."""
+
+    peers: Peers
+
+    def caller(self) -> Caller: ...
+    def tcp_caller(self) -> Caller: ...
+
+
+class RealWorld:
+    def __init__(self, name: str) -> None:
+        self.peers: Peers = KernelPeers()
+        self._name = name
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.settimeout(20)  # a child that cannot connect must not hang the suite
+        self._listener.bind("\0" + name)  # abstract: another user may not enter the test's folder
+        self._listener.listen()
+        self._open: list[socket.socket] = [self._listener]
+        self._children: list[subprocess.Popen[bytes]] = []
+
+    def caller(self, uid: str = "-", after: str = "stay", connections: int = 1) -> Caller:
+        child = self._start("unix", self._name, uid, after)
+        accepted = [self._listener.accept()[0] for _ in range(connections)]
+        self._open += accepted
+        return self._caller(child, accepted[-1])
+
+    def tcp_caller(self, host: str = "127.0.0.1", uid: str = "-") -> Caller:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, 0), family=family)
+        listener.settimeout(20)
+        self._open.append(listener)
+        child = self._start("tcp", f"{host} {listener.getsockname()[1]}", uid, "stay")
+        sock, _ = listener.accept()
+        self._open.append(sock)
+        return self._caller(child, sock)
+
+    def _start(self, *argv: str) -> subprocess.Popen[bytes]:
+        child = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", CONNECT, *argv],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={"AI_SUPERVISOR_RUN": TAG, "OTHER": "1"},
+            start_new_session=True,
+        )
+        self._children.append(child)
+        return child
+
+    def _caller(self, child: subprocess.Popen[bytes], sock: socket.socket) -> Caller:
+        assert child.stdout is not None
+        pid = int(child.stdout.readline())
+
+        def end() -> None:
+            assert child.stdin is not None
+            child.stdin.close()
+            child.wait()
+            deadline = time.monotonic() + 10
+            while procfs.stat(pid) is not None:  # a grandchild is reaped by others
+                assert time.monotonic() < deadline
+                select.select([], [], [], 0.01)
+
+        return Caller(sock, pid, end)
+
+    def close(self) -> None:
+        for sock in self._open:
+            sock.close()
+        for child in self._children:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            child.stdin.close()
+            child.stdout.close()
+            child.wait()
+
+
+class FakeWorld:
+    def __init__(self) -> None:
+        self._fake = FakePeers()
+        self.peers: Peers = self._fake
+        self._open: list[socket.socket] = []
+
+    def caller(self) -> Caller:
+        return self._caller(tcp=False)
+
+    def tcp_caller(self) -> Caller:
+        return self._caller(tcp=True)
+
+    def _caller(self, *, tcp: bool) -> Caller:
+        ours, theirs = socket.socketpair()
+        self._open += [ours, theirs]
+        pid = 4242
+        me = procfs.stat(os.getpid())
+        assert me is not None
+        facts = PeerFacts(
+            pid, os.getuid(), os.getgid(), 999, ("memory:/", ":/"), pid, TAG, ((me.pid, me.start_ticks),), groups=()
+        )
+        if tcp:
+            self._fake.connects_tcp(ours, TcpFacts(os.getuid(), 77), holder=facts)
+        else:
+            self._fake.connects(ours, facts)
+        return Caller(ours, pid, lambda: self._fake.ends(pid))
+
+    def close(self) -> None:
+        for sock in self._open:
+            sock.close()
+
+
+@pytest.fixture(params=["fake", "kernel"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    made = FakeWorld() if request.param == "fake" else RealWorld(str(tmp_path))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Iterator[RealWorld]:
+    made = RealWorld(str(tmp_path))
+    yield made
+    made.close()
+
+
+class TestBoth:
+    def test_a_living_caller_is_known_by_process_session_tag_and_ancestors(self, world: World) -> None:
+        caller = world.caller()
+        facts = world.peers.unix(caller.sock)
+        assert (facts.pid, facts.uid, facts.gid) == (caller.pid, os.getuid(), os.getgid())
+        assert facts.pidfd_matches
+        assert facts.session == caller.pid
+        assert facts.run_tag == TAG
+        assert facts.start_ticks is not None
+        me = procfs.stat(os.getpid())
+        assert me is not None
+        assert (me.pid, me.start_ticks) in facts.ancestors
+        assert facts.cgroups
+        assert all(":" in line for line in facts.cgroups)
+
+    def test_of_one_that_has_ended_only_user_and_group_are_left(self, world: World) -> None:
+        caller = world.caller()
+        caller.end()
+        facts = world.peers.unix(caller.sock)
+        assert not facts.pidfd_matches
+        assert (facts.uid, facts.gid) == (os.getuid(), os.getgid())
+        assert (facts.start_ticks, facts.cgroups, facts.session, facts.run_tag, facts.ancestors) == (None, (), None, None, ())
+
+    def test_a_socket_that_is_none_is_an_error(self, world: World) -> None:
+        with socket.socket(socket.AF_INET) as sock, pytest.raises(OSError, match="not connected"):
+            world.peers.unix(sock)
+
+    def test_behind_tcp_is_a_user_an_inode_and_with_patience_a_process(self, world: World) -> None:
+        caller = world.tcp_caller()
+        facts = world.peers.tcp(caller.sock)
+        assert facts.uid == os.getuid()
+        assert facts.inode is not None
+        holder = world.peers.holder_of(facts.inode)
+        assert holder is not None
+        assert (holder.pid, holder.run_tag, holder.session) == (caller.pid, TAG, caller.pid)
+
+    def test_what_is_not_there_is_none(self, world: World) -> None:
+        assert world.peers.holder_of(2**31 - 7) is None
+        assert world.peers.cgroup_id("/no/such/group") is None
+
+
+# --- the kernel alone ---------------------------------------------------------------------------------------------------
+
+
+def test_who_connected_and_ended_is_not_taken_for_the_one_that_holds_the_socket_now(real: RealWorld) -> None:
+    caller = real.caller(after="fork")
+    child = real._children[-1]
+    child.wait()
+    facts = unix_peer(caller.sock)
+    assert facts.pid == child.pid != caller.pid
+    assert not facts.pidfd_matches
+
+
+def test_a_zombie_has_ended(real: RealWorld) -> None:
+    caller = real.caller()
+    child = real._children[-1]
+    pidfd = os.pidfd_open(child.pid)
+    child.kill()
+    assert select.select([pidfd], [], [], 10)[0]
+    os.close(pidfd)
+    stat = procfs.stat(child.pid)
+    assert stat is not None
+    assert stat.state == "Z"
+    assert not unix_peer(caller.sock).pidfd_matches
+
+
+def test_without_a_pinned_process_the_start_time_decides(real: RealWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_peers, "_peer_pidfd", lambda sock: None)  # a kernel before 6.5
+    caller = real.caller()
+    assert unix_peer(caller.sock).run_tag == TAG
+    monkeypatch.setattr(host_peers, "_ticks_now", lambda: 1)  # as if it had started after the accept
+    assert not unix_peer(caller.sock).pidfd_matches
+
+
+def test_a_grandchild_has_its_ancestors(real: RealWorld) -> None:
+    caller = real.caller(after="deep", connections=2)
+    facts = unix_peer(caller.sock)
+    assert facts.pid == caller.pid
+    assert facts.ancestors[0][0] == real._children[-1].pid
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_another_user_is_known_with_its_groups(real: RealWorld) -> None:
+    facts = unix_peer(real.caller(uid="65534").sock)
+    assert (facts.uid, facts.gid, set(facts.groups)) == (65534, 65534, {7, 8})
+    assert real.peers.tcp(real.tcp_caller(uid="65534").sock).uid == 65534
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "127.9.8.7"])
+def test_tcp_is_told_the_same_by_sock_diag_and_by_proc(real: RealWorld, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    caller = real.tcp_caller(host)
+    asked = real.peers.tcp(caller.sock)
+    monkeypatch.setattr(host_peers, "_ask_sock_diag", lambda ends: None)
+    read = real.peers.tcp(caller.sock)
+    assert (asked.uid, asked.inode) == (read.uid, read.inode) == (os.getuid(), asked.inode)
+    assert asked.inode
+    caller.end()
+    assert real.peers.tcp(caller.sock).inode is None
+
+
+def test_a_mapped_address_is_found_like_the_plain_one() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.socket(socket.AF_INET6) as caller,
+    ):
+        caller.connect(("::ffff:127.0.0.1", listener.getsockname()[1]))
+        sock, _ = listener.accept()
+        with sock:
+            assert KernelPeers().tcp(sock).inode == os.fstat(caller.fileno()).st_ino
+
+
+def test_addresses_are_written_as_proc_writes_them() -> None:
+    if sys.byteorder != "little":
+        pytest.skip("written for a little-endian machine")
+    assert proc_net_address(ip_address("127.0.0.1"), "tcp") == "0100007F"
+    assert proc_net_address(ip_address("127.0.0.1"), "tcp6") == "0000000000000000FFFF00000100007F"
+    assert proc_net_address(ip_address("::1"), "tcp6") == "00000000000000000000000001000000"
+
+
+@pytest.mark.parametrize("answer", [b"", b"\0" * 87, b"\x24\0\0\0\x02\0" + b"\0" * 100])
+def test_an_answer_that_is_none_says_nothing(answer: bytes) -> None:
+    assert parse_sock_diag(answer) is None
+
+
+def test_attributes_that_lie_about_their_length_do_no_harm() -> None:
+    head = (16 + 72 + 12).to_bytes(4, sys.byteorder) + (20).to_bytes(2, sys.byteorder) + b"\0" * 10
+    for attribute in (b"\0\0\x15\0" + b"\0" * 8, b"\xff\xff\x15\0" + b"\1" * 8, b"\x03\0\x15\0" + b"\1" * 8):
+        found = parse_sock_diag(head + b"\0" * 72 + attribute)
+        assert found is not None
+        assert found.cgroup_id is None
