@@ -63,3 +63,7 @@ def gateway_view(*backends: BackendView) -> GatewayView:
         spool=SpoolView(0, 0, 0),
         totals=Totals(asked=33, answered=20, cached=12, refused=1, waited_s=1.23456, generated_s=2.0, tokens=400),
     )
+
+
+def identity_view() -> AcceptView:
+    return AcceptView("proved", "by cgroup", running=1, proved=3, tagged=0, by_token=1, refused=0)

@@ -19,7 +19,6 @@ from supervisord_ai.core.identity import PeerFacts
 from supervisord_ai.core.memory_plan import MemoryPolicy
 from supervisord_ai.core.roster import CLASS_DEFAULTS, AgentSpec, Roster
 from supervisord_ai.errors import Refused
-from supervisord_ai.gateway.accept import AcceptView
 from supervisord_ai.gateway.view import GatewayView
 from supervisord_ai.host.peers import KernelPeers
 from supervisord_ai.serve.connection import MemoryClient, memory_pair
@@ -47,7 +46,6 @@ class House:
             fleet=lambda: self.fleet,
             gateway=lambda: self.gateway,
             identity=identity_view,
-            identity=lambda: AcceptView("proved", "by cgroup", 1, 0, 0, 0, 0),
             usage=lambda: Usage(45_000_000, 1.23456),
             peers=KernelPeers(),
             may_control=lambda facts: facts.uid == 1000 and facts.run_tag is None,
