@@ -92,13 +92,3 @@ def environ_value(pid: int, name: str) -> str | None:
 def boot_id() -> str:
     """Return the id of this boot: pids and start ticks mean nothing across two of them."""
     return (_read("/proc/sys/kernel/random/boot_id") or b"").decode().strip()
-
-
-def snapshot() -> dict[int, ProcStat]:
-    """Return every process by pid."""
-    found: dict[int, ProcStat] = {}
-    for pid in pids():
-        known = stat(pid)
-        if known is not None:
-            found[pid] = known
-    return found

@@ -30,6 +30,7 @@ from supervisord_ai.host.cgroup import Counters, Guarantee
 from supervisord_ai.host.process import signal_pinned
 
 TAG = "AI_SUPERVISOR_RUN"
+THOROUGH_EVERY = 10
 
 
 @dataclass(slots=True)
@@ -47,12 +48,21 @@ class Census:
     def __init__(self) -> None:
         self.trees: dict[str, Tree] = {}
         self._tags: dict[tuple[int, int], str] = {}  # (pid, start ticks): a tag that was once read
+        self._strangers: frozenset[int] = frozenset()  # who belonged to nobody when he was last looked at
+        self._seen: frozenset[int] = frozenset()
+        self._passing = 0  # how many looks ago that was
+        self._is_thorough = False
         self._looking = trio.Lock()
         self._begun = 0
         self._finished = 0
 
-    async def look(self) -> None:
-        """Return when a look that was begun after this call has brought every tree up to date."""
+    async def look(self, *, in_passing: bool = False) -> None:
+        """Return when a look that was begun after this call has brought every tree up to date.
+
+        In passing, strangers are passed over: most of a machine's processes are, and always were. One becomes ours without
+        changing its number only by executing something with our tag, so every tenth look is thorough all the same.
+        """
+        self._is_thorough |= not in_passing
         wanted = self._begun + 1
         while self._finished < wanted:
             async with self._looking:
@@ -60,9 +70,17 @@ class Census:
                     break
                 self._begun += 1
                 number = self._begun
-                stats, tags = await trio.to_thread.run_sync(_look, self._tags)
+                is_thorough = self._is_thorough or self._passing >= THOROUGH_EVERY
+                self._is_thorough = False
+                self._passing = 0 if is_thorough else self._passing + 1
+                passed = frozenset() if is_thorough else self._strangers
+                pids, stats, tags = await trio.to_thread.run_sync(_look, self._tags, passed)
                 self._tags = tags
                 self._assign(stats)
+                ours = {pid for tree in self.trees.values() for pid in tree.members}
+                # Seen twice: a child between fork and exec has no tag yet.
+                self._strangers = (pids & self._seen) - ours
+                self._seen = pids
                 self._finished = number
 
     def _assign(self, stats: dict[int, procfs.ProcStat]) -> None:
@@ -93,16 +111,22 @@ class Census:
                 tree.members[pid] = seen
 
 
-def _look(known: dict[tuple[int, int], str]) -> tuple[dict[int, procfs.ProcStat], dict[tuple[int, int], str]]:
-    """A tag that was read once stays: the memory it is read from belongs to the process, which may scribble over it."""
-    stats = {pid: seen for pid, seen in procfs.snapshot().items() if seen.state != "Z"}
+def _look(
+    known: dict[tuple[int, int], str], passed: frozenset[int]
+) -> tuple[frozenset[int], dict[int, procfs.ProcStat], dict[tuple[int, int], str]]:
+    """Return all pids, the processes that were not passed over, and their tags.
+
+    A tag that was read once stays: the memory it is read from belongs to the process, which may scribble over it.
+    """
+    pids = frozenset(procfs.pids())
+    stats = {pid: seen for pid in pids - passed if (seen := procfs.stat(pid)) is not None and seen.state != "Z"}
     tags: dict[tuple[int, int], str] = {}
     for pid, seen in stats.items():
         key = pid, seen.start_ticks
         tag = known.get(key) or procfs.environ_value(pid, TAG)
         if tag is not None:
             tags[key] = tag
-    return stats, tags
+    return pids, stats, tags
 
 
 class UncagedCage:
@@ -234,7 +258,7 @@ class UncagedCages:
         return (UncagedCage.tracking(name, self._census, run_tag),)
 
     async def usage(self) -> dict[str, int]:
-        await self._census.look()
+        await self._census.look(in_passing=True)
         return {name: used for name, cage in self._cages.items() if (used := await cage.measure()) is not None}
 
     def close(self) -> None:

@@ -207,6 +207,25 @@ def _read(name: str) -> str:
     return Path(f"/proc/self/{name}").read_text()
 
 
+async def test_without_a_group_one_who_takes_our_tag_by_executing_is_found_in_the_end(tmp_path: Path) -> None:
+    """A stranger's number does not change when he executes something with our tag: a look in passing passes him over."""
+    cages = find_cages(tmp_path, form="none")
+    cages.cage("one").prepare(100 * MB, TAG)
+    turned = tmp_path / "turned"
+    script = f"while ! [ -e {turned} ]; do sleep 0.02; done; exec env AI_SUPERVISOR_RUN={TAG} sleep 1000"
+    stranger = await Processes().spawn(Launch(("/bin/sh", "-c", script), {"PATH": "/usr/bin:/bin"}))
+    for _ in range(3):
+        assert await cages.usage() == {}
+    turned.write_text("")
+    await until(lambda: procfs.environ_value(stranger.pid, "AI_SUPERVISOR_RUN"), what="his turn")
+    looks = 0
+    while not await cages.usage():
+        looks += 1
+        assert looks <= 10
+    assert await cages.cage("one").members() == (stranger.pid,)
+    await end(cages.cage("one"), stranger)
+
+
 # --- what only the kernel can show ---
 
 
