@@ -11,6 +11,7 @@ caller that is of the fleet and not yet anyone is asked about again when the nex
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -20,7 +21,7 @@ import trio
 from supervisord_ai.core.events import AgentStarted, Event
 from supervisord_ai.core.identity import Caller, IdentityPolicy, PeerFacts, Proof, Register, Stranger, TcpFacts
 from supervisord_ai.core.token import looks_like_token, read_token, token_for
-from supervisord_ai.errors import HostFault, Refused
+from supervisord_ai.errors import HostFault, PeerGone, Refused
 from supervisord_ai.host.peers import KernelPeers, Peers
 from supervisord_ai.serve.connection import Connection
 from supervisord_ai.serve.http import Exchange, Handler
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 
 _STARTING_S = 2.0
 _HOLDERS_AT_ONCE = 2  # a look through every process's descriptors, in a thread
-_LOCAL_NAMES = ("localhost", ".localhost")
+_HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +101,7 @@ class Accept:
             if not isinstance(facts, PeerFacts):
                 raise HostFault(f"a connection in memory without facts: {connection.peer}")
             return facts
-        try:
-            return self._peers.unix(connection.raw)
-        except OSError as exc:
-            raise HostFault(f"{connection.peer.address}: {exc.strerror}") from exc
+        return self._peers.unix(connection.raw)
 
     # --- loopback TCP ---------------------------------------------------------------------------------------------------
 
@@ -140,9 +138,11 @@ class Accept:
             raise Refused(403, f"origin {origin[:100]} may not call")
 
     def _is_local(self, host: str) -> bool:
-        name = host.rpartition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
-        name = name.lower().removesuffix(".")
-        if name in self._host_names or name == _LOCAL_NAMES[0] or name.endswith(_LOCAL_NAMES[1]):
+        parts = _HOST.fullmatch(host)
+        if parts is None:
+            return False
+        name = (parts["v6"] or parts["name"]).lower().removesuffix(".")
+        if name in self._host_names or name == "localhost" or name.endswith(".localhost"):
             return True
         try:
             return ip_address(name).is_loopback
@@ -155,8 +155,8 @@ class Accept:
             return facts if isinstance(facts, TcpFacts) else TcpFacts()
         try:
             return self._peers.tcp(connection.raw)
-        except OSError as exc:
-            raise HostFault(f"{connection.peer.address}: {exc.strerror}") from exc
+        except HostFault as exc:  # reset before it was looked at
+            raise PeerGone(connection.peer.address) from exc
 
     async def _tcp_caller(self, facts: TcpFacts, token: str | None, connection: Connection) -> Caller:
         holder: PeerFacts | None = None

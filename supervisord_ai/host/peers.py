@@ -13,7 +13,6 @@ in a thread and only where nothing else decides.
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import socket
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Protocol
 
 from supervisord_ai.core.identity import PeerFacts, TcpFacts
+from supervisord_ai.errors import HostFault
 from supervisord_ai.host import procfs
 
 __all__ = ["KernelPeers", "PeerFacts", "Peers", "TcpFacts", "cgroup_id", "process_facts", "tcp_peer", "unix_peer"]
@@ -41,7 +41,7 @@ _NO_COOKIE = b"\xff" * 8
 
 
 class Peers(Protocol):
-    """The door to what the kernel says; the fake in the tests says what it was told to."""
+    """The door to what the kernel says; the fake in the tests says what it was told to. Raises HostFault for no such socket."""
 
     def unix(self, sock: socket.socket) -> PeerFacts:
         """Return who connected this Unix socket."""
@@ -85,13 +85,16 @@ def unix_peer(sock: socket.socket) -> PeerFacts:
     """Return what the kernel says of the process that connected this Unix socket. Call it right after the accept.
 
     Raises:
-        OSError: it is not a connected Unix socket.
+        HostFault: it is not a connected Unix socket.
     """
     accepted_ticks = _ticks_now()
-    pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    groups = _peer_groups(sock)
+    try:
+        pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    except OSError as exc:
+        raise HostFault(f"a socket without a peer: {exc.strerror}") from exc
     if uid == -1:
-        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        raise HostFault("a socket without a peer: it is not connected")
+    groups = _peer_groups(sock)
     if pid <= 0:  # of a pid namespace that is not below ours
         return PeerFacts(0, uid, gid, pidfd_matches=False, groups=groups)
     pidfd = _peer_pidfd(sock)
@@ -203,9 +206,12 @@ def tcp_peer(sock: socket.socket) -> TcpFacts:
     """Return what the kernel says of the socket that connected this loopback socket; nothing if it is not of this machine.
 
     Raises:
-        OSError: it is not a connected TCP socket.
+        HostFault: it is not a connected TCP socket; the peer may have left before it was looked at.
     """
-    there, here = sock.getpeername(), sock.getsockname()
+    try:
+        there, here = sock.getpeername(), sock.getsockname()
+    except OSError as exc:
+        raise HostFault(f"a socket without a peer: {exc.strerror}") from exc
     ends = (_address(there[0]), int(there[1]), _address(here[0]), int(here[1]))
     return _ask_sock_diag(ends) or _read_proc_net(ends) or TcpFacts()
 

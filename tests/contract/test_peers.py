@@ -17,6 +17,7 @@ from typing import Protocol
 import pytest
 
 from supervisord_ai.core.identity import PeerFacts, TcpFacts
+from supervisord_ai.errors import HostFault
 from supervisord_ai.host import peers as host_peers
 from supervisord_ai.host import procfs
 from supervisord_ai.host.peers import KernelPeers, Peers, parse_sock_diag, proc_net_address, unix_peer
@@ -203,7 +204,7 @@ class TestBoth:
         assert (facts.start_ticks, facts.cgroups, facts.session, facts.run_tag, facts.ancestors) == (None, (), None, None, ())
 
     def test_a_socket_that_is_none_is_an_error(self, world: World) -> None:
-        with socket.socket(socket.AF_INET) as sock, pytest.raises(OSError, match="not connected"):
+        with socket.socket(socket.AF_INET) as sock, pytest.raises(HostFault, match="not connected"):
             world.peers.unix(sock)
 
     def test_behind_tcp_is_a_user_an_inode_and_with_patience_a_process(self, world: World) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from dataclasses import replace
 
 from supervisord_ai.core.identity import PeerFacts, TcpFacts
+from supervisord_ai.errors import HostFault
 
 
 class FakePeers:
@@ -25,7 +25,10 @@ class FakePeers:
     def connects_tcp(self, sock: socket.socket, facts: TcpFacts, holder: PeerFacts | None = None) -> None:
         self._tcp[sock.fileno()] = facts
         if holder is not None and facts.inode is not None:
-            self._holders[facts.inode] = holder
+            self.holds(facts.inode, holder)
+
+    def holds(self, inode: int, facts: PeerFacts) -> None:
+        self._holders[inode] = facts
 
     def has_cgroup(self, path: str, number: int) -> None:
         self._cgroups[path] = number
@@ -41,7 +44,7 @@ class FakePeers:
         try:
             return replace(self._unix[sock.fileno()])
         except KeyError:
-            raise OSError(107, os.strerror(107)) from None
+            raise HostFault("a socket without a peer: not connected") from None
 
     def tcp(self, sock: socket.socket) -> TcpFacts:
         return self._tcp.get(sock.fileno(), TcpFacts())
