@@ -1,0 +1,229 @@
+"""The command line before a real control socket, with made-up rooms behind it."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from supervisord_ai.cli.agents import follow
+from supervisord_ai.cli.exits import Exit
+from supervisord_ai.cli.main import main
+from supervisord_ai.clock import SystemClock
+from supervisord_ai.control.api import Control
+from supervisord_ai.control.report import Usage
+from supervisord_ai.core.agent_state import AgentState
+from supervisord_ai.core.identity import PeerFacts
+from supervisord_ai.core.memory_plan import MemoryPolicy
+from supervisord_ai.core.roster import Roster
+from supervisord_ai.host import sockets
+from supervisord_ai.host.peers import KernelPeers
+from supervisord_ai.serve.http import serve_listener
+from tests.fakes.owner_views import agent_view, backend_view, fleet_view, gateway_view, identity_view
+
+
+class Daemon:
+    """A control socket in a thread of its own; what is behind it can be changed at any time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.fleet = fleet_view()
+        self.gateway = gateway_view()
+        self.lets_in = True
+        self._listener = sockets.bind_unix(folder / "control.sock", mode=0o600)
+        self._up = threading.Event()
+        self._thread = threading.Thread(target=trio.run, args=(self._serve,))
+        self._thread.start()
+        assert self._up.wait(10)
+
+    async def _serve(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        self._stop = trio.Event()
+        control = Control(
+            version="9.9.9",
+            pid=0,
+            clock=SystemClock(),
+            roster=Roster(),
+            memory=MemoryPolicy(),
+            fleet=lambda: self.fleet,
+            gateway=lambda: self.gateway,
+            identity=identity_view,
+            usage=lambda: Usage(45_000_000, 1.0),
+            peers=KernelPeers(),
+            may_control=self._may_control,
+            stop=self._stop.set,
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(serve_listener, self._listener.socket, control.on_connection, kind="unix"))
+            self._up.set()
+            await self._stop.wait()
+            nursery.cancel_scope.cancel()
+        self._listener.close()
+
+    def _may_control(self, facts: PeerFacts) -> bool:
+        assert facts.pid == os.getpid()  # the kernel says who asks
+        return self.lets_in
+
+    def end(self) -> None:
+        if self._thread.is_alive():
+            self._token.run_sync_soon(self._stop.set)
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
+    monkeypatch.setenv("AI_SUPERVISOR_RUNTIME_DIR", str(tmp_path))
+    running = Daemon(tmp_path)
+    try:
+        yield running
+    finally:
+        running.end()
+
+
+def out(capsys: pytest.CaptureFixture[str], *words: str, code: int = Exit.GOOD) -> str:
+    assert main(words) == code
+    said = capsys.readouterr()
+    assert said.err == ""
+    return said.out
+
+
+def err(capsys: pytest.CaptureFixture[str], *words: str, code: int) -> str:
+    assert main(words) == code
+    said = capsys.readouterr()
+    assert said.out == ""
+    return said.err
+
+
+def from_json(capsys: pytest.CaptureFixture[str], *words: str, code: int = Exit.GOOD) -> Any:
+    return json.loads(out(capsys, *words, "--json", code=code))
+
+
+def test_status_is_plain_text_in_a_pipe_and_json_when_asked(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    text = out(capsys, "status")
+    assert text.startswith("ai-supervisor 9.9.9   up ")
+    assert "\x1b" not in text
+    assert from_json(capsys, "status")["version"] == "9.9.9"
+
+
+def test_the_socket_is_found_by_the_config_that_is_named(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("AI_SUPERVISOR_RUNTIME_DIR")
+    config = tmp_path / "c.toml"
+    # What else is wrong in it does not matter: the daemon runs with what it was before.
+    config.write_text(f'[daemon]\nruntime_dir = "{tmp_path}"\n[nonsense]\n')
+    assert out(capsys, "health", "--config", str(config)) == "good\n"
+    config.write_text("[daemon")
+    assert "is not TOML" in err(capsys, "health", "--config", str(config), code=Exit.USAGE)
+
+
+def test_agents_are_listed_by_class_and_state(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    daemon.fleet = fleet_view(agent_view(), agent_view("sonnet-01", state=AgentState.BACKOFF, pid=None, verdict="exit:7"))
+    assert out(capsys, "agents", "list").splitlines() == [
+        "NAME       CLASS   STATE          FOR   PID  MEMORY     CAP  RESTARTS  LAST END",
+        "opus-01    opus    running  20 m 34 s  4711   12 MB  300 MB         0  -",
+        "sonnet-01  sonnet  backoff  20 m 34 s     -   12 MB  300 MB         0  exit:7",
+    ]
+    assert [one["name"] for one in from_json(capsys, "agents", "list", "--class", "opus")] == ["opus-01"]
+    assert [one["name"] for one in from_json(capsys, "agents", "list", "--state", "backoff")] == ["sonnet-01"]
+
+
+def test_one_agent_is_shown_and_a_near_name_is_suggested(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    daemon.fleet = fleet_view(agent_view(detail="last line: \x1b[31mbad"))
+    text = out(capsys, "agents", "show", "opus-01")
+    assert "state       running for 20 m 34 s" in text
+    assert "last line: \\x1b[31mbad" in text
+    assert err(capsys, "agents", "show", "opus-1", code=Exit.USAGE) == (
+        "ai-supervisor: there is no agent 'opus-1'; did you mean 'opus-01'?\n"
+    )
+
+
+def test_the_last_lines_of_a_log_are_passed_on_byte_by_byte(
+    daemon: Daemon, capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path
+) -> None:
+    log = tmp_path / "a.log"
+    log.write_bytes(b"one\ntwo \x1b[31m\xff\nthree")
+    daemon.fleet = fleet_view(agent_view(log_path=str(log)))
+    assert main(["agents", "logs", "opus-01", "-n", "2"]) == Exit.GOOD
+    assert capfdbinary.readouterr().out == b"two \x1b[31m\xff\nthree"
+
+
+def test_a_log_that_cannot_be_read_is_one_line(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    daemon.fleet = fleet_view(agent_view(log_path="/nowhere/a.log"))
+    assert err(capsys, "agents", "logs", "opus-01", code=Exit.NO) == (
+        "ai-supervisor: /nowhere/a.log cannot be read: No such file or directory\n"
+    )
+
+
+def test_following_a_log_goes_on_after_it_was_rotated_by_truncation(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_bytes(b"old\n")
+    with path.open("rb") as file:
+        file.read()
+        more = follow(file, str(path))
+        with path.open("ab") as writer:
+            writer.write(b"new\n")
+        assert next(more) == b"new\n"
+        os.truncate(path, 0)
+        with path.open("ab") as writer:
+            writer.write(b"anew\n")
+        assert next(more) == b"anew\n"
+
+
+def test_the_queue_lists_runners_and_waiters(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = out(capsys, "queue", "list").splitlines()
+    assert lines[1].split() == ["runs", "r1", "opus-01", "3", "12", "s", "llama3.2:3b", "/api/chat", "on", "main"]
+    assert lines[2].endswith("all slots are busy")
+    assert lines[3] == "... and 6 more"
+    daemon.gateway = replace(gateway_view(backend_view(running=())), queued=0, queue=())
+    assert out(capsys, "queue", "list") == "nobody runs and nobody waits\n"
+
+
+def test_health_has_an_exit_code_for_scripts(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    assert out(capsys, "health", "--once") == "good\n"
+    daemon.gateway = gateway_view(backend_view(state="unreachable", detail="refused"))
+    assert out(capsys, "health", "--once", code=Exit.NO) == "degraded\n  backend main is unreachable: refused\n"
+    assert from_json(capsys, "health", code=Exit.NO)["status"] == "degraded"
+
+
+def test_who_may_not_control_is_told_so_with_exit_code_four(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    daemon.lets_in = False
+    for words in (["status"], ["stop"], ["agents", "list"]):
+        text = err(capsys, *words, code=Exit.REFUSED)
+        assert text == "ai-supervisor: control.sock is the owner's: not for agents, nor for other users\n"
+
+
+def test_stop_returns_when_the_daemon_is_gone(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    assert out(capsys, "stop") == "stopped\n"
+    assert "no daemon answers" in err(capsys, "status", code=Exit.NOT_RUNNING)
+
+
+def test_what_answers_and_is_not_ours_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AI_SUPERVISOR_RUNTIME_DIR", str(tmp_path))
+    listener = sockets.bind_unix(tmp_path / "control.sock", mode=0o600)
+
+    def answer() -> None:
+        listener.socket.settimeout(10)
+        peer, _ = listener.socket.accept()
+        peer.recv(1000)
+        peer.sendall(b"SSH-2.0-OpenSSH\r\n")
+        peer.close()
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        assert "is not ai-supervisor" in err(capsys, "status", code=Exit.REFUSED)
+    finally:
+        thread.join(10)
+        listener.close()

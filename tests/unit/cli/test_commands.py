@@ -1,0 +1,182 @@
+"""The grammar, and what it says to those who mistype it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from supervisord_ai.cli.commands import build_parser
+from supervisord_ai.cli.exits import Exit
+from supervisord_ai.cli.main import exit_of, main
+from supervisord_ai.errors import (
+    AlreadyRunning,
+    ConfigError,
+    Denied,
+    HostFault,
+    NotRunning,
+    Problem,
+    SupervisorError,
+    UsageError,
+)
+
+Words = tuple[str, ...]
+
+
+def parsers(parser: argparse.ArgumentParser, words: Words = ()) -> Iterator[tuple[Words, argparse.ArgumentParser]]:
+    """Yield every command with its parser."""
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not groups:
+        yield words, parser
+    for group in groups:
+        for name, below in group.choices.items():
+            yield from parsers(below, (*words, name))
+
+
+COMMANDS = dict(parsers(build_parser()))
+WITH_CONFIG = {("run",), ("stop",), ("status",), ("health",), ("queue", "list"), ("config", "show"), ("config", "check")} | {
+    ("agents", action) for action in ("list", "show", "logs")
+}
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        build_parser().parse_args(words)
+    assert caught.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_the_commands_there_are() -> None:
+    assert set(COMMANDS) == WITH_CONFIG | {("try",), ("demo",), ("config", "init"), ("engine", "install"), ("completion",)}
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_has_help_and_a_module_that_carries_it_out(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        build_parser().parse_args([*words, "--help"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: ai-supervisor")
+    module = importlib.import_module(f"supervisord_ai.cli.{COMMANDS[words].get_default('module')}")
+    assert callable(module.run)
+
+
+@pytest.mark.parametrize("words", sorted(WITH_CONFIG), ids=" ".join)
+def test_a_command_that_needs_a_daemon_or_a_config_takes_config(words: tuple[str, ...]) -> None:
+    assert "--config" in COMMANDS[words]._option_string_actions
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["stauts"], "ai-supervisor: there is no `stauts`; did you mean `status`?"),
+        (["agents", "lst"], "ai-supervisor agents: there is no `lst`; did you mean `list`?"),
+        (["queue", "xyzzy"], "ai-supervisor queue: there is no `xyzzy`: choose from list"),
+        (["status", "--jsn"], "ai-supervisor status: unknown argument `--jsn`; did you mean `--json`?"),
+        (["status", "--conf", "x"], "ai-supervisor status: unknown argument `--conf`; did you mean `--config`?"),
+        (["stop", "now"], "ai-supervisor stop: unknown argument `now`"),
+        (["agents", "show"], "ai-supervisor agents show: this is missing: NAME"),
+        ([], "ai-supervisor: this is missing: COMMAND"),
+    ],
+)
+def test_a_mistyped_command_is_told_what_was_probably_meant(
+    words: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said(capsys, *words).splitlines()[0] == line
+
+
+def test_everything_behind_the_dashes_belongs_to_the_tried_command() -> None:
+    args = build_parser().parse_args(["try", "--memory", "64MB", "--", "python3", "x.py", "--json", "--", "-v"])
+    assert args.words == ["--", "python3", "x.py", "--json", "--", "-v"]
+    assert args.json is False
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError("x"), Exit.USAGE),
+        (ConfigError((Problem("f", 1, "k", "w"),)), Exit.USAGE),
+        (AlreadyRunning("/s", 4), Exit.USAGE),
+        (NotRunning("/x"), Exit.NOT_RUNNING),
+        (Denied("no"), Exit.REFUSED),
+        (HostFault("disk"), Exit.NO),
+    ],
+)
+def test_every_error_has_its_exit_code(error: SupervisorError, code: Exit) -> None:
+    assert exit_of(error) is code
+
+
+def test_no_daemon_is_one_line_and_exit_code_three(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AI_SUPERVISOR_RUNTIME_DIR", str(tmp_path))
+    for words in (["status"], ["agents", "list"], ["queue", "list"], ["health", "--once"], ["stop"]):
+        assert main(words) == Exit.NOT_RUNNING
+        assert capsys.readouterr() == (
+            "",
+            f"ai-supervisor: no daemon answers at {tmp_path}/control.sock: start one with `ai-supervisor run`\n",
+        )
+
+
+def test_a_config_that_is_named_and_not_there_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["status"], ["run"], ["config", "check"]):
+        assert main([*words, "--config", "/nowhere/c.toml"]) == Exit.USAGE
+        assert capsys.readouterr().err == "ai-supervisor: there is no /nowhere/c.toml\n"
+
+
+def run_it(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "supervisord_ai", *words]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env}, check=False, timeout=60)
+
+
+def test_looking_imports_nothing_heavy() -> None:
+    heavy = ("trio", "httpx", "msgspec", "rich", "sqlite3", "psutil", "asyncio")
+    code = (
+        "import sys; sys.argv[1:] = ['status']; from supervisord_ai.cli.main import main; main();"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "AI_SUPERVISOR_RUNTIME_DIR": "/nowhere"},
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout.strip() == "[]", done
+
+
+def test_a_reader_that_has_had_enough_sees_no_traceback() -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"'{sys.executable}' -m supervisord_ai config show --config config.toml --agents | head -1"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stderr == ""
+
+
+def test_an_error_nobody_thought_of_is_one_line_too() -> None:
+    code = (
+        "import sys; from supervisord_ai.cli import main as m;"
+        "m.build_parser = lambda: (_ for _ in ()).throw(ZeroDivisionError('oops'));"
+        "sys.exit(m.main(['status']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("ai-supervisor: internal error: ZeroDivisionError: oops")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_completion_is_a_script_of_the_shell() -> None:
+    done = run_it("completion", "bash")
+    assert done.returncode == 0
+    checked = subprocess.run(["bash", "-n"], input=done.stdout, capture_output=True, text=True, check=False, timeout=60)
+    assert (checked.returncode, checked.stderr) == (0, "")

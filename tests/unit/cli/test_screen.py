@@ -1,0 +1,124 @@
+"""What people see: within 80 columns, readable without colours, and never obeying an agent's control characters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supervisord_ai.cli.screen import WIDTH, Screen, printable, size_of, span_of, table
+from supervisord_ai.cli.status import screen
+from supervisord_ai.control.report import Moment, Usage, status
+from supervisord_ai.core.agent_state import AgentState
+from supervisord_ai.core.memory_plan import MemoryPolicy
+from tests.fakes.owner_views import agent_view, backend_view, fleet_view, gateway_view, identity_view
+
+
+def told(**changes: Any) -> Any:
+    parts: dict[str, Any] = {
+        "version": "0.1.0",
+        "pid": 4711,
+        "started_wall": 0.0,
+        "now_wall": 7384.0,
+        "fleet": fleet_view(),
+        "gateway": gateway_view(),
+        "identity": identity_view(),
+        "memory": MemoryPolicy(),
+        "usage": Usage(45_000_000, 12.34),
+        **changes,
+    }
+    return status(Moment(**parts))
+
+
+def test_all_is_well_on_one_screen() -> None:
+    assert screen(told()).text() == (
+        "ai-supervisor 0.1.0   up 2 h 03 m   pid 4711   level 0 normal   good\n"
+        "\n"
+        "ollama     main ready   1 of 2 slots busy   http://127.0.0.1:11434\n"
+        "  opus-01        llama3.2:3b            /api/chat                  12 s  p3\n"
+        "queue      7 waiting, 1 running\n"
+        "  priority 3       5 waiting, the oldest for 1.2 s\n"
+        "  priority 5       2 waiting, the oldest for 40 s\n"
+        "agents     1\n"
+        "  opus               1  1 running\n"
+        "\n"
+        "cache      36% hits of 33   L1 4 entries, 1.0 MB   L2 9 entries, 3.0 MB\n"
+        "memory     agents 12 MB of 35,200 MB   this daemon 45 MB, 12.3 s CPU\n"
+        "identity   proved: by cgroup\n"
+        "guarantee  hard: cgroup v2 at /sys/fs/cgroup/ai\n"
+        "so far     33 asked, 20 answered, 12 cached, 1 refused, 400 tokens\n"
+    )
+
+
+def test_trouble_is_said_first_and_in_words() -> None:
+    agents = [agent_view(f"sonnet-{n:02}", state=AgentState.QUARANTINED, verdict="exit:1", restarts=5) for n in range(12)]
+    gateway = gateway_view(backend_view(state="unreachable", detail="connection refused", running=()))
+    text = screen(told(fleet=fleet_view(*agents), gateway=gateway)).text()
+    assert text.splitlines()[0].endswith("degraded")
+    assert text.splitlines()[1].strip() == "backend main is unreachable: connection refused"
+    assert text.splitlines()[2].strip() == "12 in quarantine: sonnet-00, sonnet-01, sonnet-02 ..."
+    assert "  ... and 4 more" in text
+
+
+names = st.text(min_size=1, max_size=200)
+
+
+@given(name=names, detail=names, model=names)
+def test_no_text_of_an_agent_or_a_model_breaks_the_screen(name: str, detail: str, model: str) -> None:
+    agents = fleet_view(agent_view(name, state=AgentState.BACKOFF, verdict="exit:1", detail=detail))
+    running = gateway_view().backends[0].running[0]
+    hostile = type(running)(running.id, name, model, detail, 1.0, 3, 2)
+    text = screen(told(fleet=agents, gateway=gateway_view(backend_view(running=(hostile,), detail=detail)))).text()
+    assert all(len(line) <= WIDTH for line in text.split("\n"))
+    assert all(char.isprintable() for char in text.replace("\n", ""))
+
+
+def test_what_is_cut_shows_that_it_was_cut() -> None:
+    page = Screen()
+    page.line("x" * 79, ("yyy", "red"), "z")
+    assert page.text() == "x" * 79 + "…\n"
+
+
+def test_a_long_text_goes_on_below_itself_even_without_a_space() -> None:
+    page = Screen()
+    page.wrapped("why", "a " + "b" * 100, 10)
+    first, second, third = page.text().splitlines()
+    assert first == "why       a"
+    assert second == " " * 10 + "b" * 70
+    assert third == " " * 10 + "b" * 30
+
+
+def test_control_characters_are_shown_and_not_obeyed() -> None:
+    assert printable("a\x1b[31mb\r\u202e\x9b") == "a\\x1b[31mb\\r\\u202e\\x9b"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (None, "-"),
+        (0.04, "0.0 s"),
+        (14.2, "14 s"),
+        (119, "119 s"),
+        (125, "2 m 05 s"),
+        (7384, "2 h 03 m"),
+        (200_000, "2 d 07 h"),
+    ],
+)
+def test_durations_as_people_say_them(seconds: float | None, words: str) -> None:
+    assert span_of(seconds) == words
+
+
+@pytest.mark.parametrize(("size", "words"), [(None, "-"), (0, "0.0 MB"), (1_500_000, "1.5 MB"), (35_200_000_000, "35,200 MB")])
+def test_sizes_as_people_say_them(size: int | None, words: str) -> None:
+    assert size_of(size) == words
+
+
+def test_a_table_is_as_wide_as_its_cells() -> None:
+    assert table(("NAME", "N"), [("a", 1), ("bbbbbb", 22), (None, 3)], right=(1,)) == [
+        "NAME     N",
+        "a        1",
+        "bbbbbb  22",
+        "-        3",
+    ]
