@@ -24,6 +24,7 @@ __all__ = ["ByteStream", "Dialer", "HttpTransport", "RawStream", "Reply", "Trans
 
 METADATA_BYTES = 16_000_000  # `show` of a model with its tensors is a few hundred kilobytes
 HOST = "127.0.0.1:11434"  # what Ollama's Host check always takes, wherever it listens
+STALE_WITHIN_S = 1.0  # a connection that had ended says so at once; one that ends later was alive when it was used
 
 # What a caller's request may not decide about ours: identity, the connection, and framing.
 _NEVER_FORWARDED = frozenset(
@@ -141,8 +142,9 @@ class HttpTransport(httpx.AsyncBaseTransport):
     async def begin(self, method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes) -> Reply:
         """Send one call and wait for the head of its answer; the caller closes the reply.
 
-        A kept connection that ended before one byte of an answer is no fault of Ollama's: such a call is sent once more, on a
-        new one. Raises: UpstreamUnreachable, UpstreamCut.
+        A kept connection that turns out to have ended is no fault of Ollama's: such a call is sent once more, on a new one.
+
+        Raises: UpstreamUnreachable, UpstreamCut.
         """
         raw = request_bytes(method, target, self._headers(headers, len(body), method), body)
         is_head = method == "HEAD"
