@@ -150,9 +150,12 @@ class HttpTransport(httpx.AsyncBaseTransport):
         is_head = method == "HEAD"
         stream = await self._reuse()
         if stream is not None:
+            sent_at = trio.current_time()
             try:
                 return await self._attempt(stream, raw, is_head_request=is_head)
             except UpstreamUnreachable:
+                if trio.current_time() - sent_at > STALE_WITHIN_S:
+                    raise  # it was alive, and this request may be what ended it
                 # It ended in the same moment. Ollama restarted, most likely: the other kept connections are as old.
                 self._stale += 1
                 await self._drop_kept()
