@@ -271,7 +271,6 @@ ELSEWHERE = [
     "10.0.0.1",
     "[fe80::1]",
     "localhost.evil",
-    "localhost:80@evil.example",
     "[::1].evil.example",
 ]
 
