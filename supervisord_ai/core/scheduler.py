@@ -15,8 +15,9 @@ The order, when a slot of a backend is free:
    not fit together are swapped once for many calls. Then the model is loaded.
 
 A load takes a slot and nothing else starts on its backend until it is done: Ollama replaces a runner only when nobody uses
-it, and new calls would keep it busy for ever (ollama#14578). There is one load at a time, because a call cancelled
-while it waits for another's load is never answered (ollama PR #17044).
+it, and new calls would keep it busy for ever (ollama#14578). There is one load at a time, because a call cancelled while it
+waits for another's load is never answered (ollama PR #17044). And it waits until every call that was started holds its
+runner: one that the load overtook on its way would have its model loaded right back. A first byte says so, or `arrival_s`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from supervisord_ai.core.estimate import ServiceTimes
 
@@ -39,6 +40,7 @@ class SchedulerPolicy:
     floor_patience_s: float = 15.0
     window_s: float = 60.0
     bypass_max: int = 20
+    arrival_s: float = 5.0  # after this a call that was started is at its runner, byte or not
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +93,13 @@ Effect = Start | Load | Expire
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """One slot in use."""
+    """One slot in use. `has_arrived`: Ollama has answered with a byte, so the call holds its runner."""
 
     ticket: Ticket
     backend: str
     started_at: float
     estimate_s: float
+    has_arrived: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,9 @@ class _Backend:
             return True
         return sum(lease.ticket.model == model for lease in self.leases.values()) < self.model_slots[model]
 
+    def awaits_arrivals(self, now: float, arrival_s: float) -> bool:
+        return any(not lease.has_arrived and now < lease.started_at + arrival_s for lease in self.leases.values())
+
     def needs_load(self, ticket: Ticket) -> bool:
         if ticket.is_load or ticket.model not in self.installed:
             return False
@@ -203,6 +209,12 @@ class Scheduler:
             waiting[:] = [entry for entry in waiting if entry[2].id != ticket_id]
         return ticket
 
+    def arrived(self, ticket_id: str) -> None:
+        """The first byte of a started call's answer is here."""
+        for backend in self._backends.values():
+            if ticket_id in backend.leases:
+                backend.leases[ticket_id] = replace(backend.leases[ticket_id], has_arrived=True)
+
     def put_back(self, ticket_id: str) -> None:
         """A started ticket reached nobody: it waits again where it stood, and is charged nothing."""
         backend = self._backend_of(ticket_id)
@@ -222,13 +234,18 @@ class Scheduler:
         self._class_used.setdefault(lease.ticket.agent_class, _Decayed()).add(held_s, now, window_s)
         if lease.ticket.is_load:
             backend.loading = None
+            # What this load pushed out is not known yet; a needless load call costs a millisecond, a stale belief a swap.
+            backend.resident = frozenset({lease.ticket.model} if ended_well and lease.ticket.model is not None else ())
         elif ended_well:
             self.service.note(lease.ticket.model, held_s)
         self._forget_idle_agents(now)
         return lease
 
     def loaded(self, backend: str, model: str, *, is_resident: bool) -> None:
-        """A `Load` came to its end. When it did not make the model resident its calls go without, and get the real error."""
+        """A `Load` came to its end. When it did not make the model resident its calls go without, and get the real error.
+
+        Say what else is resident (`backend_ready`) before this: the load may have pushed another model out.
+        """
         b = self._backends[backend]
         b.loading = None
         if is_resident:
@@ -272,6 +289,9 @@ class Scheduler:
                 ticket = self._choose(backend, now)
                 if ticket is None:
                     break
+                is_load = ticket.is_load or backend.needs_load(ticket)
+                if is_load and backend.awaits_arrivals(now, self.policy.arrival_s):
+                    break
                 if backend.needs_load(ticket):
                     assert ticket.model is not None
                     backend.loading = ticket.model
@@ -282,8 +302,11 @@ class Scheduler:
         return effects
 
     def next_decision_at(self, now: float) -> float:
-        """Return when the passing of time alone changes a decision: a not-before or a start-by. Infinity: never."""
-        times = (t for ticket in self._tickets.values() for t in (ticket.not_before, ticket.start_by))
+        """Return when the passing of time alone changes a decision: a not-before, a start-by, an arrival. Infinity: never."""
+        times = [t for ticket in self._tickets.values() for t in (ticket.not_before, ticket.start_by)]
+        if times:
+            leases = (lease for backend in self._backends.values() for lease in backend.leases.values())
+            times += [lease.started_at + self.policy.arrival_s for lease in leases if not lease.has_arrived]
         return min((t for t in times if t > now), default=math.inf)
 
     def _backend_of(self, ticket_id: str) -> _Backend:

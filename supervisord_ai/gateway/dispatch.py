@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import assert_never
 
 import trio
@@ -152,7 +153,11 @@ class Dispatch:
             log.warning("request %s of %s runs without a mark in the journal: %s", request.id, request.agent, exc)
         if request.is_abandoned:
             return _LEFT
-        return await pull(request, backend.client, self._clock, self._patience)
+        return await pull(request, backend.client, self._clock, self._patience, partial(self._arrived, request))
+
+    def _arrived(self, request: Request) -> None:
+        self._scheduler.arrived(request.id)
+        self.pump()
 
     def _waits_again(self, request: Request, fault: UpstreamUnreachable) -> bool:
         """Put a request that brought nothing back into the backlog, unless nobody waits or it had its tries."""
@@ -181,11 +186,11 @@ class Dispatch:
         except UpstreamFault as exc:
             is_loaded = False
             backend.lost(str(exc))
-        self._scheduler.loaded(backend.spec.name, model, is_resident=is_loaded)
         if is_loaded:
             await self._after_load(backend, model, began_at)
         else:
             log.warning("backend %s did not load %s: its callers are told why", backend.spec.name, model)
+        self._scheduler.loaded(backend.spec.name, model, is_resident=is_loaded)
 
     async def _after_load(self, backend: Backend, model: str, began_at: float) -> None:
         """A load may have pushed another model out: look."""

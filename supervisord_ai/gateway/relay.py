@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Callable
 from typing import cast
 
 import trio
@@ -38,8 +39,12 @@ _BLOCK_BYTES = 65_536
 # --- from Ollama into the spool -----------------------------------------------------------------------------------------
 
 
-async def pull(request: Request, client: OllamaClient, clock: Clock, patience: Patience) -> Outcome:
+async def pull(
+    request: Request, client: OllamaClient, clock: Clock, patience: Patience, on_begin: Callable[[], None]
+) -> Outcome:
     """Make the upstream call and write its answer into the request's spool. Not to be called for a request that is abandoned.
+
+    `on_begin` is called with the first byte.
 
     Raises:
         UpstreamUnreachable: not one byte of an answer came; it may be asked again.
@@ -51,6 +56,7 @@ async def pull(request: Request, client: OllamaClient, clock: Clock, patience: P
         try:
             async with client.open("POST", call.upstream_path, body=call.upstream_body) as reply:
                 request.begin(head_of(reply, call), clock.monotonic())
+                on_begin()
                 outcome = await _write(request, _Upstream(reply, request, clock, patience))
         except UpstreamCut as exc:
             outcome = Outcome(End.FAULT, 502, f"Ollama broke off its answer after {exc.after_bytes} bytes")

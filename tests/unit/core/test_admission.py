@@ -1,0 +1,122 @@
+"""Who may wait, and what may be asked for, in made-up time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from supervisord_ai.core.admission import Admitted, Asked, CacheWish, Rejected, admit, priority_for, read_asked
+from supervisord_ai.core.policies import QueuePolicy
+from supervisord_ai.core.rate_limit import Rate
+from supervisord_ai.core.roster import CLASS_DEFAULTS, ClassPolicy, OverRate
+from supervisord_ai.errors import Refused
+
+OPUS = CLASS_DEFAULTS["opus"]
+
+
+def decide(
+    asked: Asked = Asked(),  # noqa: B008 - a frozen value
+    policy: ClassPolicy = OPUS,
+    *,
+    rate: Rate | None = None,
+    queued_of_agent: int = 0,
+    queued: int = 0,
+    wait_s: float = 0.0,
+    now: float = 100.0,
+) -> Admitted | Rejected:
+    return admit(
+        asked, policy, QueuePolicy(), rate, queued_of_agent=queued_of_agent, queued=queued, wait_s=wait_s, now=now
+    )
+
+
+def test_a_plain_request_waits_until_the_common_deadline_with_the_priority_of_its_class() -> None:
+    assert decide() == Admitted(priority=3, start_by=340.0, not_before=100.0)
+
+
+@pytest.mark.parametrize(("asked", "given"), [(None, 3), (1, 2), (2, 2), (3, 3), (7, 7), (10, 10)])
+def test_nobody_gets_a_better_priority_than_the_ceiling_of_its_class(asked: int | None, given: int) -> None:
+    assert priority_for(asked, OPUS) == given
+
+
+def test_a_caller_with_too_many_waiting_is_told_to_come_back() -> None:
+    rejected = decide(queued_of_agent=OPUS.max_queued, queued=2 * OPUS.max_queued, wait_s=20.0)
+    assert isinstance(rejected, Rejected)
+    assert (rejected.status, rejected.retry_after_s) == (429, 10.0)
+
+
+def test_a_full_backlog_is_everybodys_and_503() -> None:
+    rejected = decide(queued=1000, wait_s=500.0)
+    assert isinstance(rejected, Rejected)
+    assert (rejected.status, rejected.retry_after_s) == (503, 60.0)
+
+
+def test_over_its_rate_a_request_waits_for_its_place() -> None:
+    rate = Rate(10)
+    places = [decide(rate=rate) for _ in range(12)]
+    assert [p.not_before for p in places if isinstance(p, Admitted)] == pytest.approx([100.0] * 10 + [106.0, 112.0])
+
+
+def test_over_its_rate_a_request_is_refused_where_its_class_says_so_and_takes_no_place() -> None:
+    policy = replace(OPUS, over_rate=OverRate.REJECT)
+    rate = Rate(10)
+    for _ in range(10):
+        assert isinstance(decide(policy=policy, rate=rate), Admitted)
+    for _ in range(3):
+        rejected = decide(policy=policy, rate=rate)
+        assert isinstance(rejected, Rejected)
+        assert (rejected.status, rejected.retry_after_s) == (429, 6.0)
+
+
+def test_a_place_after_the_deadline_is_no_place() -> None:
+    rate = Rate(10)
+    for _ in range(11):
+        decide(rate=rate)
+    assert isinstance(decide(Asked(deadline_s=5.0), rate=rate), Rejected)
+    assert isinstance(decide(Asked(deadline_s=50.0), rate=rate), Admitted)
+
+
+def test_a_bucket_fills_with_time() -> None:
+    rate = Rate(60)
+    for _ in range(60):
+        assert rate.take(0.0) == 0.0
+    assert rate.take(0.0) == pytest.approx(1.0)
+    assert rate.next_at(3.0) == 3.0
+    assert rate.next_at(1000.0) == 1000.0
+    for _ in range(60):
+        rate.take(1000.0)
+    assert rate.next_at(1000.0) == pytest.approx(1001.0)
+
+
+def test_a_rate_of_nothing_is_no_rate() -> None:
+    with pytest.raises(ValueError, match="more than zero"):
+        Rate(0)
+
+
+def read(**headers: str) -> Asked:
+    return read_asked({name.replace("_", "-"): text for name, text in headers.items()}.get)
+
+
+def test_what_is_asked_is_read() -> None:
+    asked = read(Idempotency_Key="k 1", X_AI_Priority="2", X_AI_Deadline="1.5", Cache_Control="No-Cache, max-age=10")
+    assert asked == Asked("k 1", 2, 1.5, CacheWish(no_cache=True, max_age_s=10.0))
+    assert read() == Asked()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("X_AI_Priority", "0"), ("X_AI_Priority", "11"), ("X_AI_Priority", "high"), ("X_AI_Priority", "²"), ("X_AI_Priority", ""),
+        ("X_AI_Deadline", "0"), ("X_AI_Deadline", "-1"), ("X_AI_Deadline", "nan"), ("X_AI_Deadline", "inf"),
+        ("X_AI_Deadline", "soon"), ("Idempotency_Key", ""), ("Idempotency_Key", "x" * 256), ("Idempotency_Key", "a\x7fb"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_refused_by_name(name: str, text: str) -> None:
+    with pytest.raises(Refused) as refused:
+        read(**{name: text})
+    assert refused.value.status == 400
+    assert name.replace("_", "-") in refused.value.message
+
+
+def test_an_age_that_cannot_be_read_counts_as_stale() -> None:
+    assert read(Cache_Control="max-age=soon").cache.max_age_s == 0.0

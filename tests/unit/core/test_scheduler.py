@@ -1,0 +1,345 @@
+"""Which waiting request starts next, in made-up time."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from supervisord_ai.core.scheduler import Expire, Load, Scheduler, SchedulerPolicy, Start, Ticket
+
+NUMBERS = itertools.count()
+FAR = 1e9
+
+
+def ticket(agent: str, at: float = 0.0, priority: int = 5, **more: object) -> Ticket:
+    made = Ticket(
+        id=f"{agent}#{next(NUMBERS)}",
+        agent=agent,
+        agent_class=agent.partition("-")[0],
+        priority=priority,
+        arrived_at=at,
+        start_by=FAR,
+    )
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+def ready(slots: int = 1, policy: SchedulerPolicy | None = None, **known: object) -> Scheduler:
+    scheduler = Scheduler({"main": slots}, policy)
+    scheduler.backend_ready("main", **({"resident": frozenset()} | known))  # type: ignore[arg-type]
+    return scheduler
+
+
+def started(scheduler: Scheduler, now: float) -> list[Ticket]:
+    return [effect.ticket for effect in scheduler.decide(now) if isinstance(effect, Start)]
+
+
+def turns(scheduler: Scheduler, now: float, count: int, each_s: float = 1.0) -> list[Ticket]:
+    """Who is served on one slot, `each_s` each."""
+    served: list[Ticket] = []
+    while len(served) < count:
+        begun = started(scheduler, now)
+        assert len(begun) == 1
+        served += begun
+        now += each_s
+        scheduler.settle(begun[0].id, now)
+    return served
+
+
+# --- slots ------------------------------------------------------------------------------------------------------------
+
+
+def test_no_more_start_than_there_are_slots() -> None:
+    scheduler = ready(slots=2)
+    for number in range(131):
+        scheduler.push(ticket(f"opus-{number}"))
+    assert len(started(scheduler, 0)) == 2
+    assert started(scheduler, 0) == []
+    scheduler.settle(scheduler.leases("main")[0].ticket.id, 1)
+    assert len(started(scheduler, 1)) == 1
+
+
+def test_nothing_starts_on_a_backend_that_is_lost() -> None:
+    scheduler = ready(slots=2)
+    scheduler.backend_lost("main")
+    scheduler.push(ticket("opus-1"))
+    assert scheduler.decide(0) == []
+    scheduler.backend_ready("main", resident=frozenset())
+    assert len(started(scheduler, 1)) == 1
+
+
+def test_a_model_with_fewer_slots_holds_back_its_own_calls_only() -> None:
+    scheduler = ready(slots=2, model_slots={"embed": 1})
+    for number in range(2):
+        scheduler.push(ticket(f"opus-{number}", model="embed"))
+    scheduler.push(ticket("sonnet-1", at=5, model="chat"))
+    assert [t.model for t in started(scheduler, 10)] == ["embed", "chat"]
+
+
+def test_a_ticket_waits_once() -> None:
+    scheduler = ready()
+    waiting = ticket("opus-1")
+    scheduler.push(waiting)
+    with pytest.raises(ValueError, match="already waiting"):
+        scheduler.push(waiting)
+
+
+def test_a_removed_ticket_never_starts() -> None:
+    scheduler = ready()
+    waiting = ticket("opus-1")
+    scheduler.push(waiting)
+    assert scheduler.remove(waiting.id) is waiting
+    assert scheduler.remove(waiting.id) is None
+    assert scheduler.decide(0) == []
+    assert scheduler.queued_of("opus-1") == 0
+
+
+def test_a_ticket_that_reached_nobody_stands_where_it_stood() -> None:
+    scheduler = ready()
+    first, second = ticket("opus-1", at=0), ticket("opus-2", at=1)
+    scheduler.push(first)
+    scheduler.push(second)
+    assert started(scheduler, 10) == [first]
+    scheduler.put_back(first.id)
+    assert scheduler.leases("main") == ()
+    assert started(scheduler, 11) == [first]
+
+
+# --- order ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_better_priority_goes_first() -> None:
+    scheduler = ready()
+    late, urgent = ticket("sonnet-1", at=0, priority=5), ticket("opus-1", at=3, priority=3)
+    scheduler.push(late)
+    scheduler.push(urgent)
+    assert started(scheduler, 10) == [urgent]
+
+
+def test_fifteen_seconds_of_age_beat_one_level() -> None:
+    scheduler = ready()
+    old, better = ticket("sonnet-1", at=0, priority=5), ticket("sonnet-2", at=21, priority=4)
+    scheduler.push(better)
+    scheduler.push(old)
+    assert started(scheduler, 30) == [old]
+
+
+def test_an_agents_requests_start_by_priority_then_age() -> None:
+    scheduler = ready()
+    first, second, urgent = ticket("opus-1", at=0), ticket("opus-1", at=1), ticket("opus-1", at=2, priority=2)
+    for each in (second, first, urgent):
+        scheduler.push(each)
+    assert turns(scheduler, 10, 3) == [urgent, first, second]
+
+
+def test_131_agents_with_20_requests_each_are_all_served_within_131_turns() -> None:
+    scheduler = ready()
+    agents = [f"opus-{number}" for number in range(131)]
+    for name in agents:
+        for _ in range(20):
+            scheduler.push(ticket(name))
+    served = turns(scheduler, 0, 262)
+    assert {t.agent for t in served[:131]} == set(agents)
+    assert {t.agent for t in served[131:]} == set(agents)
+
+
+def test_a_flooder_costs_another_agent_one_turn() -> None:
+    scheduler = ready()
+    for number in range(64):
+        scheduler.push(ticket("opus-flood", at=number * 0.01))
+    turns(scheduler, 1, 20)
+    newcomer = ticket("opus-new", at=21)
+    scheduler.push(newcomer)
+    assert newcomer in turns(scheduler, 21, 2)
+
+
+def test_among_equals_the_least_served_per_weight_goes_first() -> None:
+    scheduler = ready()
+    for name in ("opus-a", "opus-b"):
+        scheduler.push(ticket(name, weight=2.0 if name == "opus-a" else 1.0))
+    served = turns(scheduler, 0, 2, each_s=10)
+    assert {t.agent for t in served} == {"opus-a", "opus-b"}
+    heavy, light = ticket("opus-a", at=20, weight=2.0), ticket("opus-b", at=20)
+    scheduler.push(light)
+    scheduler.push(heavy)
+    assert started(scheduler, 30) == [heavy]  # both have used ten seconds, and it may use twice as much
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.floats(0, 100), st.integers(1, 10), st.sampled_from(["a", "b", None])),
+        min_size=1,
+        max_size=60,
+    ),
+    st.integers(1, 4),
+)
+def test_everything_that_waits_is_started_once_and_never_beyond_the_slots(
+    asked: list[tuple[int, float, int, str | None]], slots: int
+) -> None:
+    scheduler = ready(slots=slots, installed=frozenset({"a", "b"}), model_slots={"b": 1})
+    for number, at, priority, model in asked:
+        scheduler.push(ticket(f"opus-{number}", at=at, priority=priority, model=model))
+    seen: list[str] = []
+    now = 200.0
+    for _ in range(10 * len(asked) + 10):
+        for effect in scheduler.decide(now):
+            match effect:
+                case Start(ticket=begun):
+                    seen.append(begun.id)
+                case Load(model=model):
+                    scheduler.loaded("main", model, is_resident=True)
+                case Expire():
+                    raise AssertionError
+        assert scheduler.busy("main") <= slots
+        assert sum(lease.ticket.model == "b" for lease in scheduler.leases("main")) <= 1
+        now += 1
+        for lease in scheduler.leases("main")[:1]:
+            scheduler.settle(lease.ticket.id, now)
+    assert len(seen) == len(set(seen)) == len(asked)
+    assert scheduler.queued == 0
+
+
+# --- floors -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_class_with_work_keeps_a_tenth_of_the_slots() -> None:
+    scheduler = ready()
+    now, used = 0.0, {"opus": 0.0, "sonnet": 0.0}
+    for step in range(3000):
+        while scheduler.queued_of(f"opus-{step % 36}") < 1:
+            scheduler.push(ticket(f"opus-{step % 36}", at=now, priority=1))
+        while scheduler.queued_of("sonnet-1") < 2:
+            scheduler.push(ticket("sonnet-1", at=now, priority=10))
+        for begun in started(scheduler, now):
+            now += 1
+            scheduler.settle(begun.id, now)
+            used[begun.agent_class] += 1
+    assert 0.08 <= used["sonnet"] / now <= 0.2
+
+
+def test_a_quiet_class_does_not_overtake_an_urgent_request_at_once() -> None:
+    scheduler = ready()
+    scheduler.push(ticket("opus-1", at=0, priority=3))
+    turns(scheduler, 0, 1, each_s=20)
+    guest, urgent = ticket("guest", at=20, priority=8), ticket("opus-2", at=20.1, priority=1)
+    scheduler.push(guest)
+    scheduler.push(urgent)
+    assert started(scheduler, 21) == [urgent]
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_starts_before_its_time_and_the_next_decision_is_then() -> None:
+    scheduler = ready()
+    later = ticket("opus-1", not_before=5.0)
+    scheduler.push(later)
+    assert scheduler.decide(0) == []
+    assert scheduler.next_decision_at(0) == 5.0
+    assert started(scheduler, 5.0) == [later]
+
+
+def test_a_request_whose_time_to_start_has_passed_expires_instead() -> None:
+    scheduler = ready()
+    late = ticket("opus-1", start_by=10.0)
+    scheduler.push(late)
+    assert scheduler.next_decision_at(0) == 10.0
+    assert scheduler.decide(10.0) == [Expire(late)]
+    assert scheduler.queued == 0
+
+
+def test_an_agent_whose_first_may_not_start_yet_offers_its_second() -> None:
+    scheduler = ready()
+    scheduler.push(ticket("opus-1", at=0, not_before=50.0))
+    second = ticket("opus-1", at=1)
+    scheduler.push(second)
+    assert started(scheduler, 2) == [second]
+
+
+# --- loads ------------------------------------------------------------------------------------------------------------
+
+BOTH = frozenset({"a", "b"})
+
+
+def test_a_model_that_is_not_resident_is_loaded_first_and_alone() -> None:
+    scheduler = ready(slots=2, installed=BOTH)
+    scheduler.push(ticket("opus-1", model="a"))
+    scheduler.push(ticket("opus-2", model="a"))
+    assert scheduler.decide(0) == [Load("main", "a", is_embedding=False)]
+    assert scheduler.busy("main") == 1
+    assert scheduler.decide(1) == []
+    scheduler.loaded("main", "a", is_resident=True)
+    assert len(started(scheduler, 2)) == 2
+
+
+def test_a_model_that_is_not_installed_needs_no_load_to_be_refused() -> None:
+    scheduler = ready(installed=BOTH)
+    unknown = ticket("opus-1", model="nope")
+    scheduler.push(unknown)
+    assert started(scheduler, 0) == [unknown]
+
+
+def test_callers_of_a_model_that_does_not_load_are_let_through_to_the_real_error() -> None:
+    scheduler = ready(installed=BOTH)
+    waiting = ticket("opus-1", model="a")
+    scheduler.push(waiting)
+    scheduler.decide(0)
+    scheduler.loaded("main", "a", is_resident=False)
+    assert started(scheduler, 1) == [waiting]
+
+
+def test_a_load_asked_for_by_a_caller_uses_the_load_lane() -> None:
+    scheduler = ready(slots=2, installed=BOTH)
+    load = ticket("owner", model="a", is_load=True)
+    scheduler.push(load)
+    scheduler.push(ticket("opus-1", at=1, model="b"))
+    assert scheduler.decide(2) == [Start(load, "main")]
+    assert (scheduler.busy("main"), scheduler.loading("main")) == (1, "a")
+    scheduler.settle(load.id, 5)
+    assert scheduler.loading("main") is None
+    assert scheduler.decide(6) == [Load("main", "b", is_embedding=False)]
+
+
+def test_a_hundred_alternating_calls_for_two_models_swap_few_times_and_starve_nobody() -> None:
+    """Only one of the two fits into memory: each load pushes the other out."""
+    scheduler = ready(slots=2, installed=BOTH)
+    for number in range(100):
+        scheduler.push(ticket(f"opus-{number}", at=number * 0.01, model="ab"[number % 2]))
+    now, loads, waits = 10.0, 0, []
+    while scheduler.queued or scheduler.busy("main"):
+        for effect in scheduler.decide(now):
+            match effect:
+                case Load(model=model):
+                    loads += 1
+                    scheduler.loaded("main", model, is_resident=True)
+                    scheduler.backend_ready("main", resident=frozenset({model}), installed=BOTH)
+                case Start(ticket=begun):
+                    assert begun.model in scheduler.resident("main")
+                    waits.append(now - begun.arrived_at)
+                case Expire():
+                    raise AssertionError
+        now += 1
+        for lease in scheduler.leases("main"):
+            scheduler.settle(lease.ticket.id, now)
+    assert loads <= 6
+    assert len(waits) == 100
+
+
+# --- looks ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_waiting_ticket_knows_its_place_and_its_reason() -> None:
+    scheduler = ready(slots=1)
+    running, first, second = ticket("opus-1"), ticket("opus-2", at=1), ticket("opus-3", at=2)
+    for each in (running, first, second):
+        scheduler.push(each)
+    scheduler.decide(3)
+    standing = scheduler.standing(second.id, 3)
+    assert standing is not None
+    assert (standing.ahead, standing.reason) == (1, "all slots are busy")
+    assert scheduler.standing(running.id, 3) is None
+    scheduler.backend_lost("main")
+    assert scheduler.reason(second, 3) == "no backend answers"
