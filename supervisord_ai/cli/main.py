@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 
 from supervisord_ai.cli.commands import build_parser
@@ -16,16 +16,17 @@ from supervisord_ai.errors import AlreadyRunning, ConfigError, Denied, NotRunnin
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one command and return its exit code."""
-    sys.excepthook = _last_words
+    if argv is None:  # a process of our own, not a test
+        sys.excepthook = _last_words
     try:
         args = build_parser().parse_args(argv)
         command = importlib.import_module(f"supervisord_ai.cli.{args.module}")
         code = command.run(args)
         sys.stdout.flush()
     except SupervisorError as exc:
-        sys.stdout.flush()
-        print(f"ai-supervisor: {exc}" if not isinstance(exc, ConfigError) else str(exc), file=sys.stderr)
-        return exit_of(exc)
+        return _told(exc)
+    except BaseExceptionGroup as group:
+        return _of_many(group)
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except BrokenPipeError:
@@ -33,6 +34,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.GOOD
     return int(code)
+
+
+def _told(error: SupervisorError) -> Exit:
+    sys.stdout.flush()
+    print(str(error) if isinstance(error, ConfigError) else f"ai-supervisor: {error}", file=sys.stderr)
+    return exit_of(error)
+
+
+def _of_many(group: BaseExceptionGroup[BaseException]) -> Exit:
+    """Tell the errors that ended a nursery, if all of them are ours; whatever else there is goes on."""
+    expected, rest = group.split((SupervisorError, KeyboardInterrupt))
+    if rest is not None or expected is None:
+        raise group
+    codes = [_told(one) if isinstance(one, SupervisorError) else Exit.INTERRUPTED for one in _leaves(expected)]
+    return codes[0]
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for one in group.exceptions:
+        if isinstance(one, BaseExceptionGroup):
+            yield from _leaves(one)
+        else:
+            yield one
 
 
 def exit_of(error: SupervisorError) -> Exit:

@@ -15,8 +15,10 @@ from supervisord_ai.cli.files import load_config
 from supervisord_ai.config import Config
 from supervisord_ai.config.plan import too_small
 from supervisord_ai.core.memory_plan import judge_machine
-from supervisord_ai.errors import ConfigError, Problem, UsageError
+from supervisord_ai.errors import ConfigError, Problem, SupervisorError, UsageError
 from supervisord_ai.host.memory import machine_memory
+
+log = logging.getLogger(__name__)
 
 
 def run(args: Namespace) -> int:
@@ -29,8 +31,15 @@ def run(args: Namespace) -> int:
         raise UsageError(too_small(small))
     start_logging(config.daemon.log_level)
     if small is not None:
-        logging.getLogger(__name__).warning("accepted: %s", too_small(small).partition(":")[0])
-    return daemon.run(config, options_of(args))
+        log.warning("accepted: %s", too_small(small).partition(":")[0])
+    try:
+        return daemon.run(config, options_of(args))
+    except (SupervisorError, KeyboardInterrupt):
+        raise
+    except Exception:
+        # The person at a terminal gets one line; who reads the log afterwards needs to know where.
+        log.critical("the daemon failed", exc_info=True)
+        raise
 
 
 def options_of(args: Namespace) -> daemon.Options:

@@ -123,7 +123,7 @@ def _agents(page: Screen, agents: Json) -> None:
         page.title("attention")
     for one in attention[:SHOWN_ATTENTION]:
         page.line(
-            f"  {one['name']:<16.16} ",
+            f"  {one['agent']:<16.16} ",
             (f"{one['state']:<12}", STATE_STYLE.get(one["state"], "")),
             f" {one['verdict'] or '-':<18.18} {one['restarts']:>3} restarts   {_first_line(one['detail'])}",
         )

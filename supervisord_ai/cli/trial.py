@@ -39,6 +39,7 @@ PROBE_S = 3.0
 POLL_S = 0.1
 UP_WITHIN_S = 20.0
 STOP_WITHIN_S = 15.0
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ENDED = {AgentState.FINISHED, AgentState.STOPPED, AgentState.QUARANTINED}
 
 
@@ -47,6 +48,8 @@ def run(args: Namespace) -> int:
     if not words:
         raise UsageError("what is to be run? For example: ai-supervisor try -- python3 my_agent.py")
     url = "embedded" if args.engine else find_ollama(args.ollama, os.environ)
+    for number in STOPPING:
+        signal.signal(number, signal.default_int_handler)  # as ^C: nothing may be left behind
     with tempfile.TemporaryDirectory(prefix="ai-try-") as name:
         trial = Trial(Path(name), config_of(Path(name), url, words, args))
         result = trial.run()
@@ -217,6 +220,8 @@ class Trial:
         try:
             yield process
         finally:
+            for number in STOPPING:  # a second ^C must not leave the daemon behind
+                signal.signal(number, signal.SIG_IGN)
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
             try:

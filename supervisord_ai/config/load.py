@@ -126,10 +126,10 @@ class _Loading:
         if not isinstance(asked, list) or not all(isinstance(pattern, str) for pattern in asked):
             self.reader.problem(document, ("include",), 'must be a list of file names or patterns, such as ["agents.d/*.toml"]')
             return
-        folder = self.main.rpartition("/")[0] or "."
+        folder = self.main[: self.main.rfind("/") + 1]
         opened = {self.main}
         for index, pattern in enumerate(asked):
-            path = pattern if pattern.startswith("/") else f"{folder}/{pattern}"
+            path = pattern if pattern.startswith("/") else folder + pattern
             found = self.files.matching(path)
             if not found and not set(pattern) & set("*?["):
                 self.reader.problem(document, ("include", index), f"there is no {path}")

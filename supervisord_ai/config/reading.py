@@ -55,7 +55,7 @@ def parse(file: str, data: bytes) -> Document | Problem:
         return Problem(file, data.count(b"\n", 0, exc.start) + 1, "", "is not UTF-8 text")
     try:
         return Document(file, tomli.loads(text), key_lines(text.replace("\r\n", "\n")))
-    except tomli.TOMLDecodeError as exc:
+    except ValueError as exc:  # TOMLDecodeError, and int()'s own for a number of thousands of digits
         place = _SYNTAX_PLACE.search(str(exc))
         line = int(place[1]) if place and place[1] else text.count("\n") + (not text.endswith("\n"))
         return Problem(file, line, "", f"is not TOML: {_SYNTAX_PLACE.sub('', str(exc))}")

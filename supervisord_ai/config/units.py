@@ -43,10 +43,10 @@ class Size(int):
         factor = SIZE_UNITS.get(match[2].upper()) if match else None
         if match is None or factor is None:
             raise Unreadable(f"must be a size with its unit, such as {cls.example}, not {shown(raw)}")
-        size = cls(round(float(match[1]) * factor))
-        if not cls.least <= size <= MAX_SIZE_BYTES:
-            raise Unreadable(f"{shown(raw)} is too {'small' if size < cls.least else 'large'}")
-        return size
+        size_bytes = float(match[1]) * factor
+        if not cls.least <= size_bytes <= MAX_SIZE_BYTES:
+            raise Unreadable(f"{shown(raw)} is too {'small' if size_bytes < cls.least else 'large'}")
+        return cls(round(size_bytes))
 
 
 class SomeSize(Size):

@@ -64,7 +64,7 @@ def status(moment: Moment) -> Json:
             "total": len(fleet.agents),
             "by_class": by_class(fleet.agents),
             "attention": [
-                {key: view[key] for key in ("name", "state", "verdict", "detail", "restarts", "since_s")}
+                {"agent": view["name"], **{key: view[key] for key in ("state", "verdict", "detail", "restarts", "since_s")}}
                 for view in map(agent, sorted(filter(needs_attention, fleet.agents), key=_worst_first))
             ],
         },

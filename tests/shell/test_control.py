@@ -248,7 +248,7 @@ async def test_attention_goes_to_those_in_trouble_the_worst_first(autojump_clock
         agent_view("opus-07", verdict="stopped:shutdown", since_s=1.0),
     )
     _, _, told = await ask(house, "/v1/status")
-    assert [one["name"] for one in told["agents"]["attention"]] == ["opus-06", "opus-05", "opus-03"]
+    assert [one["agent"] for one in told["agents"]["attention"]] == ["opus-06", "opus-05", "opus-03"]
 
 
 # --- stop ---------------------------------------------------------------------------------------------------------------

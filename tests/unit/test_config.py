@@ -233,6 +233,11 @@ def test_the_environment_overrides_the_file() -> None:
     assert (daemon.runtime_dir, daemon.state_dir) == ("/r", "/s")
 
 
+def test_a_config_beside_us_does_not_include_itself() -> None:
+    files = MemoryFiles({"c.toml": 'include = ["*.toml"]\n' + WORKER, "d.toml": WORKER.replace("worker", "other")})
+    assert list(load("c.toml", files, USER).roster.agents) == ["worker", "other"]
+
+
 # --- what is shown can be read again ------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -167,12 +167,36 @@ def test_an_error_nobody_thought_of_is_one_line_too() -> None:
     code = (
         "import sys; from supervisord_ai.cli import main as m;"
         "m.build_parser = lambda: (_ for _ in ()).throw(ZeroDivisionError('oops'));"
-        "sys.exit(m.main(['status']))"
+        "sys.exit(m.main())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     assert done.stderr.startswith("ai-supervisor: internal error: ZeroDivisionError: oops")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_errors_that_ended_a_nursery_are_told_one_line_each(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inner = ExceptionGroup("inner", [UsageError("second"), NotRunning("/x")])
+    monkeypatch.setattr("supervisord_ai.cli.health.run", _raising(ExceptionGroup("outer", [HostFault("first"), inner])))
+    assert main(["health"]) == Exit.NO
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(": ")[2] for line in said[:2]] == ["first", "second"]
+    assert said[2].startswith("ai-supervisor: no daemon answers at /x")
+
+
+def test_errors_among_which_one_is_not_ours_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("supervisord_ai.cli.health.run", _raising(ExceptionGroup("", [HostFault("x"), ZeroDivisionError()])))
+    with pytest.raises(ExceptionGroup):
+        main(["health"])
+
+
+def _raising(error: Exception) -> Callable[[argparse.Namespace], int]:
+    def run(args: argparse.Namespace) -> int:
+        raise error
+
+    return run
 
 
 def test_completion_is_a_script_of_the_shell() -> None:
