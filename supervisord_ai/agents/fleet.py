@@ -89,6 +89,9 @@ class Fleet:
         try:
             self._processes.become_subreaper()
             stuck = await end_survivors(self._doors)
+            for name, record in self._doors.journal.load().items():
+                if name in self._agents:
+                    self._agents[name].recall(record)
             for name, pids in stuck.items():
                 if name in self._agents:
                     self._agents[name].quarantine(f"processes {', '.join(map(str, pids))} of its last run do not end when killed")

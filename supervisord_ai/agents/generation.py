@@ -78,6 +78,7 @@ class Generation:
         self.handle = handle
         self.cage = cage
         self.started_at = doors.clock.monotonic()
+        self.intent: str | None = None  # as written down
         self.was_killed = False
         self._doors = doors
         self._before = before
@@ -99,6 +100,9 @@ class Generation:
         account = doors.processes.account(spec.policy.user)
         cage = doors.cages.cage(spec.name)
         try:
+            # Whoever could not be killed when the last one ended: a second copy beside him would be worse than none.
+            if left := await cage.kill(within_s=KILL_S):
+                raise SpawnFailed("failed:cage", f"processes {', '.join(map(str, left))} of its last run do not end when killed")
             cage.prepare(spec.policy.memory_bytes, tag)
             before = cage.counters()
             with doors.logs.appending(spec.name) as (log_fd, log_offset):
@@ -148,6 +152,11 @@ class Generation:
             return CapDeed.NOTHING
         return self._cap.judge(used_bytes)
 
+    def intend(self, reason: str) -> None:
+        """Write down why it is about to be ended."""
+        self.intent = reason
+        self._doors.journal.intent(self.spec.name, self.number, reason)
+
     async def terminate(self) -> None:
         """Ask everyone in it to end. CONT because a stopped process acts on TERM only when it runs again."""
         await self.cage.signal(signals.TERM)
@@ -158,13 +167,12 @@ class Generation:
         self.handle.signal(signals.KILL)  # the main process first: it is pinned, and found without looking
         return await self.cage.kill(within_s=KILL_S)
 
-    async def linger(self, until: float) -> None:
-        """Give those who outlived the main process until then to end by themselves."""
-        with trio.move_on_at(until):
-            pause_s = 0.01
-            while await self.cage.members():
-                await trio.sleep(pause_s)
-                pause_s = min(pause_s * 2, 0.2)
+    async def wait_empty(self) -> None:
+        """Return when those who outlived the main process have ended by themselves."""
+        pause_s = 0.01
+        while await self.cage.members():
+            await trio.sleep(pause_s)
+            pause_s = min(pause_s * 2, 0.2)
 
     async def abandon(self) -> None:
         """Kill it without further ado, whatever becomes of the task that asks."""
@@ -175,7 +183,7 @@ class Generation:
         if scope.cancelled_caught:
             logger.error("%s does not end when killed", self)
 
-    def judge(self, status: ExitStatus, intent: str | None) -> Verdict:
+    def judge(self, status: ExitStatus) -> Verdict:
         """Return the verdict. Everyone is gone; the cage has not been used again."""
         after = self.cage.counters()
         hits = None
@@ -184,7 +192,7 @@ class Generation:
         return decide(
             Evidence(
                 status=status,
-                intent=intent,
+                intent=self.intent,
                 was_killed_by_us=self.was_killed,
                 oom_kills=after.oom_kills - self._before.oom_kills,
                 own_limit_hits=hits,

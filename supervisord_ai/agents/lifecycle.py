@@ -24,6 +24,7 @@ from supervisord_ai.core.roster import AgentSpec, Ready
 from supervisord_ai.core.startup import StartGate
 from supervisord_ai.core.verdict import OWN_CAP, Verdict
 from supervisord_ai.errors import HostFault, SpawnFailed, StoreFault
+from supervisord_ai.store.rows import AgentRecord
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,12 @@ class Agent:
                 self._end(OWN_CAP, None)
             case CapDeed.KILL:
                 self._end(OWN_CAP, self._clock.monotonic())
+
+    def recall(self, record: AgentRecord) -> None:
+        """Know again what the journal tells of the last supervisor's time. Before its task runs."""
+        self._number = record.generation
+        if record.verdict is not None:
+            self._verdict = Verdict(record.verdict, (record.detail or "").partition("\n")[0])
 
     def quarantine(self, reason: str) -> None:
         """It cannot be started: processes of an earlier run of it do not end. Before its task runs."""
@@ -219,7 +226,8 @@ class Agent:
         verdict, left = await self._generate()
         now = self._clock.monotonic()
         self._verdict = verdict
-        logger.info("agent %s generation %d ended after %.1f s: %s (%s)", self.name, self._number, now - began, *_words(verdict))
+        words = verdict.word, verdict.detail
+        logger.info("agent %s generation %d ended after %.1f s: %s (%s)", self.name, self._number, now - began, *words)
         if left:
             self._rest_in_quarantine(f"processes {', '.join(map(str, left))} do not end when killed")
         elif not self._wish:
@@ -275,13 +283,15 @@ class Agent:
             status = await generation.handle.wait()
             nursery.cancel_scope.cancel()
         # Whoever outlived it must be gone before anyone is started again, or the old ones would serve beside the new.
+        # A stop that comes from here on shortens the wait and is not the reason for the end.
         if await generation.cage.members():
-            if self._end_reason is None:
+            if generation.intent is None:
                 await generation.terminate()
-                self._kill_at = self._clock.monotonic() + min(LINGER_S, self.spec.policy.grace_s)
-            await generation.linger(self._kill_at)
+                self._kill_at = min(self._kill_at, self._clock.monotonic() + min(LINGER_S, self.spec.policy.grace_s))
+            with trio.CancelScope(deadline=self._kill_at) as self._grace:
+                await generation.wait_empty()
         left = await generation.cage.kill(within_s=KILL_S)
-        verdict = generation.judge(status, self._end_reason)
+        verdict = generation.judge(status)
         generation.handle.close()
         return verdict, left
 
@@ -300,7 +310,7 @@ class Agent:
             await self._changed.wait()
         self._move(AgentEvent.END)
         logger.info("agent %s generation %d is told to end: %s", self.name, self._number, self._end_reason)
-        self._doors.journal.intent(self.name, self._number, self._end_reason)
+        generation.intend(self._end_reason)
         await generation.terminate()
         with trio.CancelScope(deadline=self._kill_at) as self._grace:
             await trio.sleep_forever()
@@ -308,8 +318,9 @@ class Agent:
         await generation.kill()
 
     async def _write_end(self, verdict: Verdict) -> None:
+        detail = "\n".join((verdict.detail, *verdict.last_lines))
         try:
-            await self._doors.journal.ended(self.name, self._number, verdict.word, verdict.detail)
+            await self._doors.journal.ended(self.name, self._number, verdict.word, detail)
         except StoreFault as exc:
             logger.error("agent %s: its end (%s) could not be written down: %s", self.name, verdict.word, exc)
 
@@ -331,6 +342,3 @@ class Agent:
         self._reason = reason
         self._move(AgentEvent.QUARANTINE)
 
-
-def _words(verdict: Verdict) -> tuple[str, str]:
-    return verdict.word, verdict.detail

@@ -35,7 +35,8 @@ async def end_survivors(doors: Doors) -> Mapping[str, tuple[int, ...]]:
             stuck[name] = left
         if name in records:
             what = f"{found} processes of it were still running and were ended" if found else "nothing of it was running any more"
-            await doors.journal.ended(name, records[name].generation, LOST, what)
+            asked = f"; it was being ended: {records[name].intent}" if records[name].intent is not None else ""
+            await doors.journal.ended(name, records[name].generation, LOST, what + asked)
 
     async with trio.open_nursery() as nursery:
         for name in names:

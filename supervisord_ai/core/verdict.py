@@ -8,7 +8,7 @@ the same. So the order is: (1) what we wrote down before we signalled, (2) the k
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 SIGKILL = 9
@@ -60,6 +60,7 @@ class Verdict:
 
     word: str
     detail: str = ""
+    last_lines: tuple[str, ...] = ()  # of its output, for whoever asks why
 
 
 class Blame(StrEnum):
@@ -73,6 +74,10 @@ class Blame(StrEnum):
 
 def decide(evidence: Evidence) -> Verdict:
     """Return the verdict."""
+    return replace(_decide(evidence), last_lines=evidence.last_lines)
+
+
+def _decide(evidence: Evidence) -> Verdict:
     status = evidence.status
     # (1) what we wrote down
     if evidence.intent == OWN_CAP:

@@ -218,6 +218,14 @@ def keyed(path: Path) -> dict[str, int]:
     return {name: int(value) for name, value in (line.split() for line in lines)}
 
 
+def word(path: Path) -> str:
+    """Read a file of one word; empty when it is not there."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
 def number(path: Path) -> int | None:
     """Read a file of one number; None when it is not there or not a number (`max`)."""
     try:

@@ -93,7 +93,7 @@ class V1Cage:
         cgroup.write(state, "FROZEN")
         with trio.move_on_after(FREEZE_TIMEOUT_S):
             # FREEZING while a task sits in the kernel, which tells nobody when it is done.
-            while state.read_text().strip() != "FROZEN":  # noqa: ASYNC110
+            while cgroup.word(state) == "FREEZING":  # noqa: ASYNC110
                 await trio.sleep(0.002)
 
     def _thaw(self) -> None:

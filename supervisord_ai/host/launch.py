@@ -82,7 +82,7 @@ class ProcessHandle(Protocol):
         """Return how it ended. May be called by several tasks, and again afterwards."""
 
     def signal(self, signum: int) -> bool:
-        """Send a signal; False when it is gone already."""
+        """Send a signal; False when it is gone already, or is somebody else's process by now (set-user-id)."""
 
     def close(self) -> None:
         """Give up what is held of a process that ended."""

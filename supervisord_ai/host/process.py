@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 CAGE_TIMEOUT_S = 20.0  # a frozen group would hold the shim for ever
 KILL_SHIM_TIMEOUT_S = 2.0
+PINNED_AT_ONCE = 100
 KILL_SHIM_TIMEOUT_S = 2.0
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -174,7 +175,7 @@ class Processes:
             launch.argv,
             join_files=launch.join_files,
             rlimits=launch.rlimits,
-            oom_score_adj=launch.oom_score_adj,
+            oom_score_adj=_oom_score_adj(launch.oom_score_adj),
             become=self._become(launch.user),
             keep_stdin=launch.stdin == "pipe",
         )
@@ -292,18 +293,23 @@ def signal_pinned(pids: Iterable[int], still: Callable[[], frozenset[int]], sign
     """Signal processes that are known by number only; returns how many got it.
 
     Pinned first, then asked again who is meant (`still`): a number that got a new owner in between is not in that answer,
-    or is meant as well.
+    or is meant as well. Some at a time: a fork bomb has more processes than we have descriptors.
     """
-    pinned: dict[int, int] = {}
-    try:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                pinned[pid] = os.pidfd_open(pid)
-        meant = still()
-        return sum(_send(pidfd, signum, pid) for pid, pidfd in pinned.items() if pid in meant)
-    finally:
-        for pidfd in pinned.values():
-            os.close(pidfd)
+    waiting = list(pids)
+    reached = 0
+    while waiting:
+        some, waiting = waiting[:PINNED_AT_ONCE], waiting[PINNED_AT_ONCE:]
+        pinned: dict[int, int] = {}
+        try:
+            for pid in some:
+                with contextlib.suppress(ProcessLookupError):
+                    pinned[pid] = os.pidfd_open(pid)
+            meant = still()
+            reached += sum(_send(pidfd, signum, pid) for pid, pidfd in pinned.items() if pid in meant)
+        finally:
+            for pidfd in pinned.values():
+                os.close(pidfd)
+    return reached
 
 
 def _popen(launch: Launch, argv: list[str], control_fd: int) -> subprocess.Popen[bytes]:
@@ -324,6 +330,11 @@ def _popen(launch: Launch, argv: list[str], control_fd: int) -> subprocess.Popen
         raise SpawnFailed("failed:exec", str(exc)) from exc
 
 
+def _oom_score_adj(wanted: int | None) -> int | None:
+    """Nobody may lower what he has (a desktop session starts its programs at 200), so we are the floor."""
+    return None if wanted is None else max(wanted, procfs.oom_score_adj())
+
+
 def _status_of(result: os.waitid_result, *, never_ran: bool) -> ExitStatus:
     match result.si_code:
         case os.CLD_EXITED:
@@ -339,8 +350,10 @@ def _send(pidfd: int, signum: int, pid: int) -> bool:
         signal.pidfd_send_signal(pidfd, signum)
     except ProcessLookupError:
         return False
-    except OSError as exc:
-        raise HostFault(f"signal {signum} to {pid}: {exc.strerror}") from exc
+    except PermissionError:
+        # It executed a set-user-id program and is somebody else now. The others must not escape with it.
+        logger.warning("signal %d to %d: not permitted", signum, pid)
+        return False
     return True
 
 

@@ -89,6 +89,11 @@ def environ_value(pid: int, name: str) -> str | None:
     return text[start : end if end >= 0 else None].decode("utf-8", "replace")
 
 
+def oom_score_adj() -> int:
+    """Return how ready the kernel is to end us when memory runs out, -1000 (never) to 1000 (first)."""
+    return int(_read("/proc/self/oom_score_adj") or b"0")
+
+
 def boot_id() -> str:
     """Return the id of this boot: pids and start ticks mean nothing across two of them."""
     return (_read("/proc/sys/kernel/random/boot_id") or b"").decode().strip()

@@ -35,6 +35,8 @@ PROGRAMS = {
     "slow": Program(takes_s=3.0),
     "oom": Program(lives_s=1.0, dies_of=KILL, is_oom=True),
     "parent": Program(lives_s=1.0, stray=Program(obeys_term=False)),
+    "crashing-parent": Program(lives_s=1.0, dies_of=11, stray=Program(obeys_term=False)),
+    "cursed-parent": Program(lives_s=1.0, stray=Program(obeys_term=False, is_unkillable=True)),
     "gentle-parent": Program(stray=Program(takes_s=3.0)),
     "undead": Program(is_unkillable=True, obeys_term=False),
 }
@@ -402,6 +404,49 @@ async def test_one_that_cannot_be_ended_is_never_started_twice(autojump_clock: M
         assert len(world.processes.spawned) == 1
         world.processes.alive[0].program = Program()  # the kernel lets go
         world.processes.alive[0].signal(KILL)
+
+
+async def test_a_child_that_cannot_be_ended_keeps_its_agent_down_until_it_has(autojump_clock: MockClock, tmp_path: Path) -> None:
+    world = World(tmp_path, {"one": "cursed-parent", "other": "serve"})
+    async with world.running() as fleet:
+        await trio.sleep(30)
+        assert states(fleet) == {"one": AgentState.QUARANTINED, "other": AgentState.RUNNING}
+        assert "do not end when killed" in view(fleet, "one").detail
+        fleet.release("one")
+        await trio.sleep(60)
+        assert [name for _, name in world.processes.spawned].count("cursed-parent") == 1
+        assert view(fleet, "one").verdict == "failed:cage"
+        child = next(p for p in world.processes.alive if p.program.is_unkillable)
+        child.program = Program()
+        child.signal(KILL)
+        world.processes.programs["cursed-parent"] = Program()
+        fleet.restart("one")
+        await trio.sleep(10)
+        assert states(fleet)["one"] is AgentState.RUNNING
+
+
+async def test_a_stop_that_comes_after_the_crash_is_not_the_reason_for_it(autojump_clock: MockClock, tmp_path: Path) -> None:
+    """The main process has crashed, its deaf child is given its time, and then the whole fleet is stopped."""
+    world = World(tmp_path, {"one": "crashing-parent"})
+    async with world.running() as fleet:
+        await trio.sleep(1.5)
+        assert len(world.processes.alive) == 1
+        began = trio.current_time()
+        await fleet.stop_all(within_s=2.5)
+        assert trio.current_time() - began == pytest.approx(0.5, abs=0.1)
+        assert (view(fleet, "one").state, view(fleet, "one").verdict) == (AgentState.STOPPED, "crash:SEGV")
+    assert world.journal.intents == []
+
+
+async def test_the_last_verdict_is_remembered_over_a_restart_of_the_supervisor(autojump_clock: MockClock, tmp_path: Path) -> None:
+    world = World(tmp_path, {"one": "crash"}, restart=Restart.NO)
+    async with world.running():
+        await trio.sleep(1)
+    successor = World(tmp_path, {"one": "serve"})
+    successor.journal = world.journal
+    async with successor.running() as fleet:
+        await wait_all_tasks_blocked()
+        assert (view(fleet, "one").verdict, view(fleet, "one").generation) == ("crash:SEGV", 2)
 
 
 # --- memory without a group ---

@@ -72,7 +72,8 @@ def test_a_crash_names_its_signal_and_its_core() -> None:
 
 def test_an_end_by_itself_is_finished_or_its_code() -> None:
     assert word(ExitStatus(code=0)) == "finished"
-    assert decide(Evidence(ExitStatus(code=3), last_lines=("a", "boom ", ""))) == Verdict("exit:3", "last line: boom")
+    lines = ("a", "boom ", "")
+    assert decide(Evidence(ExitStatus(code=3), last_lines=lines)) == Verdict("exit:3", "last line: boom", lines)
 
 
 def test_a_child_killed_below_a_living_agent_is_told_and_changes_nothing() -> None:
