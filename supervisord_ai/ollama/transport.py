@@ -142,23 +142,22 @@ class HttpTransport(httpx.AsyncBaseTransport):
     async def begin(self, method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes) -> Reply:
         """Send one call and wait for the head of its answer; the caller closes the reply.
 
-        A kept connection that turns out to have ended is no fault of Ollama's: such a call is sent once more, on a new one.
-
+        A kept connection that has ended is found before it is used. One that ends just as it is used fails like any other: only
+        a call that changes nothing (GET, HEAD) is sent again here, since who sent another one counts its attempts.
         Raises: UpstreamUnreachable, UpstreamCut.
         """
         raw = request_bytes(method, target, self._headers(headers, len(body), method), body)
         is_head = method == "HEAD"
         stream = await self._reuse()
         if stream is not None:
-            sent_at = trio.current_time()
             try:
                 return await self._attempt(stream, raw, is_head_request=is_head)
             except UpstreamUnreachable:
-                if trio.current_time() - sent_at > STALE_WITHIN_S:
-                    raise  # it was alive, and this request may be what ended it
-                # It ended in the same moment. Ollama restarted, most likely: the other kept connections are as old.
+                # Ollama restarted, most likely: the other kept connections are as old.
                 self._stale += 1
                 await self._drop_kept()
+                if method not in {"GET", "HEAD"}:
+                    raise
         self._dialled += 1
         return await self._attempt(await self._dial(), raw, is_head_request=is_head)
 

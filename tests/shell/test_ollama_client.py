@@ -278,23 +278,30 @@ async def test_a_kept_connection_that_died_costs_the_caller_nothing(nursery: tri
 
 
 async def test_what_came_on_an_idle_connection_is_not_the_next_answer(nursery: trio.Nursery) -> None:
-    async def talkative(connection: Connection) -> None:
-        while await connection.receive_some():
-            await connection.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-            await trio.testing.wait_all_tasks_blocked()
-            await connection.send_all(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+    is_whole, has_talked = trio.Event(), trio.Event()
 
-    upstream = Upstream(nursery, talkative)
-    client = OllamaClient("http://127.0.0.1:11434", dial=upstream.dial)
-    for _ in range(2):
-        async with client.open("POST", "/x") as reply:
-            assert reply.status == 200
-            await read_all(reply)
-        await trio.testing.wait_all_tasks_blocked()
+    async def talkative(connection: Connection) -> None:
+        await connection.receive_some()
+        await connection.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        await is_whole.wait()
+        await connection.send_all(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+        has_talked.set()
+
+    client = OllamaClient("http://127.0.0.1:11434", dial=Upstream(nursery, talkative).dial)
+    async with client.open("POST", "/x") as reply:
+        await read_all(reply)
+    is_whole.set()
+    await has_talked.wait()
+    async with client.open("POST", "/x") as reply:
+        assert reply.status == 200
+        await read_all(reply)
     assert (client.statistics().dialled, client.statistics().stale) == (2, 1)
 
 
-async def test_a_call_is_sent_again_once_and_only_after_a_kept_connection(nursery: trio.Nursery) -> None:
+@pytest.mark.parametrize(("method", "sent"), [("GET", [b"/1", b"/2", b"/2"]), ("POST", [b"/1", b"/2"])])
+async def test_a_connection_that_ends_as_it_is_used_is_tried_again_by_who_counts_attempts(
+    nursery: trio.Nursery, method: str, sent: list[bytes]
+) -> None:
     seen: list[bytes] = []
 
     async def answer_once(connection: Connection) -> None:
@@ -305,16 +312,16 @@ async def test_a_call_is_sent_again_once_and_only_after_a_kept_connection(nurser
         connection.close()
 
     client = OllamaClient("http://127.0.0.1:11434", dial=Upstream(nursery, answer_once).dial)
-    async with client.open("POST", "/1") as reply:
+    async with client.open(method, "/1") as reply:
         await read_all(reply)
     with pytest.raises(UpstreamUnreachable):
-        async with client.open("POST", "/2"):
+        async with client.open(method, "/2"):
             pass
-    assert [raw.split()[1] for raw in seen] == [b"/1", b"/2", b"/2"]
+    assert [raw.split()[1] for raw in seen] == sent
     with pytest.raises(UpstreamUnreachable):
-        async with client.open("POST", "/3"):
+        async with client.open(method, "/3"):
             pass
-    assert [raw.split()[1] for raw in seen][3:] == [b"/3"]
+    assert [raw.split()[1] for raw in seen] == [*sent, b"/3"]
 
 
 async def test_a_kept_connection_that_answered_a_byte_is_a_cut_and_not_tried_again(nursery: trio.Nursery) -> None:
