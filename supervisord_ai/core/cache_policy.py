@@ -37,7 +37,7 @@ KNOWN_OPTIONS = RUNNER_OPTIONS | _INT_OPTIONS | _FLOAT_OPTIONS | {"stop"}
 _NOT_IN_THE_KEY = frozenset({"model", "name", "stream", "keep_alive", "metadata"})
 _ZERO_IS_ABSENT = frozenset(  # no pointers in Go, so a zero value and no value are the same to Ollama
     {"prompt", "suffix", "system", "template", "raw", "_debug_render_only", "logprobs", "top_logprobs", "dimensions"}
-    | {"images", "messages", "tools", "format", "options", "instructions", "encoding_format"}
+    | {"images", "messages", "tools", "options", "instructions", "encoding_format"}
 )
 
 _MESSAGE_FIELDS = ("role", "content", "thinking", "images", "tool_calls", "tool_name", "tool_call_id")
@@ -161,6 +161,8 @@ def canonical(op: Op, fields: JsonObject, *, known: frozenset[str], images: Mapp
                 value = [_message(item, images) for item in value] if isinstance(value, list) else None
             case "images":
                 value = [images[item] for item in value if isinstance(item, str)] if isinstance(value, list) else None
+            case "format" if value == "":
+                value = None  # but {} is a schema: any JSON
             case "input" if isinstance(value, str) and is_embedding(op):
                 value = [value]
             case "temperature" | "top_p" | "frequency_penalty" | "presence_penalty" if isinstance(value, int | float):

@@ -146,9 +146,10 @@ def _without_fields(matched: Matched, method: str, path: str, body: bytes) -> Ca
 
 
 def _administration(route: Route, path: str, fields: JsonObject) -> Call:
-    """Show, pull, push, create, delete, copy: passed on, unless a name in it leaves the machine."""
+    """Show, pull, push, create, copy: passed on, unless a name in it leaves the machine. What is here may always be deleted."""
     names = [value for key in ("model", "name", "from", "source", "destination") if isinstance(value := fields.get(key), str)]
-    if any(isinstance(read_name(name), CloudName) for name in names) or fields.get("remote_host"):
+    is_cloud = any(isinstance(read_name(name), CloudName) for name in names) or bool(fields.get("remote_host"))
+    if is_cloud and route.op != Op.DELETE:
         raise Refused(403, NO_DETAILS if route.op == Op.SHOW else NO_INFERENCE)
     model = next((name for name in names if name), None)
     if model is None and route.op == Op.SHOW:

@@ -156,6 +156,8 @@ class _Binder:
     def element(self, kind: FieldType, item: Json, owner: str, path: tuple[str, ...]) -> Json:
         if item is None and isinstance(kind, Struct):
             return {}
+        if item is None and kind is Custom.IMAGE:
+            item = ""
         return self.field(kind, item, owner, path, None)
 
     def nested(self, kind: Struct, item: Json, owner: str, path: tuple[str, ...], before: Json) -> Json:
@@ -208,10 +210,11 @@ class _Binder:
 
     def image(self, item: Json, owner: str, path: tuple[str, ...]) -> Json:
         if isinstance(item, list):  # a []byte may be written as an array of numbers
-            numbers = [n for n in item if isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 256]
-            if len(numbers) < len(item):
-                wrong = next(n for n in item if n not in numbers)
-                return self.wrong(wrong, owner, path, "uint8", number=isinstance(wrong, int | float))
+            numbers = []
+            for number in (0 if member is None else member for member in item):
+                if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 256:
+                    return self.wrong(number, owner, path, "uint8", number=_what(number) == "number")
+                numbers.append(number)
             item = binascii.b2a_base64(bytes(numbers), newline=False).decode("ascii")
         if not isinstance(item, str):
             return self.wrong(item, owner, path, Custom.IMAGE.value)

@@ -24,7 +24,7 @@ NAMED_WITHIN_CHARS = 1_000_000  # up to here an error's enclosing container is l
 
 _BLANK = " \t\n\r"
 _SURROGATES = re.compile("[\ud800-\udfff]")
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)
+_BRACKETS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[][{}]', re.DOTALL)
 _LITERALS = {"t": "true", "f": "false", "n": "null"}
 
 
@@ -74,8 +74,6 @@ def decode(body: bytes) -> Json:
         raise NotJson("exceeded max depth") from None
     except _OutOfRange as error:
         raise NotJson(str(error)) from None
-    except ValueError:  # int() refuses more than 4300 digits
-        raise NotJson("json: cannot unmarshal number into Go value of type float64") from None
     typed: Json = value
     if opened > MAX_DEPTH and _depth(typed) > MAX_DEPTH:
         raise NotJson("exceeded max depth")
@@ -131,13 +129,19 @@ def _float(text: str) -> float:
     return value
 
 
+def _int(text: str) -> int:
+    if len(text) > 308:
+        _float(text)  # what no float holds, no field of Ollama's does
+    return int(text)
+
+
 def _no_constant(name: str) -> Json:
     # NaN and Infinity: the C scanner calls this without a position.
     what = quote_char(name[0]) if name[0] != "-" else "'I' in numeric literal"
     raise _OutOfRange(f"invalid character {what}" + (" looking for beginning of value" if name[0] != "-" else ""))
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_pairs, parse_float=_float, parse_constant=_no_constant)
+_DECODER = json.JSONDecoder(object_pairs_hook=_pairs, parse_float=_float, parse_int=_int, parse_constant=_no_constant)
 _ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"), check_circular=False)
 
 

@@ -48,8 +48,8 @@ CHANGES: dict[str, list[Json]] = {
     "template": ["t"],
     "context": [[1, 2], [2, 1], []],
     "raw": [True],
-    "format": ["json", {"a": 1, "b": 2}, {"b": 2, "a": 1}],
-    "images": [[PNG], [JPG], [PNG, JPG], [JPG, PNG]],
+    "format": ["json", {}, {"a": 1, "b": 2}, {"b": 2, "a": 1}],
+    "images": [[PNG], [JPG], [None, PNG], [PNG, JPG], [JPG, PNG]],
     "options": [
         {"temperature": 0, "seed": 1},
         {"temperature": 0, "num_predict": 5},
@@ -156,7 +156,7 @@ def test_what_ollama_takes_for_the_same_has_the_same_key() -> None:
     base = chat({"role": "user", "content": "p"})
     assert chat({"role": "USER", "content": "p", "images": None, "thinking": ""}) == base
     assert chat({"content": "p", "role": "user", "unknown": 1}) == base
-    assert chat({"role": "user", "content": "p"}, tools=[], format=None, top_logprobs=0, logprobs=False) == base
+    assert chat({"role": "user", "content": "p"}, tools=[], format="", top_logprobs=0, logprobs=False) == base
     assert chat({"role": "user", "content": "p"}, options={"temperature": 0.0, "seed": None, "NUM_CTX": 5, "num_gpu": 9}) == base
     assert chat({"role": "user", "content": "p"}, options={"temperature": 0, "top_k": 40.9}) == chat(
         {"role": "user", "content": "p"}, options={"temperature": 0, "top_k": 40}

@@ -264,6 +264,10 @@ def test_administration_is_the_owners(method: str, path: str, body: JsonObject) 
     assert found.asked_stream is (path in {"/api/pull", "/api/push", "/api/create"})
 
 
+def test_the_owner_may_delete_a_cloud_model() -> None:
+    assert call("/api/delete", {"model": "x:cloud"}, "DELETE", owner=True).model == "x:cloud"
+
+
 def test_an_administration_that_asks_for_one_body_gets_one() -> None:
     assert not call("/api/pull", {"model": "m", "stream": False}, owner=True).upstream_streams
 

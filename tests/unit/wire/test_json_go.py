@@ -92,7 +92,7 @@ def test_too_many_values_are_refused_before_they_are_made() -> None:
         decode(b"[" + b"1," * MAX_VALUES + b"1]")
 
 
-@pytest.mark.parametrize("number", [b"1e400", b"-1e400", b"9" * 5000])
+@pytest.mark.parametrize("number", [b"1e400", b"-1e400", b"9" * 310, b"9" * 5000])
 def test_a_number_no_float_holds_is_refused(number: bytes) -> None:
     with pytest.raises(NotJson, match="cannot unmarshal number"):
         decode(b'{"a":' + number + b"}")
