@@ -18,6 +18,7 @@ import signal
 import socket
 import struct
 import time
+from collections.abc import Iterator, Set
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Protocol
@@ -66,13 +67,7 @@ class KernelPeers:
         return tcp_peer(sock)
 
     def holder_of(self, inode: int) -> PeerFacts | None:
-        wanted = f"socket:[{inode}]"
-        for pid in procfs.pids():
-            if _holds(pid, wanted):
-                facts = process_facts(pid)
-                if facts is not None:
-                    return facts
-        return None
+        return next((facts for pid in holders_of({inode}) if (facts := process_facts(pid)) is not None), None)
 
     def cgroup_id(self, path: str) -> int | None:
         return cgroup_id(path)
@@ -284,12 +279,17 @@ def proc_net_address(address: Address, table: str) -> str:
     return "".join(f"{word:08X}" for word in struct.unpack(f"={len(packed) // 4}I", packed))
 
 
-def _holds(pid: int, wanted: str) -> bool:
-    try:
-        with os.scandir(f"/proc/{pid}/fd") as entries:
-            return any(_link(entry.path) == wanted for entry in entries)
-    except OSError:  # it ended, or is not ours to look into
-        return False
+def holders_of(inodes: Set[int]) -> Iterator[int]:
+    """Yield the processes that hold one of these sockets, as far as we may look. Reads the descriptors of every process."""
+    wanted = {f"socket:[{inode}]" for inode in inodes}
+    for pid in procfs.pids():
+        try:
+            with os.scandir(f"/proc/{pid}/fd") as entries:
+                is_holder = any(_link(entry.path) in wanted for entry in entries)
+        except OSError:  # it ended, or is not ours to look into
+            continue
+        if is_holder:
+            yield pid
 
 
 def _link(path: str) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from supervisord_ai.errors import HostFault
 from supervisord_ai.host import procfs
+from supervisord_ai.host.peers import holders_of
 from supervisord_ai.host.state_folder import make_folder
 
 log = logging.getLogger(__name__)
@@ -37,14 +38,15 @@ class UnixListener:
     _inode: tuple[int, int]
 
     def close(self) -> None:
-        self.socket.close()
+        # The file first: while the socket is open its inode number cannot be given to a successor's file.
         try:
             found = self.path.lstat()
-            if (found.st_dev, found.st_ino) == self._inode:
+            if (found.st_dev, found.st_ino) == self._inode and self.socket.fileno() >= 0:
                 self.path.unlink()
         except OSError as exc:
             if exc.errno != errno.ENOENT:
                 log.warning("%s was not removed: %s", self.path, exc.strerror)
+        self.socket.close()
 
 
 def make_runtime_dir(path: Path, *, for_others: bool) -> None:
@@ -161,23 +163,18 @@ def parse_address(where: str) -> tuple[str, int]:
 
 def _by_whom(port: int) -> str:
     """Name the process that listens on a port, as far as we may look."""
-    inodes = {f"socket:[{inode}]" for name in ("tcp", "tcp6") for inode in _listening(name, port)}
-    for pid in procfs.pids():
-        try:
-            names = os.listdir(f"/proc/{pid}/fd")
-            held = {os.readlink(f"/proc/{pid}/fd/{name}") for name in names}
-        except OSError:
-            continue
-        known = procfs.stat(pid) if held & inodes else None
+    inodes = {inode for name in ("tcp", "tcp6") for inode in _listening(name, port)}
+    for pid in holders_of(inodes):
+        known = procfs.stat(pid)
         if known is not None:
             return f" by {known.comm} (pid {pid})"
     return ""
 
 
-def _listening(name: str, port: int) -> Sequence[str]:
+def _listening(name: str, port: int) -> Sequence[int]:
     try:
         lines = Path(f"/proc/net/{name}").read_text().splitlines()[1:]
     except OSError:
         return ()
     fields = [line.split() for line in lines]
-    return [f[9] for f in fields if f[3] == "0A" and f[1].endswith(f":{port:04X}")]
+    return [int(f[9]) for f in fields if f[3] == "0A" and f[1].endswith(f":{port:04X}")]
