@@ -28,6 +28,7 @@ from supervisord_ai.serve.http import Exchange
 from supervisord_ai.wire.ndjson import LineSplitter, LineTooLong, reencode
 from supervisord_ai.wire.ollama import Assembler, error_body, error_line
 from supervisord_ai.wire.sse import EventSplitter, is_final
+from supervisord_ai.wire.sse import reencode as reencode_event
 
 NDJSON = "application/x-ndjson"
 EVENTS = "text/event-stream"
@@ -139,7 +140,7 @@ async def _write_events(request: Request, upstream: _Upstream) -> Outcome:
     while (chunk := await upstream.next_chunk()) is not None:
         for event in splitter.feed(chunk):
             is_complete = is_complete or is_final(call.face, event, call.path)
-            request.spool.write(event)
+            request.spool.write(reencode_event(event))
         if request.is_abandoned:
             return _LEFT
     if splitter.tail or not is_complete:
