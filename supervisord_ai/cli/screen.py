@@ -31,13 +31,13 @@ class Screen:
             cut.append((text, style))
         self._lines.append(tuple(cut))
 
-    def wrapped(self, head: Span, text: str, indent: int) -> None:
+    def wrapped(self, head: Span, text: str, indent: int, style: str = "") -> None:
         """Add a text that goes on in further lines below itself, behind its head."""
         first = True
         for piece in _wrap(printable(text), WIDTH - indent):
             start: Span = head if first else ""
-            words, style = start if isinstance(start, tuple) else (start, "")
-            self.line((f"{words:<{indent}}", style), piece)
+            words, head_style = start if isinstance(start, tuple) else (start, "")
+            self.line((f"{words:<{indent}}", head_style), (piece, style))
             first = False
 
     def title(self, word: str, *spans: Span) -> None:

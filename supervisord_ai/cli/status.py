@@ -66,7 +66,7 @@ def screen(told: Json) -> Screen:
         good,
     )
     for reason in health["reasons"]:
-        page.wrapped(("", "red"), reason, 2)
+        page.wrapped("", reason, 2, "red")
     page.line("")
     for backend in told["backends"]:
         _backend(page, backend)

@@ -1,13 +1,21 @@
-"""What `run` settles before a daemon starts: who agents run as."""
+"""What `run` settles before a daemon starts: who agents run as, and whether the machine holds the plan."""
 
 from __future__ import annotations
 
 import os
 import pwd
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import pytest
+
+from supervisord_ai import daemon
+from supervisord_ai.cli.exits import Exit
+from supervisord_ai.cli.main import main
 from supervisord_ai.cli.run import check_users
 from supervisord_ai.config import Config, load
 from supervisord_ai.core.places import Surroundings
+from supervisord_ai.host.memory import MachineMemory
 from tests.fakes.files import MemoryFiles
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
@@ -45,3 +53,61 @@ def test_only_root_starts_agents_as_somebody_else() -> None:
     assert told(AGENTS, 1000) == []
     assert told(AGENTS + 'user = "nobody"\n', other) == ["/c.toml: class.opus.user: only root can start agents as 'nobody'"]
     assert told(AGENTS + f'user = "{ME}"\n', os.geteuid()) == []
+
+
+# --- the whole of `run`, up to the daemon -------------------------------------------------------------------------------
+
+
+@dataclass
+class Started:
+    """What the daemon was started with."""
+
+    options: list[daemon.Options] = field(default_factory=list)
+
+    def run(self, config: Config, options: daemon.Options) -> int:
+        self.options.append(options)
+        return 0
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Started:
+    seen = Started()
+    monkeypatch.setattr("supervisord_ai.daemon.run", seen.run)
+    monkeypatch.setattr("supervisord_ai.cli.run.start_logging", lambda level: None)
+    return seen
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, total_bytes: int) -> None:
+    monkeypatch.setattr("supervisord_ai.cli.run.machine_memory", lambda: MachineMemory(total_bytes, total_bytes, 0))
+
+
+def test_a_machine_smaller_than_the_plan_is_refused_unless_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], started: Started
+) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("")
+    machine(monkeypatch, 16_000_000_000)
+    assert main(["run", "--config", str(path)]) == Exit.USAGE
+    assert capsys.readouterr().err == (
+        "ai-supervisor: the plan gives away 47,700 MB, this machine has 16,000 MB (15,259 MiB): "
+        "make [memory] smaller, or run with --accept-smaller-machine\n"
+    )
+    assert started.options == []
+    assert main(["run", "--config", str(path), "--accept-smaller-machine"]) == Exit.GOOD
+    assert started.options == [daemon.Options()]
+
+
+def test_a_machine_large_enough_needs_no_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: Started) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("")
+    machine(monkeypatch, 48_000_000_000)
+    assert main(["run", "--config", str(path), "--cages", "none", "--engine-ledger", "/l"]) == Exit.GOOD
+    assert started.options == [daemon.Options(cages="none", ledger=Path("/l"))]
+
+
+def test_a_bad_config_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str], started: Started) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text("[queue]\nx = 1\n" + AGENTS.replace("opus", "no"))
+    assert main(["run", "--config", str(path), "--accept-smaller-machine"]) == Exit.USAGE
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    assert started.options == []
