@@ -114,12 +114,11 @@ class Fleet:
     async def _start_in_batches(self) -> None:
         plan = batches(list(self._agents), self._start.batch_size)
         with self._starting:
-            await trio.lowlevel.checkpoint()  # stopped before the first batch: nothing was cancelled yet but this
             for number, names in enumerate(plan, start=1):
                 batch = [self._agents[name] for name in names if self._agents[name].state is AgentState.PENDING]
                 logger.info("batch %d of %d: %s", number, len(plan), ", ".join(names))
                 for agent in batch:
-                    agent.want_up()
+                    agent.your_turn()
                 with trio.move_on_after(self._start.batch_delay_s):
                     for agent in batch:
                         await agent.wait_settled()

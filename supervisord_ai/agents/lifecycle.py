@@ -68,8 +68,13 @@ class Agent:
 
     # --- messages ---
 
+    def your_turn(self) -> None:
+        """Its batch has come. Says nothing where its owner has spoken already."""
+        if self._wish is None:
+            self.want_up()
+
     def want_up(self) -> None:
-        """It is to run: its batch has come, its owner started it, or released it from quarantine."""
+        """It is to run: its owner started it, or released it from quarantine."""
         self._wish = True
         self._is_released = self.state in RESTING
         self._wake()

@@ -10,6 +10,7 @@ import pwd
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -26,21 +27,29 @@ IMPORTED = (
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the suite already runs as a normal user")
-def test_the_fleet_suite_passes_as_a_normal_user_without_cgroups(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_fleet_suite_passes_as_a_normal_user_without_cgroups() -> None:
     somebody = pwd.getpwnam("nobody")
     python = shutil.which(f"python{sys.version_info.major}.{sys.version_info.minor}", path="/usr/local/bin:/usr/bin")
     if python is None:
         pytest.skip(f"no system Python {sys.version_info.major}.{sys.version_info.minor} that another user can execute")
-    home = Path(shutil.copytree(ROOT / "supervisord_ai", tmp_path_factory.mktemp("shared") / "home" / "supervisord_ai")).parent
+    with tempfile.TemporaryDirectory(prefix="ai-supervisor-test-") as folder:  # pytest's own are closed to others
+        home = Path(folder)
+        copy_suite(home)
+        home.chmod(0o755)
+        os.chown(home, somebody.pw_uid, somebody.pw_gid)
+        run_suite(home, python, somebody)
+
+
+def copy_suite(home: Path) -> None:
+    shutil.copytree(ROOT / "supervisord_ai", home / "supervisord_ai", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", home)
     shutil.copytree(ROOT / "tests", home / "tests", ignore=shutil.ignore_patterns("__pycache__", "golden"))
     for name in IMPORTED:
         shutil.copytree(SITE / name, home / name, ignore=shutil.ignore_patterns("__pycache__", "tests", "_tests"))
     shutil.copy(SITE / "py.py", home)
-    for folder in (home, *home.parents):
-        if folder.is_relative_to(tmp_path_factory.getbasetemp().parent):
-            folder.chmod(0o755)  # pytest's own are 0700
-    os.chown(home, somebody.pw_uid, somebody.pw_gid)
+
+
+def run_suite(home: Path, python: str, somebody: pwd.struct_passwd) -> None:
     suite = ("system/test_fleet.py", "contract/test_process.py", "contract/test_cages.py", "shell/test_fleet.py")
     done = subprocess.run(
         ["setpriv", f"--reuid={somebody.pw_uid}", f"--regid={somebody.pw_gid}", "--clear-groups", "--",
