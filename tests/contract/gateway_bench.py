@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import trio
+import trio.testing
 
 from supervisord_ai.clock import VirtualClock
 from supervisord_ai.core.identity import Caller, CallerKind, Proof
 from supervisord_ai.core.policies import BackendSpec, CachePolicy, LimitsPolicy, ModelsPolicy, QueuePolicy
 from supervisord_ai.core.roster import CLASS_DEFAULTS, AgentSpec, Roster
+from supervisord_ai.errors import PeerGone
 from supervisord_ai.gateway.gateway import Gateway, shape_refusal
 from supervisord_ai.ollama.client import OllamaClient
 from supervisord_ai.serve.connection import MemoryClient, MemoryConnection, memory_pair
@@ -25,6 +28,8 @@ from supervisord_ai.store.state import State
 from tests.fakes.ollama_double import Double, running
 
 from .double_bench import read_all
+from .golden import Answer, parse_answers
+from .golden.requests import Body, http
 
 OWNER = Caller(CallerKind.OWNER, "owner", "owner", 0, Proof.PROVED, 1000)
 
@@ -65,10 +70,27 @@ class Bench:
         """The raw answer to one raw request on a connection of its own."""
         client = self.connect(caller)
         try:
-            await client.send_all(request)
-            return (await read_all(client))[0]
+            with suppress(PeerGone):  # answered, and closed, before all was sent
+                await client.send_all(request)
+            return (await read_all(client, quiet_s=300))[0]  # idle connections live 600 s
         finally:
             client.close()
+
+
+    async def ask(
+        self, method: str, target: str, body: Body = None, *headers: tuple[str, str], caller: Caller = OWNER
+    ) -> Answer:
+        """The one answer to one well-formed request, without the word that the connection closes after it."""
+        request = http(method, target, body, *headers, ("Connection", "close"))
+        (answer,) = parse_answers(await self.exchange(request, caller))
+        return replace(answer, headers=answer.headers - {("connection", "close")})
+
+    async def is_well(self) -> bool:
+        """Whether nothing is held, nothing failed, and the next caller is served."""
+        await trio.testing.wait_all_tasks_blocked()
+        view, counts = self.gateway.statistics(), self.double.statistics()
+        is_idle = (view.queued, view.running, counts.in_flight, counts.running, self.counts.failed) == (0, 0, 0, 0, 0)
+        return is_idle and (await self.ask("GET", "/")).body == b"Ollama is running"
 
 
 @asynccontextmanager
@@ -107,3 +129,27 @@ async def gateway_before(
         yield Bench(gateway, double, nursery)
         nursery.cancel_scope.cancel()
     await client.aclose()
+
+
+# --- answers -------------------------------------------------------------------------------------------------------------
+
+
+def status_of(answer: Answer) -> int:
+    return int(answer.status.split()[1])
+
+
+JSON = "application/json; charset=utf-8"
+TEXT = "text/plain"
+
+
+def head_of(answer: Answer, name: str) -> str | None:
+    return dict(answer.headers).get(name)
+
+
+def error_of(answer: Answer) -> str:
+    said: str = json.loads(answer.body)["error"]
+    return said
+
+
+def lines_of(answer: Answer) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in answer.body.splitlines()]

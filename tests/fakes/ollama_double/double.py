@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -74,6 +75,7 @@ class Double:
         *,
         clock: Clock | None = None,
         room_bytes: int = 65536,
+        fragment_bytes: int | None = None,
     ) -> None:
         self.options = options
         self.machine = Machine(models, options, clock or VirtualClock())
@@ -82,6 +84,8 @@ class Double:
         self._may_answer.set()
         self._nursery: trio.Nursery | None = None
         self.room_bytes = room_bytes  # what a connection in memory holds before its writer waits
+        self._fragment_bytes = fragment_bytes  # answers go out in pieces of this size
+        self.heads: deque[RequestHead] = deque(maxlen=1000)  # what was asked lately, as it was sent
         self._open: set[CuttableConnection] = set()
         self._accepted = 0
 
@@ -135,7 +139,7 @@ class Double:
 
     async def serve(self, connection: Connection) -> None:
         """Serves one connection to its end."""
-        wire = CuttableConnection(connection)
+        wire = CuttableConnection(connection, fragment_bytes=self._fragment_bytes)
         self._open.add(wire)
         self._accepted += 1
         try:
@@ -156,6 +160,7 @@ class Double:
 
     def _handler(self, wire: CuttableConnection) -> Handler:
         async def handle(exchange: Exchange) -> None:
+            self.heads.append(exchange.head)
             await self._may_answer.wait()
             if exchange.head.path == "/double/statistics":  # not Ollama's: for tests in another process
                 await exchange.respond(200, [JSON], encode(asdict(self.statistics())))

@@ -25,6 +25,8 @@ JsonObject = dict[str, Any]
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]*')
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # pairs were joined by the parser
+_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/=\r\n]")
 _ESCAPES = b'"\\/bfnrtu'
 _DURATION_PART = re.compile(r"(\d*\.?\d*)([^\d.]*)")
 _UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -181,20 +183,12 @@ def _check_number(body: bytes, at: int) -> int:
 
 def _without_surrogates(value: object) -> object:
     if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if _has_surrogate(value) else value
+        return _LONE_SURROGATE.sub("\ufffd", value)
     if isinstance(value, list):
         return [_without_surrogates(item) for item in value]
     if isinstance(value, dict):
         return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
     return value
-
-
-def _has_surrogate(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
 
 
 # --- into a struct -----------------------------------------------------------------------------------------------------
@@ -318,16 +312,13 @@ def std_base64(text: str) -> bytes:
     Raises: BadBody `illegal base64 data at input byte N`, where N is the start of the bad quantum for padding and of the
     bad character otherwise.
     """
-    kept = [(at, char) for at, char in enumerate(text) if char not in "\r\n"]
-    for at, char in kept:
-        if not (char.isascii() and (char.isalnum() or char in "+/=")):
-            raise BadBody(f"illegal base64 data at input byte {at}")
-    plain = "".join(char for _, char in kept)
+    plain = text.replace("\r", "").replace("\n", "")
     try:
         return base64.b64decode(plain, validate=True)
-    except binascii.Error:
-        quantum = len(plain) // 4 * 4
-        raise BadBody(f"illegal base64 data at input byte {min(quantum, len(plain))}") from None
+    except (binascii.Error, ValueError):
+        bad = _NOT_BASE64.search(text)
+        at = bad.start() if bad is not None else len(plain) // 4 * 4
+        raise BadBody(f"illegal base64 data at input byte {at}") from None
 
 
 def _think(item: object) -> object:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import socket
 
+import trio
+import trio.lowlevel
+
 from supervisord_ai.errors import PeerGone
 from supervisord_ai.serve.connection import Connection, Peer
 
@@ -11,8 +14,9 @@ from supervisord_ai.serve.connection import Connection, Peer
 class CuttableConnection:
     """Any connection, which can be told to end after so many more bytes: by an end, or by a reset."""
 
-    def __init__(self, inner: Connection) -> None:
+    def __init__(self, inner: Connection, *, fragment_bytes: int | None = None) -> None:
         self._inner = inner
+        self._fragment_bytes = fragment_bytes
         self.peer: Peer = inner.peer
         self.raw: socket.socket | None = inner.raw
         self._left: int | None = None
@@ -34,6 +38,13 @@ class CuttableConnection:
         return await self._inner.receive_some(max_bytes)
 
     async def send_all(self, data: bytes) -> None:
+        size = self._fragment_bytes or len(data)
+        for at in range(0, len(data), size):
+            await self._send_one(data[at : at + size])
+            if self._fragment_bytes:
+                await trio.lowlevel.checkpoint()  # so that the reader sees this piece by itself
+
+    async def _send_one(self, data: bytes) -> None:
         if self._left is None:
             await self._inner.send_all(data)
             return
