@@ -252,3 +252,16 @@ async def test_a_fleet_cancelled_in_the_middle_leaves_no_process_group_or_descri
 
 def has_grown(records: Sized, size: int) -> bool:
     return len(records) >= size
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start agents as somebody else")
+async def test_an_agent_with_a_user_of_its_own_cannot_leave_its_group(form: str, tmp_path: Path) -> None:
+    if form == "none":
+        pytest.skip("there is no group to leave")
+    script = "for f in $(find /sys/fs/cgroup -name cgroup.procs); do { echo 0 >$f; } 2>/dev/null && echo left to $f; done; id -un"
+    world = World(tmp_path, form, {"one": ("/bin/sh", "-c", script)}, user="nobody")
+    async with world.running() as fleet:
+        await until(lambda: view(fleet, "one").state is AgentState.FINISHED, what="its end")
+        await fleet.stop_all()
+    assert (tmp_path / "logs" / "one.log").read_text().splitlines()[-1] == "nobody"
+    assert "left to" not in (tmp_path / "logs" / "one.log").read_text()
