@@ -141,6 +141,10 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
         AGENT + AGENT,
         ['/e/c.toml:6: agents[1].name: "a" is an agent of /e/c.toml:1 already'],
     ),
+    "many names for two each": (
+        2 * (AGENT.replace('"a"', '"a-{n}"') + "count = 30\n"),
+        ['/e/c.toml:7: agents[1].name: "a-1" is an agent of /e/c.toml:1 already'],
+    ),
     "one name for many": (
         AGENT + "count = 3\n",
         ['/e/c.toml:2: agents[0].name: has no {n}, so 3 agents would all be "a"'],
