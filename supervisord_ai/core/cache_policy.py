@@ -135,7 +135,7 @@ def _literal(text: str) -> Json:
 
 def hash_of(value: Json) -> bytes:
     """SHA-256 over a value's JSON."""
-    return hashlib.sha256(json.dumps(value, separators=(",", ":"), ensure_ascii=True).encode("ascii")).digest()
+    return hashlib.sha256(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()).digest()
 
 
 class NotCanonical(Exception):  # noqa: N818

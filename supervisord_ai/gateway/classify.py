@@ -34,7 +34,7 @@ from supervisord_ai.core.model_name import BadName, CloudName, ModelName, NoName
 from supervisord_ai.errors import Refused
 from supervisord_ai.wire.faces import NOT_FOUND_TEXT, WRONG_METHOD_TEXT
 from supervisord_ai.wire.go_struct import Bound, WrongType, duration_s
-from supervisord_ai.wire.json_go import EmptyBody, NotJson, encode, encode_members, join_members
+from supervisord_ai.wire.json_go import EmptyBody, NotJson, encode, encode_members, encode_utf8, join_members
 from supervisord_ai.wire.messages import STRUCTS, declares_web_search, read_body
 from supervisord_ai.wire.ollama import keep_alive_json
 
@@ -207,7 +207,7 @@ class _Reading:
             sent["stream"] = True
         streams = not is_empty and not is_debug and self.route.stream_default is not None
         members = encode_members(fields)
-        sent_members = {key: members[key] if fields.get(key, ...) is value else encode(value) for key, value in sent.items()}
+        sent_members = {key: members[key] if fields.get(key, ...) is value else encode_utf8(value) for key, value in sent.items()}
         form = Form.LINES if self.is_native else Form.RAW
         cache_key, why = self._cache_basis(sent, form, asked_stream=asked_stream)
         if is_empty or is_debug:

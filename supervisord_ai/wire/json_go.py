@@ -1,11 +1,12 @@
-"""JSON bodies as Go's encoding/json reads them, written again as plain ASCII.
+"""JSON bodies as Go's encoding/json reads them, and written again.
 
 Ollama reads a body laxly: what follows the first value is ignored, of a repeated key the last counts, invalid UTF-8 and lone
 surrogates become U+FFFD. Whatever we look at is therefore written again from what we understood: never inspect one thing and
 forward another (a body that two parsers read differently is how a policy is walked around).
 
-Stricter than Go in two bounds only, both far above what a model can use: depth (Go: 10,000) and the number of values.
-The scanning is done by the C scanner of the standard library; the words of an error are found afterwards, from where it stopped.
+Stricter than Go in three bounds only, far above what a model can use: depth (Go: 10,000), the number of values, and how many
+bytes may not be UTF-8. The scanning is done by the C scanner of the standard library; the words of an error are found
+afterwards, from where it stopped.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from supervisord_ai.core.go_text import quote_char
 
 MAX_DEPTH = 256
 MAX_VALUES = 1_000_000  # one million of `{"a":1},` is 100 MB of Python objects; a context of 128k tokens is an eighth of it
+MAX_BROKEN_BYTES = 100_000  # not UTF-8: a text with some Latin-1 in it, not a film; each costs a hundred times its reading
 NAMED_WITHIN_CHARS = 1_000_000  # up to here an error's enclosing container is looked for, to name it
 
 _BLANK = " \t\n\r"
@@ -56,8 +58,7 @@ def decode(body: bytes) -> Json:
         EmptyBody: there is none.
         NotJson: with Go's words.
     """
-    # Go reads each byte that is not UTF-8 as one U+FFFD; escaping them to lone surrogates keeps that count.
-    text = body.decode("utf-8", "surrogateescape")
+    text = _text(body)
     start = len(text) - len(text.lstrip(_BLANK))
     if start == len(text):
         raise EmptyBody
@@ -83,20 +84,25 @@ def decode(body: bytes) -> Json:
 
 
 def encode(value: Json) -> bytes:
-    """Write a value as ASCII, keys in their order."""
+    """Write a value as ASCII, keys in their order: for those who split what they read into lines."""
     return _ENCODER.encode(value).encode("ascii")
+
+
+def encode_utf8(value: Json) -> bytes:
+    """Write a value as UTF-8, keys in their order: for Ollama and the journal, where escapes only make it longer."""
+    return _UTF8_ENCODER.encode(value).encode("utf-8")
 
 
 def encode_members(value: JsonObject) -> dict[str, bytes]:
     """Write each member of an object by itself, for `join_members`: two bodies that differ in one member share the others."""
-    return {key: encode(member) for key, member in value.items()}
+    return {key: encode_utf8(member) for key, member in value.items()}
 
 
 def join_members(members: Mapping[str, bytes]) -> bytes:
     """Put written members together to one object."""
     pieces = [b"{"]
     for key, member in members.items():
-        pieces += [b"," if len(pieces) > 1 else b"", encode(key), b":", member]
+        pieces += [b"," if len(pieces) > 1 else b"", encode_utf8(key), b":", member]
     return b"".join([*pieces, b"}"])  # one copy: a member may be 40 MB of image
 
 
@@ -143,6 +149,15 @@ def _no_constant(name: str) -> Json:
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_pairs, parse_float=_float, parse_int=_int, parse_constant=_no_constant)
 _ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"), check_circular=False)
+_UTF8_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False)
+
+
+def _text(body: bytes) -> str:
+    """Go reads each byte that is not UTF-8 as one U+FFFD; lone surrogates in their place keep that count."""
+    text = body.decode("utf-8", "surrogateescape")
+    if len(body) > MAX_BROKEN_BYTES and not text.isascii() and len(body) - len(text.encode("utf-8", "ignore")) > MAX_BROKEN_BYTES:
+        raise NotJson("the body is not UTF-8")
+    return text
 
 
 def _depth(value: Json) -> int:

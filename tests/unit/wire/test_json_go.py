@@ -12,7 +12,20 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from supervisord_ai.core.calls import Json
-from supervisord_ai.wire.json_go import MAX_DEPTH, MAX_VALUES, EmptyBody, NotJson, Repeated, decode, encode, fold, pairs_of
+from supervisord_ai.wire.json_go import (
+    MAX_BROKEN_BYTES,
+    MAX_DEPTH,
+    MAX_VALUES,
+    EmptyBody,
+    NotJson,
+    Repeated,
+    decode,
+    encode,
+    encode_members,
+    fold,
+    join_members,
+    pairs_of,
+)
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -28,6 +41,13 @@ def test_what_is_written_is_ascii_and_reads_back_the_same(value: Json) -> None:
     assert written.isascii()
     assert b"\n" not in written
     assert json.loads(decode_and_encode(written)) == json.loads(written)
+
+
+@given(st.dictionaries(st.text(), json_values))
+def test_members_written_one_by_one_are_the_same_object_in_utf8(value: dict[str, Json]) -> None:
+    cleaned = decode(encode(value))
+    assert isinstance(cleaned, dict)
+    assert decode(join_members(encode_members(cleaned))) == cleaned
 
 
 def decode_and_encode(body: bytes) -> bytes:
@@ -85,6 +105,20 @@ def test_deep_nesting_is_refused_whether_or_not_the_scanner_would_take_it(openin
 
 def test_brackets_inside_of_texts_are_not_depth() -> None:
     assert decode(b'"' + b"[" * 1000 + b'"') == "[" * 1000
+
+
+def test_some_bytes_that_are_not_utf8_are_read_and_a_film_is_not() -> None:
+    latin1 = "Grüße, ".encode("latin-1") * 10_000
+    value = decode(b'"' + latin1 + b'"')
+    assert isinstance(value, str)
+    assert value.count("\ufffd") == 20_000
+    with pytest.raises(NotJson, match="not UTF-8"):
+        decode(b'"' + b"\xff" * (MAX_BROKEN_BYTES + 1) + b'"')
+
+
+def test_many_characters_beyond_ascii_are_not_broken_bytes() -> None:
+    text = "漢" * MAX_BROKEN_BYTES
+    assert decode(f'"{text}"'.encode()) == text
 
 
 def test_too_many_values_are_refused_before_they_are_made() -> None:
