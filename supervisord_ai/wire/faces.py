@@ -61,6 +61,8 @@ def _prose(message: str) -> str:
         value = json.loads(message)
     except ValueError:
         return message
+    except RecursionError:
+        return f"error: {message}"
     return message if isinstance(value, dict) else f"error: {message}"
 
 

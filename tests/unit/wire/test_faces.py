@@ -56,6 +56,10 @@ def test_an_error_is_never_bare_json_since_ollama_python_fails_on_it(text: str) 
     assert text in said
 
 
+def test_an_error_of_ten_thousand_brackets_is_still_an_error() -> None:
+    assert json.loads(error_body(Face.OLLAMA, 500, "[" * 10_000 + "]" * 10_000)[1])["error"].startswith("error: [")
+
+
 def test_the_routers_refusals_are_plain_text_as_gin_writes_them() -> None:
     headers, body = refusal("GET", "/nope", Refused(404, "404 page not found"))
     assert (headers, body) == ([("Content-Type", "text/plain")], b"404 page not found")
