@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from supervisord_ai import daemon
+from supervisord_ai.cli.embedded import EMBEDDED, require_engine
 from supervisord_ai.cli.files import load_config
 from supervisord_ai.config import Config
 from supervisord_ai.config.plan import too_small
@@ -26,6 +27,8 @@ def run(args: Namespace) -> int:
     problems = tuple(check_users(config, os.geteuid()))
     if problems:
         raise ConfigError(problems)
+    if not args.engine_model and any(backend.url == EMBEDDED for backend in config.backends):
+        require_engine()
     small = judge_machine(config.memory, machine_memory().total_bytes)
     if small is not None and not args.accept_smaller_machine:
         raise UsageError(too_small(small))

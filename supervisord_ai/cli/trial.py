@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from supervisord_ai.cli.door import Door
+from supervisord_ai.cli.embedded import EMBEDDED, require_engine
 from supervisord_ai.cli.exits import Exit
 from supervisord_ai.cli.screen import printable, size_of, span_of
 from supervisord_ai.config.units import MemoryCap, Unreadable
@@ -47,7 +48,9 @@ def run(args: Namespace) -> int:
     words = args.words[1:] if args.words[:1] == ["--"] else args.words
     if not words:
         raise UsageError("what is to be run? For example: ai-supervisor try -- python3 my_agent.py")
-    url = "embedded" if args.engine else find_ollama(args.ollama, os.environ)
+    if args.engine:
+        require_engine()
+    url = EMBEDDED if args.engine else find_ollama(args.ollama, os.environ)
     for number in STOPPING:
         signal.signal(number, signal.default_int_handler)  # as ^C: nothing may be left behind
     with tempfile.TemporaryDirectory(prefix="ai-try-") as name:

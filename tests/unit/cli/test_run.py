@@ -15,6 +15,7 @@ from supervisord_ai.cli.main import main
 from supervisord_ai.cli.run import check_users
 from supervisord_ai.config import Config, load
 from supervisord_ai.core.places import Surroundings
+from supervisord_ai.engine.location import Found
 from supervisord_ai.host.memory import MachineMemory
 from tests.fakes.files import MemoryFiles
 
@@ -103,6 +104,20 @@ def test_a_machine_large_enough_needs_no_word(tmp_path: Path, monkeypatch: pytes
     machine(monkeypatch, 48_000_000_000)
     assert main(["run", "--config", str(path), "--cages", "none", "--engine-ledger", "/l"]) == Exit.GOOD
     assert started.options == [daemon.Options(cages="none", ledger=Path("/l"))]
+
+
+def test_an_embedded_engine_that_is_not_installed_is_said_before_anything_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], started: Started
+) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('[[ollama]]\nurl = "embedded"\n')
+    monkeypatch.setattr("supervisord_ai.cli.embedded.find", lambda: Found(tmp_path, None))
+    words = "ai-supervisor: the embedded engine lacks its model: ai-supervisor engine install\n"
+    assert main(["run", "--config", str(path), "--accept-smaller-machine"]) == Exit.USAGE
+    assert capsys.readouterr().err == words
+    assert main(["try", "--engine", "embedded", "--", "true"]) == Exit.USAGE
+    assert capsys.readouterr().err == words
+    assert started.options == []
 
 
 def test_a_bad_config_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str], started: Started) -> None:
