@@ -43,7 +43,7 @@ from supervisord_ai.core.policies import BackendSpec, RestartPolicy
 from supervisord_ai.core.roster import AgentSpec
 from supervisord_ai.errors import HostFault, SpawnFailed
 from supervisord_ai.gateway.accept import Accept
-from supervisord_ai.gateway.gateway import Gateway
+from supervisord_ai.gateway.gateway import Gateway, shape_refusal
 from supervisord_ai.host import memory, sockets
 from supervisord_ai.host.cages import Form, find_cages
 from supervisord_ai.host.peers import KernelPeers
@@ -274,9 +274,9 @@ class Daemon:
                 await requests.start(self._gateway.run)
                 async with trio.open_nursery() as accept:
                     on_tcp = partial(self._accept.tcp_handler, handler_for=self._gateway.handler_for)
-                    accept.start_soon(partial(serve_listener, self._llm.socket, self._on_llm, bounds, kind="unix"))
+                    accept.start_soon(partial(serve_listener, self._llm.socket, self._on_llm, bounds, kind="unix", shape=shape_refusal))
                     for listener in self._tcp:
-                        accept.start_soon(partial(serve_listener, listener, on_tcp, bounds, kind="tcp"))
+                        accept.start_soon(partial(serve_listener, listener, on_tcp, bounds, kind="tcp", shape=shape_refusal))
                     accept.start_soon(
                         partial(serve_listener, self._owner_door.socket, self._control.on_connection, Bounds(), kind="unix")
                     )
