@@ -246,7 +246,7 @@ async def test_the_cap_binds_from_the_first_instruction_and_the_neighbour_lives(
         status = await handle.wait()
     counters = cage.counters()
     assert status.signal == KILL
-    assert counters.oom_kills == 1
+    assert counters.oom_kills >= 1  # v2 counts the one it chose and the group it took with it
     assert counters.peak_bytes is None or 55 * MB < counters.peak_bytes <= 60 * MB + 4096
     assert neighbour.counters().oom_kills == before.oom_kills
     assert await neighbour.members() == (quiet.pid,)
