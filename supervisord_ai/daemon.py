@@ -239,6 +239,9 @@ class Daemon:
     async def _on_llm(self, connection: Connection) -> Handler:
         return self._gateway.handler_for(await self._accept.identify(connection))
 
+    async def _on_tcp(self, connection: Connection) -> Handler:
+        return await self._accept.tcp_handler(connection, self._gateway.handler_for)
+
     # --- the life of the daemon --------------------------------------------------------------------------------------------
 
     async def main(self) -> None:
@@ -273,10 +276,10 @@ class Daemon:
             async with trio.open_nursery() as requests:
                 await requests.start(self._gateway.run)
                 async with trio.open_nursery() as accept:
-                    on_tcp = partial(self._accept.tcp_handler, handler_for=self._gateway.handler_for)
-                    accept.start_soon(partial(serve_listener, self._llm.socket, self._on_llm, bounds, kind="unix", shape=shape_refusal))
+                    for_callers = partial(serve_listener, bounds=bounds, shape=shape_refusal)
+                    accept.start_soon(partial(for_callers, self._llm.socket, self._on_llm, kind="unix"))
                     for listener in self._tcp:
-                        accept.start_soon(partial(serve_listener, listener, on_tcp, bounds, kind="tcp", shape=shape_refusal))
+                        accept.start_soon(partial(for_callers, listener, self._on_tcp, kind="tcp"))
                     accept.start_soon(
                         partial(serve_listener, self._owner_door.socket, self._control.on_connection, Bounds(), kind="unix")
                     )

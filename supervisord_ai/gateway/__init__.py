@@ -1,0 +1,11 @@
+"""The path of a request, a file per step.
+
+    accept -> classify -> admit -> cache -> backlog -> dispatch -> relay -> settle
+                |                    |         |                       |
+                desk, forward        hit: replay, no slot              headers, spool
+                (needs no slot)                rejoin: by key, or by body after a crash
+
+`gateway.py` walks it for one request; `request.py` is the one memory of a request on the way. Who leaves is noticed by
+`Gateway._attend` and is out of whatever step it was in. A slot job (`dispatch.py`) is one of the four places that catch
+exceptions broadly.
+"""
