@@ -43,7 +43,7 @@ _BATCH_BYTES = 8_000_000
 _THREAD_ABOVE_BYTES = 500_000  # a bigger commit would hold the loop for more than a few ms
 _LOCKED_FOR_S = 5.0
 _LOCKED_RETRY_S = 0.02
-_KEPT_UNAWAITED = 10_000
+_KEPT_BYTES = 4_000_000
 
 # Run inside the transaction before it is committed; returns what to do once it is.
 Trim = Callable[[sqlite3.Connection], Callable[[], None]]
@@ -205,8 +205,10 @@ class Database:
                 nursery.start_soon(self._checkpoints.run)
                 task_status.started()
         finally:
-            self._finish()
-            self.close()
+            with trio.CancelScope(shield=True):
+                async with self._writing:  # whoever is in a thread with the file comes to its end first
+                    self._finish()
+                    self.close()
 
     def close(self) -> None:
         """Let go of the file. Only for one that was never run: `run` closes its own."""
@@ -260,20 +262,14 @@ class Database:
         while True:
             try:
                 after = await self._run_sync(self._transact, batch) if is_big else self._transact(batch)
-            except Unmatched as exc:
-                self._one_by_one(batch, exc)
-                return
-            except sqlite3.Error as exc:
+            except (sqlite3.Error, Unmatched) as exc:
                 # No busy_timeout: SQLite would sleep on the loop. A backup or a shell may hold the lock for a moment.
                 if is_locked(exc) and trio.current_time() < give_up_at:
                     await trio.sleep(_LOCKED_RETRY_S)
                     continue
-                if is_of_the_file(exc):
-                    self._fail(batch, exc)
-                else:
-                    self._one_by_one(batch, exc)
-                return
-            self._committed(batch, after)
+                self._not_committed(batch, exc)
+            else:
+                self._committed(batch, after)
             return
 
     def _transact(self, batch: list[Submission]) -> Callable[[], None] | None:
@@ -308,6 +304,12 @@ class Database:
             self._sync_wanted.set()
         else:
             _wake(waiters)
+
+    def _not_committed(self, batch: list[Submission], exc: sqlite3.Error | Unmatched) -> None:
+        if isinstance(exc, sqlite3.Error) and is_of_the_file(exc):
+            self._fail(batch, exc)
+        else:
+            self._one_by_one(batch, exc)
 
     def _one_by_one(self, batch: list[Submission], cause: sqlite3.Error | Unmatched) -> None:
         """One of them is bad: each gets its own transaction, and only the bad one its error."""
@@ -345,12 +347,21 @@ class Database:
         for submission in batch:
             if submission.done is not None:
                 self._refuse(submission, exc)
-        kept = [s for s in batch if s.done is None]
-        if len(kept) > _KEPT_UNAWAITED:
-            log.error("%s: %d writes that nobody waits for are lost", self.path.name, len(kept) - _KEPT_UNAWAITED)
-            kept = kept[-_KEPT_UNAWAITED:]
         # They do not ask for a commit of their own: they would spin on a full disk.
-        self._pending[:0] = kept
+        self._pending[:0] = self._kept([s for s in batch if s.done is None])
+
+    def _kept(self, unawaited: list[Submission]) -> list[Submission]:
+        """The newest of them, as many as may be held in memory while the file cannot be written."""
+        size = count = 0
+        for submission in reversed(unawaited):
+            size += submission.size_bytes
+            if size > _KEPT_BYTES:
+                break
+            count += 1
+        if count < len(unawaited):
+            self._failures += len(unawaited) - count
+            log.warning("%s: %d writes that nobody waits for are lost", self.path.name, len(unawaited) - count)
+        return unawaited[len(unawaited) - count :]
 
     # --- syncing --------------------------------------------------------------------------------------------------------
 
@@ -408,11 +419,13 @@ class Database:
         batch, self._pending = self._pending, []
         if batch and self._broken is None:
             try:
-                self._committed(batch, self._transact(batch))
-            except Unmatched as exc:
-                self._one_by_one(batch, exc)
-            except sqlite3.Error as exc:
-                self._fail(batch, exc)
+                after = self._transact(batch)
+            except (sqlite3.Error, Unmatched) as exc:
+                self._not_committed(batch, exc)
+            else:
+                self._committed(batch, after)
+        if self._pending:
+            log.error("%s: %d writes that nobody waits for are lost", self.path.name, len(self._pending))
         waiters, self._unsynced = self._unsynced, []
         if waiters:
             try:

@@ -147,7 +147,7 @@ class Requests:
         return None
 
     async def forget(self, finished_before_wall: float) -> int:
-        """Delete rows that ended before that time, a few hundred at once; returns how many.
+        """Delete rows that ended before that time, a few hundred at once, and give their room back; returns how many.
 
         Raises:
             StoreFault: the file could not be written.
@@ -158,12 +158,15 @@ class Requests:
                 "SELECT seq FROM requests WHERE ended_wall < ? LIMIT ?", (finished_before_wall, _FORGET_AT_ONCE)
             )
             if not found:
-                return forgotten
+                break
             which = ",".join(str(int(seq)) for (seq,) in found)
             await self._database.commit(
                 *(Change(f"DELETE FROM {table} WHERE seq IN ({which})", ()) for table in ("answers", "bodies", "requests")),
             )
             forgotten += len(found)
+        if forgotten:
+            await self._database.shrink()
+        return forgotten
 
     def statistics(self) -> RequestsView:
         counts = {state: int(n) for state, n in self._database.read("SELECT state, count(*) FROM requests GROUP BY state")}

@@ -57,16 +57,5 @@ class State:
             await nursery.start(self.cache.run)
             task_status.started()
 
-    async def forget(self, *, requests_before_wall: float, events_before_wall: float) -> int:
-        """Delete what is older, and give its room back; returns how many rows. A periodic duty of the daemon.
-
-        Raises:
-            StoreFault: the journal cannot be written.
-        """
-        forgotten = await self.requests.forget(requests_before_wall) + await self.events.forget(events_before_wall)
-        if forgotten:
-            await self.database.shrink()
-        return forgotten
-
     def statistics(self) -> StateView:
         return StateView(self.database.statistics(), self.requests.statistics(), self.cache.statistics())

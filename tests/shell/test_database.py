@@ -365,3 +365,40 @@ async def test_a_big_write_is_made_in_a_thread_and_small_ones_on_the_loop(tmp_pa
         assert calls == []
         await database.commit(note(2, detail="x" * 1_000_000))
         assert calls == ["_transact"]
+
+
+async def test_stopping_waits_for_who_is_in_a_thread_with_the_file(tmp_path: Path) -> None:
+    held = HeldThread()
+    database = Database(tmp_path / "journal.db", JOURNAL, durability=Durability.PROCESS, run_sync=held)
+    life = trio.CancelScope()
+
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        with life:
+            await database.run(task_status=task_status)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run)
+        nursery.start_soon(database.shrink)
+        await held.begun()
+        life.cancel()
+        await wait_all_tasks_blocked()
+        assert database.read("SELECT 1") == [(1,)]  # closing it now would take it from under the thread
+        held.let_go()
+    with pytest.raises(StoreFault, match="closed"):
+        database.read("SELECT 1")
+
+
+async def test_a_full_disk_does_not_fill_the_memory(tmp_path: Path) -> None:
+    async with running(tmp_path) as database:
+        await database.commit(note(0))
+        pages = database._writer.execute("PRAGMA page_count").fetchone()[0]
+        database._writer.execute(f"PRAGMA max_page_count = {pages}")
+        for n in range(1, 200):
+            database.queue(note(n, f"k{n}", "x" * 100_000))
+            with pytest.raises(StoreFault, match="disk is full"):
+                await database.commit(note(1000 + n, "refused", "x" * 100_000))
+        assert sum(s.size_bytes for s in database._pending) <= 4_000_000
+        database._writer.execute("PRAGMA max_page_count = 1000000")
+        await database.commit(note(5000, "after"))
+        assert kinds(database)[-2:] == ["k199", "after"]
+        assert 30 < len(kinds(database)) < 50
