@@ -350,6 +350,17 @@ async def test_stop_beats_start_wherever_the_agent_stands(autojump_clock: MockCl
             assert len(world.processes.spawned) == spawned, pause_s
 
 
+async def test_an_owner_who_spoke_before_the_batch_came_is_not_overruled(autojump_clock: MockClock, tmp_path: Path) -> None:
+    """Which of the two tasks runs first is trio's draw, so it is drawn often."""
+    for _ in range(30):
+        world = World(tmp_path, {"one": "serve"})
+        async with world.running() as fleet:
+            fleet.stop("one")
+            await trio.sleep(10)
+            assert states(fleet) == {"one": AgentState.STOPPED}
+            assert world.processes.spawned == []
+
+
 async def test_start_after_stop_while_it_is_still_ending_starts_it_again(autojump_clock: MockClock, tmp_path: Path) -> None:
     world = World(tmp_path, {"one": "slow"})
     async with world.running() as fleet:
