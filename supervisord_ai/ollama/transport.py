@@ -24,7 +24,6 @@ __all__ = ["ByteStream", "Dialer", "HttpTransport", "RawStream", "Reply", "Trans
 
 METADATA_BYTES = 16_000_000  # `show` of a model with its tensors is a few hundred kilobytes
 HOST = "127.0.0.1:11434"  # what Ollama's Host check always takes, wherever it listens
-STALE_WITHIN_S = 1.0  # a connection that had ended says so at once; one that ends later was alive when it was used
 
 # What a caller's request may not decide about ours: identity, the connection, and framing.
 _NEVER_FORWARDED = frozenset(
