@@ -37,6 +37,10 @@ class LogFolder:
             self._fd = os.open(log_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError as exc:
             raise HostFault(f"{log_dir}: {exc.strerror}") from exc
+        found = os.fstat(self._fd)
+        if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            self.close()
+            raise HostFault(f"{log_dir}: others may write there: chown it to uid {os.geteuid()} and chmod 700 it")
 
     def __repr__(self) -> str:
         return f"<logs in {self._dir}>"

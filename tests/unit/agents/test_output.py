@@ -101,3 +101,13 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "logs").symlink_to(tmp_path / "real")
     with pytest.raises(HostFault, match="logs"):
         LogFolder(tmp_path / "logs", LogsPolicy())
+
+
+def test_a_folder_that_others_may_write_is_refused_and_not_held(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    tmp_path.chmod(0o770)
+    with pytest.raises(HostFault, match="chmod 700"):
+        LogFolder(tmp_path, LogsPolicy())
+    tmp_path.chmod(0o750)
+    LogFolder(tmp_path, LogsPolicy()).close()
+    assert len(os.listdir("/proc/self/fd")) == before
