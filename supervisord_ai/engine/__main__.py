@@ -154,4 +154,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stderr.flush()
+    # Not sys.exit: a thread of llama.cpp that does not end must not keep the process after its lifeline has ended.
+    os._exit(code)

@@ -138,7 +138,7 @@ class Api:
 
     def _ps(self) -> JsonObject:
         residency = self._generator.residency
-        left_s = residency.expires_in_s(self._clock.monotonic())
+        left_s = residency.expires_at - self._clock.monotonic()
         return native.ps_body(
             self._served.name,
             self._served.weights,

@@ -29,6 +29,7 @@ from supervisord_ai.wire.sse import EventSplitter
 log = logging.getLogger(__name__)
 
 NOT_NORMALISED = -1
+UNLOAD_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +53,28 @@ class LlamaServer:
         self._server: object | None = None
 
     async def load(self) -> None:
-        """Read the model into memory (0.4 s from a warm page cache).
+        """Read the model into memory (0.4 s from a warm page cache). Returns when it answers.
 
         Raises:
             EngineFault: the file cannot be loaded.
         """
         self._server = await trio.to_thread.run_sync(self._build)
+        # One token through its queue. A server that is destroyed before its loop has begun waits for the loop's end for ever.
+        async with self._open("/completion", {"prompt": [0], "n_predict": 0}) as answer:
+            await answer.whole()
         log.info("loaded %s", self._policy.model_file.name)
 
     async def unload(self) -> None:
-        """Give the memory back (0.03 s)."""
-        await trio.to_thread.run_sync(self._drop)
-        log.info("unloaded %s", self._policy.model_file.name)
+        """Give the memory back (0.03 s). A server that does not end is left behind: what comes next matters more."""
+        held, self._server = [self._server], None
+        with trio.move_on_after(UNLOAD_WITHIN_S) as waiting:
+            await trio.to_thread.run_sync(_destroy, held, abandon_on_cancel=True)
+        with suppress(FileNotFoundError):
+            self._socket.unlink()
+        if waiting.cancelled_caught:
+            log.error("llama.cpp did not give %s back within %.0f s", self._policy.model_file.name, UNLOAD_WITHIN_S)
+        else:
+            log.info("unloaded %s", self._policy.model_file.name)
 
     async def render(self, messages: Sequence[Message]) -> str:
         turns: Json = [{"role": message.role, "content": message.content} for message in messages]
@@ -125,11 +136,6 @@ class LlamaServer:
         except RuntimeError as exc:
             raise EngineFault(f"llama.cpp cannot load {policy.model_file}: {exc}") from exc
 
-    def _drop(self) -> None:
-        self._server = None  # its destructor waits for its threads
-        with suppress(FileNotFoundError):
-            self._socket.unlink()
-
     async def _ask(self, path: str, body: JsonObject) -> JsonObject:
         async with self._open(path, body) as answer:
             value = _decode(await answer.whole())
@@ -157,6 +163,11 @@ class LlamaServer:
             answer = _Answer(stream)
             await answer.require_success()
             yield answer
+
+
+def _destroy(held: list[object | None]) -> None:
+    """Let go of the only reference: the destructor waits for the server's threads."""
+    held.clear()
 
 
 class _Answer:

@@ -56,20 +56,20 @@ class Residency:
         """An unload was asked for: it happens when nobody uses the model, perhaps after this returns."""
         self._touch(0.0)
 
-    def expires_in_s(self, now: float) -> float:
-        """Seconds until it may go: negative when that time has passed, infinite when it stays. For a model that is loaded."""
-        return self._used_at + self._keep_alive_s - now
+    @property
+    def expires_at(self) -> float:
+        """When it may go, on the monotonic clock; infinite when it stays. Means something while it is loaded."""
+        return self._used_at + self._keep_alive_s
 
     async def run(self) -> None:
         """Unload when it is time, for ever."""
         while True:
             self._wake = trio.Event()
             if self.is_loaded and not self._users:
-                wait_s = self.expires_in_s(self._monotonic())
-                if wait_s <= 0:
+                if self._is_expired():
                     await self._unload_if_unused()
                     continue
-                with trio.move_on_after(wait_s):
+                with trio.move_on_at(self.expires_at):  # not after a difference: that may round to a moment before
                     await self._wake.wait()
             else:
                 await self._wake.wait()
@@ -83,10 +83,13 @@ class Residency:
 
     async def _unload_if_unused(self) -> None:
         async with self._lane:
-            if self.is_loaded and not self._users and self.expires_in_s(self._monotonic()) <= 0:
+            if self.is_loaded and not self._users and self._is_expired():
                 self.is_loaded = False
                 with trio.CancelScope(shield=True):
                     await self._unload()
+
+    def _is_expired(self) -> bool:
+        return self._monotonic() >= self.expires_at
 
     def _touch(self, keep_alive_s: float | None) -> None:
         self._used_at = self._monotonic()

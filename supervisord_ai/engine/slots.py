@@ -27,9 +27,12 @@ class Slots:
 
     @asynccontextmanager
     async def take(self, prompt: Sequence[int]) -> AsyncIterator[Slot]:
-        """Wait for a slot and hold it for the block; of two idle ones, the one that already knows more of this prompt."""
+        """Wait for a slot and hold it for the block; of several idle ones, the one that this prompt fits best.
+
+        Best is least lost: tokens that must be read again now, and tokens thrown away that somebody may still go on from.
+        """
         async with self._turn:
-            slot = max(self._idle, key=lambda s: (shared_prefix(s.held, prompt), -s.number))
+            slot = max(self._idle, key=lambda s: (2 * shared_prefix(s.held, prompt) - len(s.held), -s.number))
             self._idle.remove(slot)
             try:
                 yield slot
