@@ -126,6 +126,7 @@ async def gateway_before(
     async with running(double), trio.open_nursery() as nursery:
         await nursery.start(state.run)
         await nursery.start(gateway.run)
+        await trio.testing.wait_all_tasks_blocked()  # it knows its backend now
         yield Bench(gateway, double, nursery)
         nursery.cancel_scope.cancel()
     await client.aclose()
