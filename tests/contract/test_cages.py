@@ -6,9 +6,10 @@ Where the v1 memory controller is writable its tests run, whatever else is true.
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ from tests.eventually import until, until_seen
 from tests.fakes.process import FakeCages, FakeProcesses, Program
 
 MB = 1_000_000
-TAG = "one.1.0123456789abcdef"
+RUN = secrets.token_hex(8)  # nobody of another test run is found by our tags
+TAG = f"one.1.{RUN}"
 
 # A parent that ends at once, its child (another session, deaf to TERM) and that one's child (scrubbed environment).
 STRAYS = "setsid sh -c \"trap '' TERM; env -i sleep 1000 & sleep 1000 & wait\" & exit 0"
@@ -42,6 +44,7 @@ class Subject:
     cages: Cages
     door: ProcessDoor
     is_real: bool
+    started: list[tuple[Cage, ProcessHandle]] = field(default_factory=list)
 
     async def start(self, name: str, program: str, *, cap_bytes: int = 100 * MB, tag: str = TAG) -> tuple[Cage, ProcessHandle]:
         cage = self.cages.cage(name)
@@ -49,6 +52,7 @@ class Subject:
         argv = ("/bin/sh", "-c", REAL[program]) if self.is_real else (program,)
         env = {"PATH": "/usr/bin:/bin", "AI_SUPERVISOR_RUN": tag}
         handle = await self.door.spawn(Launch(argv, env, join_files=cage.join_files, rlimits=cage.rlimits), hold=True)
+        self.started.append((cage, handle))
         cage.started(handle.pid)
         handle.go()
         return cage, handle
@@ -78,7 +82,16 @@ async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
         pytest.skip(str(exc))
     processes = Processes()
     processes.become_subreaper()
-    yield Subject(form, cages, processes, is_real=True)
+    subject = Subject(form, cages, processes, is_real=True)
+    try:
+        yield subject
+    finally:  # a test that fails leaves nobody either
+        with trio.CancelScope(shield=True):
+            for cage, handle in subject.started:
+                await cage.kill(within_s=10.0)
+                handle.signal(KILL)
+                await handle.wait()
+                handle.close()
     cages.close()
     assert groups_left(tmp_path) == []
 
@@ -111,7 +124,7 @@ async def end(cage: Cage, handle: ProcessHandle) -> None:
 
 async def test_a_child_is_in_its_cage_and_in_no_other(subject: Subject) -> None:
     one, first = await subject.start("one", "sleeps")
-    two, second = await subject.start("two", "sleeps", tag="two.1.fedcba9876543210")
+    two, second = await subject.start("two", "sleeps", tag=f"two.1.{RUN}")
     assert await one.members() == (first.pid,)
     assert await two.members() == (second.pid,)
     await end(one, first)
@@ -155,19 +168,19 @@ async def test_children_that_left_parent_session_and_environment_are_members_and
 async def test_a_cage_is_used_again_by_the_next_generation(subject: Subject) -> None:
     cage = subject.cages.cage("one")
     for generation in range(3):
-        cage, handle = await subject.start("one", "exits", cap_bytes=(50 + 25 * generation) * MB, tag=f"one.{generation}.aaaa")
+        cage, handle = await subject.start("one", "exits", cap_bytes=(50 + 25 * generation) * MB, tag=f"one.{generation}.{RUN}")
         with trio.fail_after(10):
             await handle.wait()
         assert await cage.kill(within_s=5.0) == ()
         handle.close()
-    cage.prepare(30 * MB, "one.9.bbbb")  # lower again: v1 has an order for that
+    cage.prepare(30 * MB, f"one.9.{RUN}")  # lower again: v1 has an order for that
 
 
 async def test_the_memory_of_everyone_who_runs_is_known(subject: Subject) -> None:
     if not subject.is_real:
         pytest.skip("nobody has memory there")
     cage, handle = await subject.start("one", "sleeps")
-    subject.cages.cage("idle").prepare(MB, "idle.1.aaaa")
+    subject.cages.cage("idle").prepare(MB, f"idle.1.{RUN}")
     used = await subject.cages.usage()
     assert set(used) == {"one"}
     assert 10_000 < used["one"] < 20 * MB
@@ -239,7 +252,7 @@ async def kernel(subject: Subject) -> Subject:
 async def test_the_cap_binds_from_the_first_instruction_and_the_neighbour_lives(kernel: Subject, tmp_path: Path) -> None:
     hog = "exec /usr/bin/python3 -I -S -c 'b = bytearray(200_000_000)'"
     REAL["hog"] = hog
-    neighbour, quiet = await kernel.start("two", "sleeps", tag="two.1.bbbb")
+    neighbour, quiet = await kernel.start("two", "sleeps", tag=f"two.1.{RUN}")
     cage, handle = await kernel.start("one", "hog", cap_bytes=60 * MB)
     before = neighbour.counters()
     with trio.fail_after(30):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence, Sized
 from contextlib import asynccontextmanager
 from functools import partial
@@ -200,7 +201,7 @@ async def test_survivors_of_a_killed_supervisor_are_ended_before_the_first_start
     handles = []
     for name, spec in killed.specs.items():
         cage = killed.cages.cage(name)
-        tag = f"{name}.1.feedfacefeedface"
+        tag = f"{name}.1.{secrets.token_hex(8)}"
         cage.prepare(spec.policy.memory_bytes, tag)
         env = {"PATH": "/usr/bin:/bin", "AI_SUPERVISOR_RUN": tag}
         handle = await killed.processes.spawn(Launch(spec.command, env, join_files=cage.join_files, rlimits=cage.rlimits))
