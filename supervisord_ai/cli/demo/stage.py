@@ -23,6 +23,7 @@ from supervisord_ai.core.places import CONTROL_SOCKET, LLM_SOCKET
 from supervisord_ai.core.roster import CLASS_DEFAULTS, MB
 from supervisord_ai.engine.ledger import LedgerSummary, summarise
 from supervisord_ai.errors import Denied, HostFault, NotRunning
+from supervisord_ai.host.cgroup import folder_name
 from supervisord_ai.host.memory import machine_memory
 
 PROGRAM = Path(__file__).with_name("agent.py")
@@ -198,7 +199,13 @@ class Stage:
                     words += Path(f"/proc/{pid}/{name}").read_bytes()
             if own in words:
                 found.append(f"{pid} {words.rpartition(b'=')[2][-60:].decode(errors='replace')}")
-        return found
+        return found + self._groups_left()
+
+    def _groups_left(self) -> list[str]:
+        """Cgroups of this demo's daemon, in any hierarchy."""
+        name = folder_name(self.folder / "state")
+        mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+        return [str(found) for _, where, kind, *_ in mounts if kind.startswith("cgroup") for found in Path(where).rglob(name)]
 
     def last_words(self, lines: int = 15) -> str:
         with suppress(OSError):
@@ -282,7 +289,7 @@ slots = 2
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _strays(self) -> Iterator[int]:
-        return (int(line.split()[0]) for line in self.left_behind())
+        return (int(line.split()[0]) for line in self.left_behind() if line[0].isdigit())
 
 
 def is_alive(pid: int, started: int) -> bool:

@@ -1,8 +1,8 @@
 """What the demo's agents ask: 131 agents, two questions each. Pure; the same every time.
 
-Most are texts nobody else asks for, so the engine has to write them. The rest shows the cache: the same question as a
-colleague's first, and texts to embed, some of them shared. All are deterministic (temperature 0), so any of them may be
-answered from the cache, and none is asked in two different ways.
+Most are texts nobody else asks for, so the engine has to write them. The rest shows the cache: what an opus agent asked first
+(those are served first), asked again by others, and texts to embed, some of them shared. All are deterministic (temperature 0),
+so any of them may be answered from the cache.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ QUESTIONS = 2 * AGENTS
 
 WORDS_ASKED = 20  # tokens of an answer
 WRITING_OPUS = 32  # opus agents whose second question is new as well
-REPEATING_SONNET = 50  # sonnet agents whose second question is a colleague's first; the others embed
+REPEATING_SONNET = 50  # sonnet agents whose second question is an opus agent's first; the others embed
 TEXTS_TO_EMBED = 25
 
 EMBED_PRIORITY = 8
@@ -101,7 +101,7 @@ def _sonnet(n: int, firsts: dict[str, str], model: str) -> Part:
     """Sonnet agents want one body; half of them embed, with less urgency."""
     name = _name("sonnet", n)
     if n < REPEATING_SONNET:
-        second = _generate(f"{name}-2", Kind.REPEAT, firsts[_name("sonnet", (n + SONNET // 2) % SONNET)], model)
+        second = _chat(f"{name}-2", Kind.REPEAT, firsts[_name("opus", n % OPUS)], model, is_stream=False)
     else:
         page = n % TEXTS_TO_EMBED
         text = f"Notes of the day, page {page}: {_SUBJECTS[page]} and {_SUBJECTS[-1 - page]}."
@@ -110,8 +110,9 @@ def _sonnet(n: int, firsts: dict[str, str], model: str) -> Part:
     return Part(name, _role(name), (_generate(f"{name}-1", Kind.WRITING, firsts[name], model), second))
 
 
-def _chat(key: str, kind: Kind, prompt: str, model: str) -> Question:
-    body: JsonObject = {"model": model, "messages": [{"role": "user", "content": prompt}], "options": _options()}
+def _chat(key: str, kind: Kind, prompt: str, model: str, *, is_stream: bool = True) -> Question:
+    messages: list[Json] = [{"role": "user", "content": prompt}]
+    body: JsonObject = {"model": model, "messages": messages, "stream": is_stream, "options": _options()}
     return Question(key, kind, "/api/chat", body, {})
 
 
