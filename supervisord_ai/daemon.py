@@ -41,7 +41,7 @@ from supervisord_ai.core.injection import injected
 from supervisord_ai.core.places import CONTROL_SOCKET, LLM_SOCKET
 from supervisord_ai.core.policies import BackendSpec, RestartPolicy
 from supervisord_ai.core.roster import AgentSpec
-from supervisord_ai.errors import HostFault, SpawnFailed
+from supervisord_ai.errors import HostFault, SpawnFailed, SupervisorError
 from supervisord_ai.gateway.accept import Accept
 from supervisord_ai.gateway.gateway import Gateway, shape_refusal
 from supervisord_ai.host import memory, sockets
@@ -95,8 +95,24 @@ def run(config: Config, options: Options = Options()) -> int:
     sys.setswitchinterval(1e-4)
     with ExitStack() as held:
         daemon = Daemon(config, options, held, clock=SystemClock())
-        trio.run(daemon.main, strict_exception_groups=True)
+        try:
+            trio.run(daemon.main, strict_exception_groups=True)
+        except BaseExceptionGroup as group:
+            told = _only(group)
+            if told is None:
+                raise
+            raise told from group
     return 0
+
+
+def _only(group: BaseExceptionGroup[BaseException]) -> SupervisorError | None:
+    """Return the one error of ours that ended everything, so that people read one line; None when it is anything else."""
+    while len(group.exceptions) == 1:
+        (inner,) = group.exceptions
+        if not isinstance(inner, BaseExceptionGroup):
+            return inner if isinstance(inner, SupervisorError) else None
+        group = inner
+    return None
 
 
 class Daemon:
@@ -246,6 +262,15 @@ class Daemon:
 
     async def main(self) -> None:
         """Start inward, wait, stop outward."""
+        # Before the first agent: a TERM that nobody catches would end us and leave them running.
+        with signals_asked() as signals:
+            async with trio.open_nursery() as watch:
+                watch.start_soon(self._watch_signals, signals)
+                await self._live()
+                watch.cancel_scope.cancel()
+        log.info("stopped")
+
+    async def _live(self) -> None:
         async with trio.open_nursery() as store:
             await store.start(self._journal.run)
             await store.start(self._cache_file.run)
@@ -264,7 +289,6 @@ class Daemon:
             for one in self._upstreams:
                 await one.client.aclose()
             store.cancel_scope.cancel()
-        log.info("stopped")
 
     async def _serve(self) -> None:
         bounds = Bounds(
@@ -272,28 +296,26 @@ class Daemon:
             body_bytes=self._config.limits.body_bytes,
             idle_s=self._config.limits.idle_s,
         )
-        with signals_asked() as signals:
-            async with trio.open_nursery() as requests:
-                await requests.start(self._gateway.run)
-                async with trio.open_nursery() as accept:
-                    for_callers = partial(serve_listener, bounds=bounds, shape=shape_refusal)
-                    accept.start_soon(partial(for_callers, self._llm.socket, self._on_llm, kind="unix"))
-                    for listener in self._tcp:
-                        accept.start_soon(partial(for_callers, listener, self._on_tcp, kind="tcp"))
-                    accept.start_soon(
-                        partial(serve_listener, self._owner_door.socket, self._control.on_connection, Bounds(), kind="unix")
-                    )
-                    accept.start_soon(self._watch_signals, signals)
-                    # What exists now lives as long as the daemon: a full collection over it would only be a pause.
-                    gc.collect()
-                    gc.freeze()
-                    where = [str(self._llm.path), *(_url_of(listener.getsockname()) for listener in self._tcp)]
-                    log.info("serving on %s", ", ".join(where))
-                    self._notifier.ready(f"serving {len(self._config.roster.agents)} agents")
-                    await self._stop_asked.wait()
-                    self._notifier.stopping()
-                    accept.cancel_scope.cancel()
-                requests.cancel_scope.cancel()
+        async with trio.open_nursery() as requests:
+            await requests.start(self._gateway.run)
+            async with trio.open_nursery() as accept:
+                for_callers = partial(serve_listener, bounds=bounds, shape=shape_refusal)
+                accept.start_soon(partial(for_callers, self._llm.socket, self._on_llm, kind="unix"))
+                for listener in self._tcp:
+                    accept.start_soon(partial(for_callers, listener, self._on_tcp, kind="tcp"))
+                accept.start_soon(
+                    partial(serve_listener, self._owner_door.socket, self._control.on_connection, Bounds(), kind="unix")
+                )
+                # What exists now lives as long as the daemon: a full collection over it would only be a pause.
+                gc.collect()
+                gc.freeze()
+                where = [str(self._llm.path), *(_url_of(listener.getsockname()) for listener in self._tcp)]
+                log.info("serving on %s", ", ".join(where))
+                self._notifier.ready(f"serving {len(self._config.roster.agents)} agents")
+                await self._stop_asked.wait()
+                self._notifier.stopping()
+                accept.cancel_scope.cancel()
+            requests.cancel_scope.cancel()
 
     async def _watch_signals(self, signals: AsyncIterator[Asked]) -> None:
         async for asked in signals:
