@@ -25,7 +25,6 @@ NOT_IN_EFFECT: tuple[str, ...] = (
     "queue.async_max",
     "queue.batch_max",
     "queue.batch_window",
-    "limits.ingest",
     "breaker.failures",
     "breaker.window",
     "breaker.cool_down",

@@ -412,6 +412,10 @@ class Scheduler:
         """How many may run."""
         return sum(backend.slots for backend in self._backends.values())
 
+    def holds_slot(self, ticket_id: str) -> bool:
+        """Return whether a started ticket has not been settled yet."""
+        return any(ticket_id in backend.leases for backend in self._backends.values())
+
     def leases(self, backend: str) -> tuple[Lease, ...]:
         """Return the slots of a backend that are in use."""
         return tuple(self._backends[backend].leases.values())

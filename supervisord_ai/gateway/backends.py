@@ -136,11 +136,7 @@ class Backend:
         """
         if self.state is BackendState.READY:
             async with self._asking:
-                try:
-                    with trio.move_on_after(self._patience.small_call_s):
-                        await self._freshen(model)
-                except UpstreamFault as exc:
-                    self.lost(str(exc) or "no answer")
+                await self._freshen(model)
         return self._facts.get(self._digests.get(model, ""))
 
     def invalidate(self) -> None:
@@ -148,6 +144,17 @@ class Backend:
         self._digests_at = float("-inf")
 
     async def _freshen(self, model: str) -> None:
+        if self.state is not BackendState.READY:
+            return  # it was lost while others asked: of a hundred who wait here, one waits for its silence
+        try:
+            with trio.move_on_after(self._patience.small_call_s) as scope:
+                await self._ask_facts(model)
+            if scope.cancelled_caught:
+                self.lost(f"no answer to a small call within {self._patience.small_call_s:.0f} s")
+        except UpstreamFault as exc:
+            self.lost(str(exc) or "no answer")
+
+    async def _ask_facts(self, model: str) -> None:
         if self._clock.monotonic() - self._digests_at >= self._patience.fresh_s:
             await self._read_tags()
         digest = self._digests.get(model)

@@ -94,7 +94,7 @@ class Dispatch:
             await self._do(effect)
         except Exception:
             log.exception("a slot job failed: %r", effect)
-            await self._end_of_failed(effect)
+            self._end_of_failed(effect)
         self.pump()
 
     async def _do(self, effect: Start | Load) -> None:
@@ -109,17 +109,18 @@ class Dispatch:
             case _:
                 assert_never(effect)
 
-    async def _end_of_failed(self, effect: Effect) -> None:
+    def _end_of_failed(self, effect: Effect) -> None:
         """The deed failed at a place nobody thought of: what it held is given back all the same."""
         match effect:
             case Load(backend, model, _):
                 self._scheduler.loaded(backend, model, is_resident=False)
             case Start(ticket, backend):
                 request = self._backlog.get(ticket.id)
-                if request is not None and not request.is_over:
-                    outcome = Outcome(End.FAULT, 500, "internal error of the supervisor, see its log")
-                    await self._settle.after_slot(request, outcome)
-                    self._backlog.ended(request)
+                if request is None:
+                    self._scheduler.settle(ticket.id, self._clock.monotonic(), ended_well=False)
+                    return
+                self._settle.after_bug(request, Outcome(End.FAULT, 500, "internal error of the supervisor, see its log"))
+                self._backlog.ended(request)
             case Expire():
                 pass
             case _:

@@ -30,6 +30,7 @@ from supervisord_ai.gateway.dispatch import Dispatch
 from supervisord_ai.gateway.duty import kept_up
 from supervisord_ai.gateway.forward import Forward
 from supervisord_ai.gateway.headers import hit_headers, kept_headers, not_granted, rfc3339
+from supervisord_ai.gateway.ingest import Ingest
 from supervisord_ai.gateway.relay import deliver
 from supervisord_ai.gateway.request import Request
 from supervisord_ai.gateway.settle import Settle
@@ -118,6 +119,7 @@ class Gateway:
             clock=clock,
         )
         self._forward = Forward()
+        self._ingest = Ingest(limits.ingest_bytes)
         self._desk = Desk(roster=roster, backlog=self._backlog, scheduler=self._scheduler, requests=requests, clock=clock)
 
     def __repr__(self) -> str:
@@ -171,7 +173,19 @@ class Gateway:
         matched = find_route(head.method, head.path)
         has_body = isinstance(matched, Matched) and (is_owner or matched.route.kind is not Kind.ADMIN)
         # What is refused whatever its body says is refused without reading it: no `100 Continue`, no 64 MB for nothing.
-        body = await exchange.body(self._limits.body_bytes) if has_body else b""
+        if not has_body:
+            await self._serve_body(exchange, caller, b"")
+            return
+        declared = head.body_bytes  # None: in chunks, so it is counted once it is here
+        limit = self._limits.body_bytes if declared is not None else min(self._limits.body_bytes, self._ingest.free_bytes)
+        with self._ingest.held(min(declared or 0, self._limits.body_bytes)):
+            body = await exchange.body(limit)
+            with self._ingest.held(len(body) if declared is None else 0):
+                await self._serve_body(exchange, caller, body)
+
+    async def _serve_body(self, exchange: Exchange, caller: Caller, body: bytes) -> None:
+        head = exchange.head
+        is_owner = caller.kind is CallerKind.OWNER
         call = classify(head.method, head.path, body, is_admin_allowed=is_owner, pins=self._pins, query=head.query)
         match call.route.kind:
             case Kind.INFERENCE:

@@ -45,10 +45,18 @@ class Settle:
 
     async def after_slot(self, request: Request, outcome: Outcome) -> None:
         """End a request that held a slot. The slot is free when this first waits."""
-        self._scheduler.settle(request.id, self._clock.monotonic(), ended_well=outcome.end is End.WHOLE)
+        is_typical = outcome.end is End.WHOLE and request.head is not None and request.head.status == 200
+        self._scheduler.settle(request.id, self._clock.monotonic(), ended_well=is_typical)
         with trio.CancelScope(deadline=self._clock.monotonic() + SETTLE_WITHIN_S, shield=True):
             await self._write(request, outcome)
         self._end(request, outcome)
+
+    def after_bug(self, request: Request, outcome: Outcome) -> None:
+        """End a request whose slot job failed where nobody expected it, perhaps in `after_slot` itself. Waits for nothing."""
+        if self._scheduler.holds_slot(request.id):
+            self._scheduler.settle(request.id, self._clock.monotonic(), ended_well=False)
+        if not request.is_over:
+            self.without_slot(request, outcome, outcome.message)
 
     def without_slot(self, request: Request, outcome: Outcome, reason: str) -> None:
         """End a request that waited, or never got so far."""

@@ -10,7 +10,7 @@ import trio
 
 from supervisord_ai.core.events import AgentAsked
 from supervisord_ai.core.identity import Caller
-from supervisord_ai.core.policies import QueuePolicy
+from supervisord_ai.core.policies import LimitsPolicy, QueuePolicy
 from tests.fakes.ollama_double import Double, DoubleOptions, ModelSpec, running
 from tests.shell.gateway_bench import GUEST, MODEL, OWNER, Answered, Bench, agent, life, roster_of, wait_until
 
@@ -293,3 +293,20 @@ async def test_a_guest_is_told_apart_from_agents_and_all_guests_share_one_limit(
             assert {queued.priority for queued in bench.gateway.statistics().queue} == {8}
             assert (await bench.ask(GUEST, "x")).status == 429
         assert [event for event in bench.events if isinstance(event, AgentAsked)] == [AgentAsked("opus-01", 1)]
+
+
+async def test_bodies_of_all_callers_together_are_bounded(tmp_path: Path, autojump_clock: Clock) -> None:
+    limits = LimitsPolicy(body_bytes=8_000, ingest_bytes=10_000)
+    async with running(Double()) as double, life(tmp_path, double, limits=limits, slots=1) as bench:
+        await bench.ask(OWNER, "[[n=1]]")
+        async with trio.open_nursery() as nursery:
+            crowd = Crowd(bench, nursery)
+            await crowd.asks(agent("opus-01"), "[[n=5 delay=1]]" + "x" * 6_000)
+            refused = await bench.ask(agent("opus-02"), "x" * 6_000)
+            assert refused.status == 503
+            assert refused.headers.get("Retry-After")
+            too_large = await bench.ask(agent("opus-03"), "x" * 9_000)
+            assert too_large.status in {413, 503}
+            await crowd.asks(agent("opus-03"), "[[n=1]]")
+        assert [answer.status for _, answer in crowd.answered] == [200, 200]
+        assert (await bench.ask(agent("opus-02"), "x" * 6_000)).status == 200

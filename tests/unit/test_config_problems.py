@@ -358,7 +358,6 @@ def test_the_keys_without_effect_are_these() -> None:
         "queue.async_max",
         "queue.batch_max",
         "queue.batch_window",
-        "limits.ingest",
         "breaker.failures",
         "breaker.window",
         "breaker.cool_down",
