@@ -88,3 +88,14 @@ async def ask(double: Double, method: str, path: str, body: Mapping[str, Any] | 
         return status, json.loads(text)
     except ValueError:
         return status, text.decode()
+
+
+async def say(double: Double, prompt: str = "[[n=1]]", model: str = "chat", **more: Any) -> tuple[int, Any]:
+    """One generation without a stream."""
+    return await ask(double, "POST", "/api/generate", {"model": model, "prompt": prompt, "stream": False, **more})
+
+
+async def loaded(double: Double) -> list[str]:
+    """What /api/ps lists."""
+    _, answer = await ask(double, "GET", "/api/ps")
+    return [model["name"] for model in answer["models"]]

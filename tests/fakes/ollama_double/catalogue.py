@@ -60,11 +60,6 @@ class ModelSpec:
         """The manifest's: another tag of the same blob has another one."""
         return hashlib.sha256(f"{self.name}\n{self.blob}\n{sorted(self.parameters.items())}\n{self.system}".encode()).hexdigest()
 
-    @property
-    def bare_name(self) -> str:
-        """Without `:latest`: how Ollama prints the full path of a name is `full_name`."""
-        return self.name.removesuffix(":latest")
-
     def details(self) -> dict[str, object]:
         return {
             "parent_model": "",

@@ -150,7 +150,10 @@ class Double:
     # --- on a socket ---------------------------------------------------------------------------------------------------
 
     async def serve_on(self, listener: socket.socket) -> None:
-        """Accepts for ever on a listening TCP or Unix socket."""
+        """Accepts for ever on a listening TCP or Unix socket.
+
+        On a Unix socket a half-close is not noticed, as it would be by Go: the server we share waits for a hang-up there.
+        """
         listening = trio.socket.from_stdlib_socket(listener)
         async with trio.open_nursery() as nursery:
             while True:

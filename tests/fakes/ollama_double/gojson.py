@@ -27,6 +27,7 @@ _PLAIN = re.compile(rb'[^"\\\x00-\x1f]*')
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # pairs were joined by the parser
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/=\r\n]")
+_HEX = frozenset(b"0123456789abcdefABCDEF")
 _ESCAPES = b'"\\/bfnrtu'
 _DURATION_PART = re.compile(r"(\d*\.?\d*)([^\d.]*)")
 _UNIT_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -154,7 +155,7 @@ def _check_string(body: bytes, at: int) -> int:
         at += 1
         if escape == b"u":
             for _ in range(4):
-                if body[at : at + 1] not in {bytes([c]) for c in b"0123456789abcdefABCDEF"}:
+                if at >= len(body) or body[at] not in _HEX:
                     raise _bad(body, at, r"in \u hexadecimal character escape")
                 at += 1
 
