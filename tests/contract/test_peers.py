@@ -246,6 +246,25 @@ def test_a_zombie_has_ended(real: RealWorld) -> None:
     assert not unix_peer(caller.sock).pidfd_matches
 
 
+@pytest.mark.skipif(not os.access("/proc/sys/kernel/ns_last_pid", os.W_OK) or os.getuid() != 0, reason="only root picks pids")
+def test_a_process_that_was_given_the_pid_of_the_one_that_connected_is_not_taken_for_it(real: RealWorld) -> None:
+    for _ in range(50):  # somebody else on the machine may fork in between
+        caller = real.caller()
+        caller.end()
+        Path("/proc/sys/kernel/ns_last_pid").write_text(str(caller.pid - 1))
+        heir = subprocess.Popen(["/bin/sleep", "60"], env={"AI_SUPERVISOR_RUN": "the heir's"})
+        try:
+            if heir.pid == caller.pid:
+                facts = unix_peer(caller.sock)
+                assert procfs.environ_value(heir.pid, "AI_SUPERVISOR_RUN") == "the heir's"
+                assert (facts.pid, facts.pidfd_matches, facts.run_tag) == (heir.pid, False, None)
+                return
+        finally:
+            heir.kill()
+            heir.wait()
+    pytest.skip("the pid was never given again")
+
+
 def test_without_a_pinned_process_the_start_time_decides(real: RealWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_peers, "_peer_pidfd", lambda sock: None)  # a kernel before 6.5
     caller = real.caller()

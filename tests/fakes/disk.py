@@ -50,23 +50,40 @@ class FakeDisk:
 
 
 class HeldThread:
-    """A RunSync whose calls begin when told, as a thread's would: `await held.begun()`, then `held.let_go()`."""
+    """A RunSync whose calls come back when told: `await held.begun(2)`, then `held.step()` or, for all to come, `let_go()`."""
 
     def __init__(self) -> None:
-        self._gate = trio.Event()
-        self._begun = trio.Event()
+        self._may_return = 0.0
+        self._changed = trio.Event()
         self.calls = 0
 
     async def __call__(self, fn: Callable[[*Ts], T], *args: *Ts) -> T:
-        self.calls += 1
         result = fn(*args)  # the work is done at its beginning; only the news of it is late
-        self._begun.set()
+        self.calls += 1
+        mine = self.calls
+        self._wake()
         with trio.CancelScope(shield=True):  # as a thread: not abandoned
-            await self._gate.wait()
+            await self._until(lambda: self._may_return >= mine)
         return result
 
-    async def begun(self) -> None:
-        await self._begun.wait()
+    async def begun(self, calls: int = 1) -> None:
+        """Return when that many calls have begun."""
+        await self._until(lambda: self.calls >= calls)
+
+    def step(self) -> None:
+        """Let one more call come back."""
+        self._may_return += 1
+        self._wake()
 
     def let_go(self) -> None:
-        self._gate.set()
+        """Let every call come back at once from now on."""
+        self._may_return = float("inf")
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _until(self, is_so: Callable[[], bool]) -> None:
+        while not is_so():
+            await self._changed.wait()
