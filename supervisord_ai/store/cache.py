@@ -128,6 +128,10 @@ class CacheFile:
             _delete(self._path)
             self._database = self._open()
 
+    def close(self) -> None:
+        """Let go of the file. Only for one that was never run: `run` closes its own."""
+        self._database.close()
+
     async def _shrink(self, database: Database) -> None:
         while True:
             await self._give_back.wait()
