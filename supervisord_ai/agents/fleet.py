@@ -72,6 +72,7 @@ class Fleet:
         self._is_running = False
         self._is_stopping = False
         self._swept = trio.Event()
+        self._has_ended = trio.Event()
         self._starting = trio.CancelScope()
 
     def __repr__(self) -> str:
@@ -108,6 +109,7 @@ class Fleet:
         finally:
             self._is_running = False
             self._swept.set()
+            self._has_ended.set()
             self._cages.close()
             self._logs.close()
 
@@ -138,12 +140,20 @@ class Fleet:
             agent.want_down(SHUTDOWN, kill_at=kill_at)
         with trio.move_on_at(deadline):
             await self._swept.wait()
-            for agent in self._agents.values():
-                await agent.wait_down()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._until_ended, nursery.cancel_scope)
+                for agent in self._agents.values():
+                    await agent.wait_down()
+                nursery.cancel_scope.cancel()
             logger.info("all agents have ended")
             return
         left = [agent.name for agent in self._agents.values() if agent.view(log_path="").pid is not None]
         logger.error("after %.0f s these have not ended: %s", within_s, ", ".join(left))
+
+    async def _until_ended(self, scope: trio.CancelScope) -> None:
+        """A `run` that was cancelled has killed everyone on its way out: nobody else will say that he is down."""
+        await self._has_ended.wait()
+        scope.cancel()
 
     # --- messages ---
 

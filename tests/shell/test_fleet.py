@@ -613,3 +613,20 @@ async def test_a_bug_of_ours_costs_one_agent_and_no_other(
         assert "a bug" in view(fleet, "one").detail
         assert len(world.processes.alive) == 1
     assert "a fault of the supervisor" in caplog.text
+
+
+async def test_a_stop_beside_the_cancellation_of_the_fleet_does_not_wait_for_its_deadline(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    """The daemon's way out when something else failed: whoever would say `down` is being cancelled at this moment."""
+    world = World(tmp_path, {"one": "serve", "two": "serve"})
+    fleet = world.fleet()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(fleet.run)
+        await trio.sleep(5)
+        nursery.cancel_scope.cancel()
+        began = trio.current_time()
+        with trio.CancelScope(shield=True):
+            await fleet.stop_all(within_s=7.0)
+        assert trio.current_time() - began < 1.0
+    assert world.processes.alive == []
