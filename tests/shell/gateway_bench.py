@@ -23,7 +23,7 @@ from supervisord_ai.ollama.client import OllamaClient
 from supervisord_ai.ollama.transport import ByteStream
 from supervisord_ai.serve.connection import MemoryClient, memory_pair
 from supervisord_ai.serve.http import serve_connection
-from supervisord_ai.store.disk import inline
+from supervisord_ai.store.disk import Disk, RunSync, inline
 from supervisord_ai.store.state import State
 from supervisord_ai.wire.http1 import Headers
 from tests.fakes.ollama_double import Double
@@ -155,10 +155,12 @@ async def life(
     cache: CachePolicy | None = None,
     classes: Sequence[ClassPolicy] = (),
     is_ready: bool = True,
+    run_sync: RunSync = inline,
+    disk: Disk | None = None,
 ) -> AsyncIterator[Bench]:
     """One life of a gateway on the files of `folder`; leaving the block ends it as a crash does: nothing is said to anyone."""
     clock = VirtualClock()
-    state = State(folder, clock=clock, cache_bytes=50_000_000, run_sync=inline)
+    state = State(folder, clock=clock, cache_bytes=50_000_000, run_sync=run_sync, disk=disk)
     numbers = itertools.count(round(trio.current_time() * 1e9))
     events: list[Event] = []
 
