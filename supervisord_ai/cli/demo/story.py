@@ -1,13 +1,13 @@
 """What the demo's agents ask: 131 agents, two questions each. Pure; the same every time.
 
-Most are texts nobody else asks for, so the engine has to write them. The rest shows the cache: what an opus agent asked first
-(those are served first), asked again by others, and texts to embed, some of them shared. All are deterministic (temperature 0),
-so any of them may be answered from the cache.
+Most are texts nobody else asks for, so the engine has to write them. The rest shows the cache: what an opus agent has asked
+before (those are served first), asked again by others, and texts to embed, some of them shared. All are deterministic
+(temperature 0), so any of them may be answered from the cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +21,7 @@ QUESTIONS = 2 * AGENTS
 
 WORDS_ASKED = 20  # tokens of an answer
 WRITING_OPUS = 32  # opus agents whose second question is new as well
-REPEATING_SONNET = 50  # sonnet agents whose second question is an opus agent's first; the others embed
+REPEATING_SONNET = 50  # sonnet agents whose second question was an opus agent's; the others embed
 TEXTS_TO_EMBED = 25
 
 EMBED_PRIORITY = 8
@@ -83,31 +83,32 @@ class Part:
 def story(model: str) -> tuple[Part, ...]:
     """Everybody's part."""
     prompts = _prompts()
-    firsts = {name: next(prompts) for name in (*_names("opus", OPUS), *_names("sonnet", SONNET))}
-    return tuple(_opus(n, firsts, prompts, model) for n in range(OPUS)) + tuple(_sonnet(n, firsts, model) for n in range(SONNET))
+    firsts, seconds = [[next(prompts) for _ in range(count)] for count in (OPUS, WRITING_OPUS)]
+    opus = tuple(_opus(n, firsts, seconds, model) for n in range(OPUS))
+    return opus + tuple(_sonnet(n, next(prompts), seconds, model) for n in range(SONNET))
 
 
-def _opus(n: int, firsts: dict[str, str], prompts: Iterator[str], model: str) -> Part:
+def _opus(n: int, firsts: Sequence[str], seconds: Sequence[str], model: str) -> Part:
     """Opus agents chat, and read the answer as it comes."""
     name = _name("opus", n)
     if n < WRITING_OPUS:
-        second = _chat(f"{name}-2", Kind.WRITING, next(prompts), model)
+        second = _chat(f"{name}-2", Kind.WRITING, seconds[n], model)
     else:
-        second = _chat(f"{name}-2", Kind.REPEAT, firsts[_name("opus", n - WRITING_OPUS)], model)
-    return Part(name, _role(name), (_chat(f"{name}-1", Kind.WRITING, firsts[name], model), second))
+        second = _chat(f"{name}-2", Kind.REPEAT, firsts[n - WRITING_OPUS], model)
+    return Part(name, _role(name), (_chat(f"{name}-1", Kind.WRITING, firsts[n], model), second))
 
 
-def _sonnet(n: int, firsts: dict[str, str], model: str) -> Part:
+def _sonnet(n: int, first: str, of_opus: Sequence[str], model: str) -> Part:
     """Sonnet agents want one body; half of them embed, with less urgency."""
     name = _name("sonnet", n)
     if n < REPEATING_SONNET:
-        second = _chat(f"{name}-2", Kind.REPEAT, firsts[_name("opus", n % OPUS)], model, is_stream=False)
+        second = _chat(f"{name}-2", Kind.REPEAT, of_opus[n % WRITING_OPUS], model, is_stream=False)
     else:
         page = n % TEXTS_TO_EMBED
         text = f"Notes of the day, page {page}: {_SUBJECTS[page]} and {_SUBJECTS[-1 - page]}."
         body: JsonObject = {"model": model, "input": text}
         second = Question(f"{name}-2", Kind.EMBEDDING, "/api/embed", body, {"X-AI-Priority": str(EMBED_PRIORITY)})
-    return Part(name, _role(name), (_generate(f"{name}-1", Kind.WRITING, firsts[name], model), second))
+    return Part(name, _role(name), (_generate(f"{name}-1", Kind.WRITING, first, model), second))
 
 
 def _chat(key: str, kind: Kind, prompt: str, model: str, *, is_stream: bool = True) -> Question:
@@ -131,10 +132,6 @@ def _prompts() -> Iterator[str]:
 
 def _role(name: str) -> Role:
     return {HOG: Role.HOG, STUBBORN: Role.STUBBORN, CRASHER: Role.CRASHER}.get(name, Role.GOOD)
-
-
-def _names(kind: str, count: int) -> list[str]:
-    return [_name(kind, n) for n in range(count)]
 
 
 def _name(kind: str, n: int) -> str:

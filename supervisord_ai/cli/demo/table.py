@@ -184,8 +184,8 @@ def page(result: Outcome) -> Screen:
         again = f" + {result.reruns} begun again after the kill" if result.reruns else ""
         total = f"{ledger.calls} calls + {result.hits} hits = {ledger.calls + result.hits}"
         row("adds up", f"{total} = {result.answered} answers{again}")
-    texts = f"{result.tokens} tokens in {result.texts} different texts, {result.long_texts} of them of {LONG_ENOUGH_TOKENS} or more"
-    row("generated", f"{texts} ({result.engine})")
+    texts = f"{result.tokens} tokens in {result.texts} different texts"
+    row("generated", f"{texts}, {result.long_texts} of them of {LONG_ENOUGH_TOKENS} or more ({result.engine})")
     row("wait", f"{_in_words(result.wait)}: in our queue, for one of the {SLOTS} slots")
     row("generation", f"{_in_words(result.generation)}: in the engine, once it began")
     screen.line(("misbehaved", "bold"))
