@@ -89,7 +89,8 @@ def test_a_real_model_streams_and_counts(tmp_path: Path) -> None:
 
 
 def test_a_schema_binds_the_answer(tmp_path: Path) -> None:
-    schema = {"type": "object", "properties": {"colour": {"enum": ["black", "yellow"]}}, "required": ["colour"]}
+    colour = {"enum": ["black", "yellow"]}
+    schema = {"type": "object", "properties": {"colour": colour}, "required": ["colour"], "additionalProperties": False}
     with running_engine(tmp_path) as engine:
         answer = engine.ask("/api/chat", chat(stream=False, format=schema, options={"temperature": 0, "num_predict": 60}))
         assert json.loads(answer.json["message"]["content"])["colour"] in {"black", "yellow"}
