@@ -24,6 +24,7 @@ from supervisord_ai.store.schema import JOURNAL
 
 LOOK_EVERY_S = 0.25
 KILL_AFTER = 100
+TOLD_ONE_BY_ONE = 5
 PATIENCE_S = 600.0  # the promise is five minutes on two cores
 
 
@@ -158,12 +159,19 @@ class _Watch:
         seen.identity = f"{status['identity']['level']}: {status['identity']['detail']}"
 
     def _tell_ends(self, agents: dict[str, dict[str, Any]]) -> None:
+        ended: dict[str, list[dict[str, Any]]] = {}
         for name, agent in agents.items():
             verdict, now = agent["verdict"], (agent["restarts"], agent["verdict"])
             if verdict is not None and now != self._restarts.get(name):
                 self._restarts[name] = now
                 if not verdict.startswith("finished"):
-                    self._view.tell(f"{name} ended: {verdict} ({agent['detail'].partition(chr(10))[0]})")
+                    ended.setdefault(verdict, []).append(agent)
+        for verdict, those in ended.items():
+            if len(those) > TOLD_ONE_BY_ONE:
+                self._view.tell(f"{len(those)} agents ended: {verdict}")
+                continue
+            for agent in those:
+                self._view.tell(f"{agent['name']} ended: {verdict} ({agent['detail'].partition(chr(10))[0]})")
 
 
 def _read_verdicts(stage: Stage, seen: Seen) -> None:

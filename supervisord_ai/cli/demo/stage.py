@@ -187,18 +187,15 @@ class Stage:
         return [(int(pid), int(started)) for pid, started in (line.split() for line in lines)]
 
     def left_behind(self) -> list[str]:
-        """Processes that still belong to this demo: by their environment or their command line."""
-        own = os.fsencode(self.folder)
+        """What still belongs to this demo: agents by the socket they were given, daemon and engine by their command line."""
+        folder = os.fsencode(self.folder)
         found = []
         for pid in filter(str.isdigit, os.listdir("/proc")):
-            if int(pid) == os.getpid():
-                continue
-            words = b""
-            for name in ("environ", "cmdline"):
-                with suppress(OSError):
-                    words += Path(f"/proc/{pid}/{name}").read_bytes()
-            if own in words:
-                found.append(f"{pid} {words.rpartition(b'=')[2][-60:].decode(errors='replace')}")
+            with suppress(OSError):  # it ended, or is somebody else's
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+                is_ours = b"supervisord_ai" in command and folder in command
+                if is_ours or b"AI_SUPERVISOR_SOCKET=" + folder + b"/" in Path(f"/proc/{pid}/environ").read_bytes():
+                    found.append(f"{pid} {command.replace(bytes(1), b' ').decode(errors='replace')[:60]}")
         return found + self._groups_left()
 
     def _groups_left(self) -> list[str]:
