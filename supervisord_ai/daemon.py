@@ -41,6 +41,7 @@ from supervisord_ai.core.injection import injected
 from supervisord_ai.core.places import CONTROL_SOCKET, LLM_SOCKET
 from supervisord_ai.core.policies import BackendSpec, RestartPolicy
 from supervisord_ai.core.roster import AgentSpec
+from supervisord_ai.duty import every
 from supervisord_ai.errors import HostFault, SpawnFailed, SupervisorError
 from supervisord_ai.gateway.accept import Accept
 from supervisord_ai.gateway.gateway import Gateway, shape_refusal
@@ -63,6 +64,7 @@ from supervisord_ai.store.schema import JOURNAL
 log = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
+RETENTION_EVERY_S = 3600.0
 STOP_AGENTS_WITHIN_S = 7.0  # the rest of the 8 s is for the files
 
 
@@ -274,6 +276,7 @@ class Daemon:
         async with trio.open_nursery() as store:
             await store.start(self._journal.run)
             await store.start(self._cache_file.run)
+            store.start_soon(every, RETENTION_EVERY_S, "forgetting old events", self._forget_events)
             async with trio.open_nursery() as agents:
                 for one in self._upstreams:
                     if one.engine is not None:
@@ -289,6 +292,9 @@ class Daemon:
             for one in self._upstreams:
                 await one.client.aclose()
             store.cancel_scope.cancel()
+
+    async def _forget_events(self) -> None:
+        await self._events.forget(self._clock.wall() - self._config.retention_events_s)
 
     async def _serve(self) -> None:
         bounds = Bounds(

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import trio
 
-from supervisord_ai.agents.duty import every
 from supervisord_ai.agents.generation import Doors, EnvironFor, Journal
 from supervisord_ai.agents.lifecycle import Agent
 from supervisord_ai.agents.output import LogFolder
@@ -27,6 +26,7 @@ from supervisord_ai.core.events import AgentAsked, Event
 from supervisord_ai.core.policies import LogsPolicy, RestartPolicy, StartPolicy
 from supervisord_ai.core.roster import AgentSpec
 from supervisord_ai.core.startup import StartGate, batches
+from supervisord_ai.duty import every
 from supervisord_ai.errors import HostFault, SpawnFailed, UsageError
 from supervisord_ai.host.cgroup import Cages, Guarantee
 from supervisord_ai.host.process import ProcessDoor

@@ -42,7 +42,6 @@ NOT_IN_EFFECT: tuple[str, ...] = (
     "rollout.group_size",
     "rollout.min_ready",
     "rollout.max_failures",
-    "retention.events",
     "alerts",
 )
 

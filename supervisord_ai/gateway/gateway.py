@@ -20,6 +20,7 @@ from supervisord_ai.core.policies import BackendSpec, CachePolicy, LimitsPolicy,
 from supervisord_ai.core.rate_limit import Rate
 from supervisord_ai.core.roster import ClassPolicy, Roster
 from supervisord_ai.core.scheduler import Scheduler
+from supervisord_ai.duty import kept_up
 from supervisord_ai.errors import PeerGone, Refused
 from supervisord_ai.gateway.backends import Backend, BackendState
 from supervisord_ai.gateway.backlog import Backlog, Kept
@@ -27,7 +28,6 @@ from supervisord_ai.gateway.cache import AnswerCache, Place, replay
 from supervisord_ai.gateway.classify import classify
 from supervisord_ai.gateway.desk import Desk
 from supervisord_ai.gateway.dispatch import Dispatch
-from supervisord_ai.gateway.duty import kept_up
 from supervisord_ai.gateway.forward import Forward
 from supervisord_ai.gateway.headers import hit_headers, kept_headers, not_granted, rfc3339
 from supervisord_ai.gateway.ingest import Ingest

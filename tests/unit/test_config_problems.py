@@ -375,7 +375,6 @@ def test_the_keys_without_effect_are_these() -> None:
         "rollout.group_size",
         "rollout.min_ready",
         "rollout.max_failures",
-        "retention.events",
         "alerts",
     )
 
