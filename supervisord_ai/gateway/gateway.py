@@ -42,6 +42,7 @@ from supervisord_ai.serve.http import Exchange, Handler
 from supervisord_ai.store.cache import CacheFile
 from supervisord_ai.store.requests import Requests
 from supervisord_ai.wire.faces import refusal
+from supervisord_ai.wire.gzip_body import is_gzip
 from supervisord_ai.wire.http1 import RequestHead
 from supervisord_ai.wire.ollama import unload_body
 
@@ -171,15 +172,15 @@ class Gateway:
             self._tell(AgentAsked(caller.name, caller.generation))
         is_owner = caller.kind is CallerKind.OWNER
         matched = find_route(head.method, head.path)
-        has_body = isinstance(matched, Matched) and (is_owner or matched.route.kind is not Kind.ADMIN)
         # What is refused whatever its body says is refused without reading it: no `100 Continue`, no 64 MB for nothing.
-        if not has_body:
+        if not isinstance(matched, Matched) or (matched.route.kind is Kind.ADMIN and not is_owner):
             await self._serve_body(exchange, caller, b"")
             return
-        declared = head.body_bytes  # None: in chunks, so it is counted once it is here
+        is_packed = is_gzip(head.headers) and matched.route.kind is not Kind.ADMIN  # a blob is stored as it comes
+        declared = head.body_bytes if not is_packed else None  # None: in chunks, or packed, so it is counted once it is here
         limit = self._limits.body_bytes if declared is not None else min(self._limits.body_bytes, self._ingest.free_bytes)
         with self._ingest.held(min(declared or 0, self._limits.body_bytes)):
-            body = await exchange.body(limit)
+            body = await exchange.body(limit, gunzip=is_packed)
             with self._ingest.held(len(body) if declared is None else 0):
                 await self._serve_body(exchange, caller, body)
 

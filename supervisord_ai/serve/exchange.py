@@ -14,6 +14,7 @@ import trio
 
 from supervisord_ai.errors import PeerGone, Refused
 from supervisord_ai.serve.connection import Connection, Peer
+from supervisord_ai.wire.gzip_body import Gunzip, GzipError
 from supervisord_ai.wire.http1 import (
     END,
     LAST_CHUNK,
@@ -118,11 +119,11 @@ class Exchange:
 
     # --- the request -----------------------------------------------------------------------------------------------
 
-    async def body(self, max_bytes: int | None = None) -> bytes:
-        """Return the whole body; asking again returns the same.
+    async def body(self, max_bytes: int | None = None, *, gunzip: bool = False) -> bytes:
+        """Return the whole body; asking again returns the same. `gunzip` it where the head says so.
 
-        Sends `100 Continue` first where the caller waits for it.
-        Raises: Refused (413 above `max_bytes`, 408 when nothing more comes, 400 for broken framing), PeerGone.
+        Sends `100 Continue` first where the caller waits for it. `max_bytes` bounds both what comes and what it stands for.
+        Raises: Refused (413 above `max_bytes`, 408 when nothing more comes, 400 for broken framing or gzip), PeerGone.
         """
         if self._body is not None:
             return self._body
@@ -134,11 +135,23 @@ class Exchange:
         if self._owes_continue:
             self._owes_continue = False
             await self._connection.send_all(b"HTTP/1.1 100 Continue\r\n\r\n")
-        received = bytearray()
-        while (piece := await self._next_piece()) is not None:
-            received += piece
-            if len(received) > limit:
-                raise self._fail(413, "http: request body too large")
+        received, came = bytearray(), 0
+        packed = Gunzip() if gunzip else None
+        try:
+            while (data := await self._next_piece()) is not None:
+                came += len(data)
+                if came > limit:  # also of what stands for nothing
+                    raise self._fail(413, "http: request body too large")
+                for piece in (data,) if packed is None else packed.feed(data):
+                    received += piece
+                    if len(received) > limit:
+                        raise self._fail(413, "http: request body too large")
+                    if packed is not None:
+                        await trio.lowlevel.checkpoint()  # a few bytes may stand for many
+            if packed is not None:
+                packed.end()
+        except GzipError as exc:
+            raise self._fail(400, str(exc)) from exc
         self._body = bytes(received)
         return self._body
 
