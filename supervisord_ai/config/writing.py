@@ -22,11 +22,9 @@ _DURATIONS = ("d", "h", "m", "s", "ms")
 def toml_of(config: Config, *, with_agents: bool = False) -> str:
     """Return the whole config as TOML, every default written out. `with_agents` resolves each agent instead of counting them."""
     lines: list[str] = []
-    for name, policy in _sections(config):
-        lines += [f"[{name}]", *_table(SINGLE_TABLES[name], policy)]
-        for key, nested in _nested(SINGLE_TABLES[name]):
-            lines += [f"[{name}.{key}]", *_table(nested, policy)]
-        lines.append("")
+    for name, kind, policy in sections_of(config):
+        lines += [*([""] if "." not in name and lines else []), f"[{name}]", *_table(kind, policy)]
+    lines.append("")
     lines += ["[models]", *_table(ModelsTable, config.models)]
     for model, pins in config.models.each:
         lines += [f"[models.{_key(model)}]", *_table(ModelTable, pins)]
@@ -48,8 +46,8 @@ def as_json(config: Config) -> Any:
     return msgspec.to_builtins(config)
 
 
-def _sections(config: Config) -> Iterator[tuple[str, object]]:
-    """Yield each single table with the value its keys are attributes of."""
+def sections_of(config: Config) -> Iterator[tuple[str, type[Table], object]]:
+    """Yield each table that stands once, nested ones too, with its name, its keys and the value they are attributes of."""
     apart: dict[str, object] = {
         "web": _Bag(listen=config.web_listen),
         "gpu": _Bag(unload_at=config.gpu_unload_at),
@@ -57,8 +55,11 @@ def _sections(config: Config) -> Iterator[tuple[str, object]]:
         "retention": _Bag(events_s=config.retention_events_s),
         "guests": _Bag(allow=config.guests_allow),
     }
-    for name in SINGLE_TABLES:
-        yield name, apart[name] if name in apart else getattr(config, name)
+    for name, kind in SINGLE_TABLES.items():
+        policy = apart[name] if name in apart else getattr(config, name)
+        yield name, kind, policy
+        for key, nested in _nested(kind):
+            yield f"{name}.{key}", nested, policy
 
 
 class _Bag:
@@ -76,15 +77,17 @@ def _nested(kind: type[Table]) -> Iterator[tuple[str, type[Table]]]:
 
 
 def _table(kind: type[Table], policy: object, skip: frozenset[str] = frozenset()) -> list[str]:
-    lines = []
+    return [f"{key} = {written}" for key, written in keys_of(kind, policy, skip)]
+
+
+def keys_of(kind: type[Table], policy: object, skip: frozenset[str] = frozenset()) -> Iterator[tuple[str, str]]:
+    """Yield the keys of a table and their values as TOML; one that only being left out says is left out."""
     for field in msgspec.structs.fields(kind):
         if nested_table(field.type) is not None or field.name in skip or not hasattr(policy, field.name):
             continue
-        value = getattr(policy, field.name)
-        written = toml_value(value, field.type)
+        written = toml_value(getattr(policy, field.name), field.type)
         if written is not None:
-            lines.append(f"{field.encode_name} = {written}")
-    return lines
+            yield field.encode_name, written
 
 
 def _class(policy: ClassPolicy) -> list[str]:
