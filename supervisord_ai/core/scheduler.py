@@ -23,11 +23,13 @@ runner: one that the load overtook on its way would have its model loaded right 
 from __future__ import annotations
 
 import math
-from bisect import insort
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from supervisord_ai.core.estimate import ServiceTimes
+from supervisord_ai.core.waiting import Entry, Ticket, Waiting
+
+__all__ = ["Scheduler", "SchedulerPolicy", "Ticket", "Start", "Load", "Expire", "Effect", "Lease", "Standing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,27 +43,6 @@ class SchedulerPolicy:
     window_s: float = 60.0
     bypass_max: int = 20
     arrival_s: float = 5.0  # after this a call that was started is at its runner, byte or not
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """What the scheduler knows of one waiting request. Times are monotonic seconds.
-
-    `start_by`: it is never started at or after that. `not_before`: not earlier than that (its rate; the grace of an orphan).
-    `model` is canonical; None asks for none. `is_load` tickets are the caller's own load calls: they use the load lane.
-    """
-
-    id: str
-    agent: str
-    agent_class: str
-    priority: int
-    arrived_at: float
-    start_by: float
-    model: str | None = None
-    weight: float = 1.0
-    not_before: float = -math.inf
-    is_embedding: bool = False
-    is_load: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +108,10 @@ class _Decayed:
 
 @dataclass(slots=True)
 class _Agent:
-    """One agent's waiting tickets, first first, and what it has used."""
+    """When an agent's turn began, and what it has used."""
 
     turn_at: float = -math.inf
     used: _Decayed = field(default_factory=_Decayed)
-    waiting: list[tuple[float, int, Ticket]] = field(default_factory=list)  # (key, sequence, ticket)
 
 
 @dataclass(slots=True)
@@ -166,18 +146,6 @@ class _Backend:
         return ticket.model not in self.resident and ticket.model not in self.unloadable
 
 
-@dataclass(frozen=True, slots=True)
-class _Head:
-    key: float
-    share: float
-    sequence: int
-    ticket: Ticket
-
-    @property
-    def order(self) -> tuple[float, float, int]:
-        return self.share, self.key, self.sequence
-
-
 class Scheduler:
     """The backlog in memory and the slots of every backend. The one writer of both."""
 
@@ -187,27 +155,18 @@ class Scheduler:
         self._backends = {name: _Backend(name, count) for name, count in slots.items()}
         self._agents: dict[str, _Agent] = {}
         self._class_used: dict[str, _Decayed] = {}
-        self._tickets: dict[str, Ticket] = {}
-        self._sequence = 0
+        self._waiting = Waiting(self.policy.level_s)
 
     # --- events --------------------------------------------------------------------------------------------------------
 
     def push(self, ticket: Ticket) -> None:
         """Add a ticket to the backlog. Ids are unique among the waiting."""
-        if ticket.id in self._tickets:
-            raise ValueError(f"ticket {ticket.id} is already waiting")
-        self._sequence += 1
-        self._tickets[ticket.id] = ticket
-        key = ticket.arrived_at + ticket.priority * self.policy.level_s
-        insort(self._agents.setdefault(ticket.agent, _Agent()).waiting, (key, self._sequence, ticket))
+        self._waiting.push(ticket)
+        self._agents.setdefault(ticket.agent, _Agent())
 
     def remove(self, ticket_id: str) -> Ticket | None:
         """Take a waiting ticket out: its caller left, or it was cancelled. None when it does not wait."""
-        ticket = self._tickets.pop(ticket_id, None)
-        if ticket is not None:
-            waiting = self._agents[ticket.agent].waiting
-            waiting[:] = [entry for entry in waiting if entry[2].id != ticket_id]
-        return ticket
+        return self._waiting.remove(ticket_id)
 
     def arrived(self, ticket_id: str) -> None:
         """The first byte of a started call's answer is here."""
@@ -283,7 +242,7 @@ class Scheduler:
 
     def decide(self, now: float) -> list[Effect]:
         """Return everything that is to be done now."""
-        effects: list[Effect] = [Expire(ticket) for ticket in self._take_expired(now)]
+        effects: list[Effect] = [Expire(ticket) for ticket in self._waiting.advance(now)]
         for backend in self._backends.values():
             while backend.is_ready and backend.loading is None and backend.busy < backend.slots:
                 ticket = self._choose(backend, now)
@@ -303,20 +262,14 @@ class Scheduler:
 
     def next_decision_at(self, now: float) -> float:
         """Return when the passing of time alone changes a decision: a not-before, a start-by, an arrival. Infinity: never."""
-        times = [t for ticket in self._tickets.values() for t in (ticket.not_before, ticket.start_by)]
-        if times:
-            leases = (lease for backend in self._backends.values() for lease in backend.leases.values())
-            times += [lease.started_at + self.policy.arrival_s for lease in leases if not lease.has_arrived]
-        return min((t for t in times if t > now), default=math.inf)
+        if not self._waiting:
+            return math.inf
+        leases = (lease for backend in self._backends.values() for lease in backend.leases.values() if not lease.has_arrived)
+        arrivals = (lease.started_at + self.policy.arrival_s for lease in leases)
+        return min(self._waiting.next_time(), min((t for t in arrivals if t > now), default=math.inf))
 
     def _backend_of(self, ticket_id: str) -> _Backend:
         return next(backend for backend in self._backends.values() if ticket_id in backend.leases)
-
-    def _take_expired(self, now: float) -> list[Ticket]:
-        late = [ticket for ticket in self._tickets.values() if ticket.start_by <= now]
-        for ticket in late:
-            self.remove(ticket.id)
-        return late
 
     def _start(self, ticket: Ticket, backend: _Backend, now: float) -> Start:
         self.remove(ticket.id)
@@ -327,38 +280,42 @@ class Scheduler:
         return Start(ticket, backend.name)
 
     def _choose(self, backend: _Backend, now: float) -> Ticket | None:
-        heads = list(self._heads(backend, now))  # 1
+        heads = [(self._turn_key(entry), entry[1], entry[2]) for entry in self._waiting.heads(backend.can_take)]  # 1
         if not heads:
             return None
         under_floor = self._class_under_floor(heads, now)  # 2
         if under_floor is not None:
-            heads = [head for head in heads if head.ticket.agent_class == under_floor]
-        first = self._first(heads)  # 3, 4
-        if not backend.needs_load(first.ticket):
-            return first.ticket
-        at_hand = [head for head in heads if not backend.needs_load(head.ticket)]  # 5
+            heads = [head for head in heads if head[2].agent_class == under_floor]
+        first = self._first(heads, now)  # 3, 4
+        if not backend.needs_load(first):
+            return first
+        at_hand = [head for head in heads if not backend.needs_load(head[2])]  # 5
         if not at_hand or backend.bypassed >= self.policy.bypass_max:
-            return first.ticket
+            return first
         backend.bypassed += 1
-        return self._first(at_hand).ticket
+        return self._first(at_hand, now)
 
-    def _heads(self, backend: _Backend, now: float) -> Iterator[_Head]:
-        """The first ticket of each agent that could start now, with its key and its agent's share."""
+    def _turn_key(self, entry: Entry) -> float:
+        """The key with which a ticket competes: of its arrival, or of the beginning of its agent's turn if that was later."""
+        ticket = entry[2]
+        return max(ticket.arrived_at, self._agents[ticket.agent].turn_at) + ticket.priority * self.policy.level_s
+
+    def _first(self, heads: list[Entry], now: float) -> Ticket:
+        """The one whose agent has used least for its weight, of those who came within the band of the first."""
+        band_end = min(head[0] for head in heads) + self.policy.band_s
+        band = [head for head in heads if head[0] < band_end]
+        if len(band) == 1:
+            return band[0][2]
         running = self._running_seconds(now)
-        for name, agent in self._agents.items():
-            for _, sequence, ticket in agent.waiting:
-                if ticket.not_before > now or not backend.can_take(ticket.model):
-                    continue
-                used_s = agent.used.value(now, self.policy.window_s) + running.get(name, 0.0)
-                key = max(ticket.arrived_at, agent.turn_at) + ticket.priority * self.policy.level_s
-                yield _Head(key, used_s / ticket.weight, sequence, ticket)
-                break
 
-    def _first(self, heads: list[_Head]) -> _Head:
-        band_end = min(head.key for head in heads) + self.policy.band_s
-        return min((head for head in heads if head.key < band_end), key=lambda head: head.order)
+        def order(head: Entry) -> tuple[float, float, int]:
+            key, sequence, ticket = head
+            used_s = self._agents[ticket.agent].used.value(now, self.policy.window_s) + running.get(ticket.agent, 0.0)
+            return used_s / ticket.weight, key, sequence
 
-    def _class_under_floor(self, heads: list[_Head], now: float) -> str | None:
+        return min(band, key=order)[2]
+
+    def _class_under_floor(self, heads: list[Entry], now: float) -> str | None:
         """The class furthest below its floor that has somebody who has waited long enough."""
         policy = self.policy
         used_s = {name: used.value(now, policy.window_s) for name, used in self._class_used.items()}
@@ -369,7 +326,7 @@ class Scheduler:
         total_s = sum(used_s.values())
         if total_s <= 0.0:
             return None
-        patient = {h.ticket.agent_class for h in heads if now - h.ticket.arrived_at >= policy.floor_patience_s}
+        patient = {ticket.agent_class for _, _, ticket in heads if now - ticket.arrived_at >= policy.floor_patience_s}
         floor = min(policy.floor, 1.0 / max(len(patient), 1))
         shares = sorted((used_s.get(name, 0.0) / total_s, name) for name in patient)
         return shares[0][1] if shares and shares[0][0] < floor else None
@@ -388,24 +345,23 @@ class Scheduler:
         if len(self._agents) <= 512:
             return
         window_s = self.policy.window_s
-        for name in [n for n, a in self._agents.items() if not a.waiting and a.used.value(now, window_s) < 0.001]:
+        for name in [n for n, a in self._agents.items() if not self._waiting.count_of(n) and a.used.value(now, window_s) < 0.001]:
             del self._agents[name]
 
     # --- looks ---------------------------------------------------------------------------------------------------------
 
     def waiting(self, ticket_id: str) -> Ticket | None:
         """Return a waiting ticket."""
-        return self._tickets.get(ticket_id)
+        return self._waiting.get(ticket_id)
 
     def queued_of(self, agent: str) -> int:
         """Return how many of this agent's requests wait."""
-        known = self._agents.get(agent)
-        return len(known.waiting) if known is not None else 0
+        return self._waiting.count_of(agent)
 
     @property
     def queued(self) -> int:
         """How many wait."""
-        return len(self._tickets)
+        return len(self._waiting)
 
     @property
     def slots(self) -> int:
@@ -434,20 +390,14 @@ class Scheduler:
 
     def order(self) -> list[Ticket]:
         """Return the waiting in about the order they would start: agents in turns, by key within a turn."""
-        ranked: list[tuple[int, float, int, Ticket]] = []
-        for agent in self._agents.values():
-            for turn, (_, sequence, ticket) in enumerate(agent.waiting):
-                key = max(ticket.arrived_at, agent.turn_at) + ticket.priority * self.policy.level_s
-                ranked.append((turn, key, sequence, ticket))
-        return [entry[3] for entry in sorted(ranked, key=lambda entry: entry[:3])]
+        return self._waiting.order(self._turn_key)
 
     def standing(self, ticket_id: str, now: float) -> Standing | None:
         """Return where a waiting ticket stands and what it waits for, in words for people; None when it does not wait."""
-        ticket = self._tickets.get(ticket_id)
+        ticket = self._waiting.get(ticket_id)
         if ticket is None:
             return None
-        ahead = next(i for i, other in enumerate(self.order()) if other.id == ticket_id)
-        return Standing(ahead, self.reason(ticket, now))
+        return Standing(self._waiting.ahead(ticket_id, self._turn_key), self.reason(ticket, now))
 
     def reason(self, ticket: Ticket, now: float) -> str:
         """Return why a waiting ticket waits."""
