@@ -2,7 +2,10 @@
 
 A refusal happens before anything is written: nothing was promised, nothing is queued. What was asked is clamped, never
 refused, where a smaller wish can be granted (a priority better than the class's ceiling); it is refused where granting less
-would be a lie (a deadline that cannot be read).
+would be a lie (a deadline that cannot be read, or that the backlog cannot keep).
+
+Who waits on a connection is bounded per caller (`max_queued`) and over all (`memory_max`). Who asked `Prefer: respond-async`
+waits on disk and is bounded over all only (`async_max`), except guests: nobody vouches for what they would put there.
 """
 
 from __future__ import annotations
@@ -19,6 +22,11 @@ from supervisord_ai.errors import Refused
 KEY_MAX_CHARS = 255
 DEADLINE_MAX_S = 86_400.0
 PRIORITIES = range(1, 11)
+GUEST = "guest"  # the class of callers nobody vouches for
+# Node's fetch gives up at 300 s without a byte: a caller that gets one body must have it by then, with some room for the way.
+ONE_BODY_WITHIN_S = 290.0
+# A generation that is expected to take longer than that is a patient caller's: it is given this long to start all the same.
+ONE_BODY_START_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,7 @@ class Asked:
     priority: int | None = None
     deadline_s: float | None = None
     cache: CacheWish = CacheWish()
+    is_async: bool = False
 
 
 def read_asked(header: Callable[[str], str | None]) -> Asked:
@@ -52,6 +61,7 @@ def read_asked(header: Callable[[str], str | None]) -> Asked:
         priority=_priority(header("X-AI-Priority")),
         deadline_s=_deadline(header("X-AI-Deadline")),
         cache=_cache_wish(header("Cache-Control") or ""),
+        is_async=_prefers_async(header("Prefer") or ""),
     )
 
 
@@ -73,33 +83,77 @@ class Rejected:
     retry_after_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many wait already. `of_agent`: what of this caller counts against its `max_queued`; `asynchronous` are not in `whole`.
+
+    `wait_s`: the estimated wait behind everybody.
+    """
+
+    of_agent: int = 0
+    whole: int = 0
+    asynchronous: int = 0
+    wait_s: float = 0.0
+
+
+StartsAt = Callable[[Admitted], float | None]
+
+
 def admit(
     asked: Asked,
     policy: ClassPolicy,
     queue: QueuePolicy,
     rate: Rate | None,
+    counts: Counts,
     *,
-    queued_of_agent: int,
-    queued: int,
-    wait_s: float,
     now: float,
+    one_body_s: float | None = None,
+    starts_at: StartsAt | None = None,
 ) -> Admitted | Rejected:
-    """Decide, and take the caller's place in its rate if it is admitted. `wait_s`: the estimated wait behind everybody."""
-    if queued_of_agent >= policy.max_queued:
-        own_wait_s = wait_s * queued_of_agent / max(queued, 1)
-        what = f"{queued_of_agent} requests of this caller wait already, and its class {policy.name} may have {policy.max_queued}"
-        return Rejected(429, what, retry_after(own_wait_s))
-    if queued >= queue.memory_max:
-        return Rejected(503, f"{queued} requests wait already, the backlog is full", retry_after(wait_s))
-    start_by = now + (queue.deadline_s if asked.deadline_s is None else asked.deadline_s)
-    not_before = now
+    """Decide, and take the caller's place in its rate if it is admitted.
+
+    `one_body_s`: the estimated generation, for a caller that gets one body. `starts_at` forecasts when it would start, None
+    when that cannot be known; it is asked last.
+    """
+    full = _full(asked, policy, queue, counts)
+    if full is not None:
+        return full
+    start_by = now + start_within_s(asked, queue, one_body_s)
+    not_before = rate.next_at(now) if rate is not None else now
+    if not_before > now and (policy.over_rate is OverRate.REJECT or not_before >= start_by):
+        what = f"over the rate of class {policy.name}, {policy.rate_per_min:g} a minute"
+        return Rejected(429, what, retry_after(not_before - now))
+    admitted = Admitted(priority_for(asked.priority, policy), start_by, not_before)
+    at = starts_at(admitted) if starts_at is not None else None
+    if at is not None and at >= start_by:
+        what = f"it would start in about {at - now:.0f} s, and its deadline to start is in {start_by - now:.0f} s"
+        return Rejected(503, what, retry_after(at - start_by))
     if rate is not None:
-        not_before = rate.next_at(now)
-        if not_before > now and (policy.over_rate is OverRate.REJECT or not_before >= start_by):
-            what = f"over the rate of class {policy.name}, {policy.rate_per_min:g} a minute"
-            return Rejected(429, what, retry_after(not_before - now))
         rate.take(now)
-    return Admitted(priority_for(asked.priority, policy), start_by, not_before)
+    return admitted
+
+
+def start_within_s(asked: Asked, queue: QueuePolicy, one_body_s: float | None) -> float:
+    """Return how long a request may wait for its start."""
+    usual_s = queue.async_deadline_s if asked.is_async else queue.deadline_s
+    within_s = usual_s if asked.deadline_s is None else asked.deadline_s
+    if asked.is_async or one_body_s is None:
+        return within_s
+    return min(within_s, max(ONE_BODY_WITHIN_S - one_body_s, ONE_BODY_START_S))
+
+
+def _full(asked: Asked, policy: ClassPolicy, queue: QueuePolicy, counts: Counts) -> Rejected | None:
+    is_counted = not asked.is_async or policy.name == GUEST
+    if is_counted and counts.of_agent >= policy.max_queued:
+        own_wait_s = counts.wait_s * counts.of_agent / max(counts.whole + counts.asynchronous, 1)
+        what = f"{counts.of_agent} requests of this caller wait already, and its class {policy.name} may have {policy.max_queued}"
+        return Rejected(429, what, retry_after(own_wait_s))
+    if asked.is_async and counts.asynchronous >= queue.async_max:
+        what = f"{counts.asynchronous} asynchronous requests wait already, the backlog is full"
+        return Rejected(503, what, retry_after(counts.wait_s))
+    if not asked.is_async and counts.whole >= queue.memory_max:
+        return Rejected(503, f"{counts.whole} requests wait already, the backlog is full", retry_after(counts.wait_s))
+    return None
 
 
 def priority_for(asked: int | None, policy: ClassPolicy) -> int:
@@ -133,6 +187,11 @@ def _deadline(text: str | None) -> float | None:
     if not 0.0 < seconds <= DEADLINE_MAX_S:  # also refuses nan
         raise Refused(400, f"X-AI-Deadline must be seconds, more than 0 and at most {DEADLINE_MAX_S:.0f}")
     return seconds
+
+
+def _prefers_async(text: str) -> bool:
+    """RFC 7240: preferences are separated by commas, each perhaps with parameters; what is not known is passed over."""
+    return any(part.partition(";")[0].strip().lower() == "respond-async" for part in text.split(","))
 
 
 def _cache_wish(text: str) -> CacheWish:

@@ -13,6 +13,8 @@ The order, when a slot of a backend is free:
 4. Heads within `band_s` of the first compete by least slot-seconds over weight, decayed over a minute, running ones estimated.
 5. A head whose model is not resident may be passed by others whose model is, at most `bypass_max` times: two models that do
    not fit together are swapped once for many calls. Then the model is loaded.
+6. Whoever starts takes along all twins that wait for the same answer, and, when nothing else of the backend is free for its
+   model, embeds that came with it (`core/coalesce.py`, `core/batch.py`).
 
 A load takes a slot and nothing else starts on its backend until it is done: Ollama replaces a runner only when nobody uses
 it, and new calls would keep it busy for ever (ollama#14578). There is one load at a time, because a call cancelled while it
@@ -23,10 +25,11 @@ runner: one that the load overtook on its way would have its model loaded right 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from supervisord_ai.core.estimate import ServiceTimes
+from supervisord_ai.core.batch import BatchPolicy, merge
+from supervisord_ai.core.estimate import Forecast, Lanes, Line, ServiceTimes, forecast
 from supervisord_ai.core.waiting import Entry, Ticket, Waiting
 
 __all__ = ["Scheduler", "SchedulerPolicy", "Ticket", "Start", "Load", "Expire", "Effect", "Lease", "Standing"]
@@ -43,14 +46,16 @@ class SchedulerPolicy:
     window_s: float = 60.0
     bypass_max: int = 20
     arrival_s: float = 5.0  # after this a call that was started is at its runner, byte or not
+    batch: BatchPolicy = BatchPolicy()
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Give this ticket a slot of this backend; `settle` it exactly once."""
+    """Give this ticket a slot of this backend; `settle` it exactly once. `riders` come along on the same slot."""
 
     ticket: Ticket
     backend: str
+    riders: tuple[Ticket, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +142,22 @@ class _Backend:
             return True
         return sum(lease.ticket.model == model for lease in self.leases.values()) < self.model_slots[model]
 
+    def has_more_room(self, model: str | None) -> bool:
+        """Whether a second call of this model could start beside the one that starts now."""
+        limit = self.slots if model is None else self.model_slots.get(model, self.slots)
+        running = sum(lease.ticket.model == model for lease in self.leases.values())
+        return self.busy + 1 < self.slots and running + 1 < limit
+
+    def free_at(self, now: float) -> list[float]:
+        """When each slot comes free, as far as can be told."""
+        busy = [max(now, lease.started_at + lease.estimate_s) for lease in self.leases.values()]
+        return [*busy, *[now] * (self.slots - len(busy))]
+
+    def model_free_at(self, model: str, now: float) -> list[float]:
+        """The same for the slots of a model, which may have fewer."""
+        busy = [max(now, lease.started_at + lease.estimate_s) for lease in self.leases.values() if lease.ticket.model == model]
+        return [*busy, *[now] * (self.model_slots.get(model, self.slots) - len(busy))]
+
     def awaits_arrivals(self, now: float, arrival_s: float) -> bool:
         return any(not lease.has_arrived and now < lease.started_at + arrival_s for lease in self.leases.values())
 
@@ -174,6 +195,11 @@ class Scheduler:
             if ticket_id in backend.leases:
                 backend.leases[ticket_id] = replace(backend.leases[ticket_id], has_arrived=True)
 
+    def hand_over(self, ticket_id: str, heir: Ticket) -> None:
+        """The holder of a slot has left; from now on it is held, and paid for, by somebody who shares the call."""
+        backend = self._backend_of(ticket_id)
+        backend.leases[heir.id] = replace(backend.leases.pop(ticket_id), ticket=heir)
+
     def put_back(self, ticket_id: str) -> None:
         """A started ticket reached nobody: it waits again where it stood, and is charged nothing."""
         backend = self._backend_of(ticket_id)
@@ -183,20 +209,29 @@ class Scheduler:
         self._agents.setdefault(ticket.agent, _Agent()).turn_at = -math.inf
         self.push(ticket)
 
-    def settle(self, ticket_id: str, now: float, *, ended_well: bool = True) -> Lease:
-        """Free the slot of a started ticket and charge its agent and class for the time it held it."""
+    def settle(
+        self, ticket_id: str, now: float, *, ended_well: bool = True, parts: Sequence[tuple[Ticket, float]] = ()
+    ) -> Lease:
+        """Free the slot of a started ticket and charge its agent and class for the time it held it.
+
+        `parts`: those who shared it, with the weights by which they are charged.
+        """
         backend = self._backend_of(ticket_id)
         lease = backend.leases.pop(ticket_id)
         held_s = now - lease.started_at
         window_s = self.policy.window_s
-        self._agents.setdefault(lease.ticket.agent, _Agent()).used.add(held_s, now, window_s)
-        self._class_used.setdefault(lease.ticket.agent_class, _Decayed()).add(held_s, now, window_s)
+        parts = parts or [(lease.ticket, 1.0)]
+        whole = sum(weight for _, weight in parts)
+        for ticket, weight in parts:
+            part_s = held_s * weight / whole
+            self._agents.setdefault(ticket.agent, _Agent()).used.add(part_s, now, window_s)
+            self._class_used.setdefault(ticket.agent_class, _Decayed()).add(part_s, now, window_s)
         if lease.ticket.is_load:
             backend.loading = None
             # What this load pushed out is not known yet; a needless load call costs a millisecond, a stale belief a swap.
             backend.resident = frozenset({lease.ticket.model} if ended_well and lease.ticket.model is not None else ())
         elif ended_well:
-            self.service.note(lease.ticket.model, held_s)
+            self.service.note(lease.ticket.model, held_s, is_embedding=lease.ticket.is_embedding)
         self._forget_idle_agents(now)
         return lease
 
@@ -272,12 +307,25 @@ class Scheduler:
         return next(backend for backend in self._backends.values() if ticket_id in backend.leases)
 
     def _start(self, ticket: Ticket, backend: _Backend, now: float) -> Start:
-        self.remove(ticket.id)
-        self._agents[ticket.agent].turn_at = now
-        backend.leases[ticket.id] = Lease(ticket, backend.name, now, self.service.of(ticket.model))
+        riders = self._riders(ticket, backend, now)  # 6
+        for each in (ticket, *riders):
+            self.remove(each.id)
+            self._agents[each.agent].turn_at = now
+        estimate_s = self.service.of(ticket.model, is_embedding=ticket.is_embedding)
+        backend.leases[ticket.id] = Lease(ticket, backend.name, now, estimate_s)
         if ticket.is_load:
             backend.loading = ticket.model
-        return Start(ticket, backend.name)
+        return Start(ticket, backend.name, tuple(riders))
+
+    def _riders(self, ticket: Ticket, backend: _Backend, now: float) -> list[Ticket]:
+        riders = self._waiting.twins(ticket)
+        if ticket.merges is None or backend.has_more_room(ticket.model):
+            return riders
+        twins = {twin.id for twin in riders}
+        others = [other for other in self._waiting.mergeable(ticket) if other.id not in twins]
+        merged = merge(ticket, others, self.policy.batch, now)
+        riders = [*riders, *merged, *(twin for each in merged for twin in self._waiting.twins(each))]
+        return list({rider.id: rider for rider in riders}.values())
 
     def _choose(self, backend: _Backend, now: float) -> Ticket | None:
         heads = [(self._turn_key(entry), entry[1], entry[2]) for entry in self._waiting.heads(backend.can_take)]  # 1
@@ -398,6 +446,31 @@ class Scheduler:
         if ticket is None:
             return None
         return Standing(self._waiting.ahead(ticket_id, self._turn_key), self.reason(ticket, now))
+
+    def forecast(self, mine: Ticket, now: float, *, entering: Iterable[Ticket] = (), until: float = math.inf) -> Forecast | None:
+        """Return when a ticket will start, `entering` being those about to be pushed; None while no backend answers.
+
+        `mine` waits, or is one of `entering`, or is put behind both. What starts after `until` is only reckoned.
+        """
+        ready = [backend for backend in self._backends.values() if backend.is_ready]
+        if not ready:
+            return None
+        extra = list(entering)
+        if mine.id not in self._waiting and all(ticket.id != mine.id for ticket in extra):
+            extra.append(mine)
+        lines = self._waiting.lines(extra)
+        limited = {model for backend in ready for model, slots in backend.model_slots.items() if slots > 0}
+        return forecast(
+            mine,
+            [Line(self._agents[agent].turn_at if agent in self._agents else -math.inf, line) for agent, line in lines],
+            Lanes(
+                tuple(at for backend in ready for at in backend.free_at(now)),
+                {model: tuple(at for backend in ready for at in backend.model_free_at(model, now)) for model in limited},
+            ),
+            self.service,
+            now=now,
+            until=until,
+        )
 
     def reason(self, ticket: Ticket, now: float) -> str:
         """Return why a waiting ticket waits."""

@@ -1,10 +1,11 @@
 """Keeps who waits, so that a decision costs the same whether 50 wait or 50,000. Decides nothing, and knows no slots.
 
-Four indexes over the same tickets, each for one question:
+Five indexes over the same tickets, each for one question:
 - by agent, sorted by key: how many of this agent wait, and who stands where (`count_of`, `order`, `ahead`).
 - by agent and model, sorted by key: who of each agent could start now (`heads`). Only tickets whose not-before time has come
   are in it: 400 requests of an agent that is over its rate cost nothing until they are due.
 - by start-by time and by not-before time, two heaps: whom the passing of time concerns (`advance`, `next_time`).
+- by what they share: who is answered by the same upstream call (`twins`), whose texts may go into one list (`mergeable`).
 
 A ticket that leaves stays in the heaps until its time comes, or until half of a heap is such leftovers.
 A ticket's key never changes, so nothing is ever re-sorted.
@@ -20,11 +21,21 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Mergeable:
+    """What may go into one list with others of the same `key`, and how much it would put in."""
+
+    key: bytes
+    items: int
+    chars: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ticket:
     """What the scheduler knows of one waiting request. Times are monotonic seconds.
 
     `start_by`: it is never started at or after that. `not_before`: not earlier than that (its rate; the grace of an orphan).
     `model` is canonical; None asks for none. `is_load` tickets are the caller's own load calls: they use the load lane.
+    `shares`: tickets with the same one are answered by one call. `merges`: tickets with the same key may become one call.
     """
 
     id: str
@@ -38,6 +49,8 @@ class Ticket:
     not_before: float = -math.inf
     is_embedding: bool = False
     is_load: bool = False
+    shares: bytes | None = None
+    merges: Mergeable | None = None
 
 
 Entry = tuple[float, int, Ticket]
@@ -57,6 +70,7 @@ class Waiting:
         self._start_by: list[_Time] = []
         self._not_before: list[_Time] = []
         self._sequence = 0
+        self._alike: dict[tuple[str, bytes], dict[str, Ticket]] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -73,6 +87,8 @@ class Waiting:
         self._sequence += 1
         entry = (ticket.arrived_at + ticket.priority * self._level_s, self._sequence, ticket)
         self._entries[ticket.id] = entry
+        for place in _alike(ticket):
+            self._alike.setdefault(place, {})[ticket.id] = ticket
         insort(self._by_agent.setdefault(ticket.agent, []), entry)
         if ticket.not_before > -math.inf:
             heapq.heappush(self._not_before, (ticket.not_before, self._sequence, ticket.id))
@@ -87,6 +103,10 @@ class Waiting:
         if entry is None:
             return None
         ticket = entry[2]
+        for place in _alike(ticket):
+            del self._alike[place][ticket_id]
+            if not self._alike[place]:
+                del self._alike[place]
         if _take(self._by_agent[ticket.agent], entry):
             del self._by_agent[ticket.agent]
         lanes = self._startable.get(ticket.agent, {})
@@ -139,6 +159,16 @@ class Waiting:
         return current
 
     # --- looks ---------------------------------------------------------------------------------------------------------
+
+    def twins(self, ticket: Ticket) -> list[Ticket]:
+        """The others that wait and would be answered by the call of this one, first come first."""
+        alike = self._alike.get(("shares", ticket.shares), {}) if ticket.shares is not None else {}
+        return [twin for twin in alike.values() if twin.id != ticket.id]
+
+    def mergeable(self, ticket: Ticket) -> list[Ticket]:
+        """The others that wait and whose texts may go into one list with those of this one, first come first."""
+        alike = self._alike.get(("merges", ticket.merges.key), {}) if ticket.merges is not None else {}
+        return [other for other in alike.values() if other.id != ticket.id]
 
     def heads(self, can_take: Callable[[str | None], bool]) -> Iterator[Entry]:
         """The first ticket of each agent that could start now, on a backend that can take calls of these models."""
@@ -197,3 +227,8 @@ def _take(entries: list[Entry], entry: Entry) -> bool:
     if place < len(entries) and entries[place] is entry:
         del entries[place]
     return not entries
+
+
+def _alike(ticket: Ticket) -> list[tuple[str, bytes]]:
+    places = [("shares", ticket.shares)] if ticket.shares is not None else []
+    return [*places, ("merges", ticket.merges.key)] if ticket.merges is not None else places

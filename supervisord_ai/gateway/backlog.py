@@ -22,10 +22,10 @@ from dataclasses import dataclass, replace
 import trio
 
 from supervisord_ai.clock import Clock
-from supervisord_ai.core.admission import Admitted
+from supervisord_ai.core.admission import Admitted, Counts
 from supervisord_ai.core.cache_policy import is_embedding
 from supervisord_ai.core.calls import Call, Face
-from supervisord_ai.core.estimate import retry_after
+from supervisord_ai.core.estimate import Forecast, retry_after
 from supervisord_ai.core.identity import Caller
 from supervisord_ai.core.patience import Patience
 from supervisord_ai.core.policies import QueuePolicy
@@ -86,7 +86,7 @@ class Backlog:
         self._by_key: dict[tuple[str, str], Request] = {}
         self._returning: dict[tuple[str, bytes], deque[str]] = {}  # (agent, digest) -> recovered rows nobody came back to
         self._generations: dict[str, int] = {}
-        self._entering: dict[str, int] = {}  # by agent
+        self._entering: dict[str, Ticket] = {}  # by id: their rows are on their way to the disk
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold the tasks that write rows."""
@@ -124,7 +124,7 @@ class Backlog:
         request = Request(row, call, ticket, Spool(self._space), accepted_at=now)
         request.attempt = 1
         self._know(request)
-        self._entering[row.agent] = self._entering.get(row.agent, 0) + 1
+        self._entering[row.id] = ticket
         self._nursery.start_soon(self._write_row, request)
         return request
 
@@ -136,7 +136,7 @@ class Backlog:
         except StoreFault as exc:
             fault = exc
         finally:
-            self._entering[request.agent] -= 1
+            del self._entering[request.id]
         if request.is_over:  # left while its row was written
             self._requests.cancel(request.id, "its caller left")
         elif fault is not None:
@@ -370,11 +370,37 @@ class Backlog:
 
     def queued_of(self, agent: str) -> int:
         """How many of this agent's requests wait, those entering included."""
-        return self._scheduler.queued_of(agent) + self._entering.get(agent, 0)
+        return self._scheduler.queued_of(agent) + sum(ticket.agent == agent for ticket in self._entering.values())
 
     @property
     def queued(self) -> int:
-        return self._scheduler.queued + sum(self._entering.values())
+        return self._scheduler.queued + len(self._entering)
+
+    def counts(self, agent: str) -> Counts:
+        """Return what admission asks about those who wait already."""
+        wait_s = self._scheduler.service.wait_s(self.queued, self._scheduler.slots)
+        return Counts(of_agent=self.queued_of(agent), whole=self.queued, wait_s=wait_s)
+
+    def forecast(self, caller: Caller, policy: ClassPolicy, call: Call, admitted: Admitted) -> Forecast | None:
+        """Return when a request that is not here yet would start; None while that cannot be known."""
+        now = self._clock.monotonic()
+        ticket = Ticket(
+            id="",
+            agent=caller.name,
+            agent_class=caller.agent_class,
+            priority=admitted.priority,
+            arrived_at=now,
+            start_by=admitted.start_by,
+            model=call.canonical_model,
+            weight=policy.weight,
+            not_before=admitted.not_before,
+            is_embedding=is_embedding(call.route.op),
+        )
+        return self._scheduler.forecast(ticket, now, entering=self._entering.values(), until=admitted.start_by)
+
+    def forecast_of(self, ticket: Ticket) -> Forecast | None:
+        """Return when a request that waits here will start; None while that cannot be known."""
+        return self._scheduler.forecast(ticket, self._clock.monotonic(), entering=self._entering.values())
 
 
 def _dies_with_generation(row: RequestRow) -> bool:

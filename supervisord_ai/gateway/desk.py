@@ -99,11 +99,11 @@ class Desk:
         }
         standing = self._scheduler.standing(request.id, now)
         if standing is not None:
-            service = self._scheduler.service
             told["position"] = standing.ahead + 1
             told["ahead"] = standing.ahead
             told["reason"] = standing.reason
-            told["estimate_s"] = round(service.wait_s(standing.ahead, self._scheduler.slots), 1)
+            forecast = self._backlog.forecast_of(request.ticket)
+            told["estimate_s"] = round(forecast.starts_at - now, 1) if forecast is not None else None
         return told
 
     async def _cancel(self, exchange: Exchange, caller: Caller, request_id: str) -> None:

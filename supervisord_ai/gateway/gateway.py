@@ -10,7 +10,8 @@ from pathlib import Path
 import trio
 
 from supervisord_ai.clock import Clock
-from supervisord_ai.core.admission import Asked, Rejected, admit, read_asked
+from supervisord_ai.core.admission import Admitted, Asked, Rejected, admit, read_asked
+from supervisord_ai.core.cache_policy import is_embedding
 from supervisord_ai.core.calls import Call, Kind, Matched, ModelPins, Pins, find_route
 from supervisord_ai.core.events import AgentAsked, AgentEnded, AgentReady, AgentStarted, Event
 from supervisord_ai.core.identity import Caller, CallerKind
@@ -228,15 +229,18 @@ class Gateway:
         """Admit a new request and put it into the backlog. Raises: Refused."""
         self._tally.asked += 1
         policy = self._policy(caller)
+        now = self._clock.monotonic()
+        service = self._scheduler.service
+        generation_s = service.of(call.canonical_model, is_embedding=is_embedding(call.route.op))
         decision = admit(
             asked,
             policy,
             self._queue,
             self._rate(caller, policy),
-            queued_of_agent=self._backlog.queued_of(caller.name),
-            queued=self._backlog.queued,
-            wait_s=self._scheduler.service.wait_s(self._backlog.queued, self._scheduler.slots),
-            now=self._clock.monotonic(),
+            self._backlog.counts(caller.name),
+            now=now,
+            one_body_s=None if call.asked_stream else generation_s,
+            starts_at=lambda admitted: self._starts_at(caller, policy, call, admitted, now),
         )
         if isinstance(decision, Rejected):
             self._tally.refused += 1
@@ -246,6 +250,15 @@ class Gateway:
         request.stores_as = None if asked.cache.no_store else place.key
         request.cache_status = miss_status(asked, place)
         return request
+
+    def _starts_at(self, caller: Caller, policy: ClassPolicy, call: Call, admitted: Admitted, now: float) -> float | None:
+        """Forecast the start of a request that is not in the backlog yet; None when nobody knows, or it is soon enough anyhow."""
+        scheduler, backlog = self._scheduler, self._backlog
+        at_the_latest_s = (backlog.queued + scheduler.slots) * scheduler.service.longest_s  # were it alone on one slot
+        if not scheduler.service.is_known or max(admitted.not_before, now) + at_the_latest_s < admitted.start_by:
+            return None
+        told = backlog.forecast(caller, policy, call, admitted)
+        return told.starts_at if told is not None else None
 
     async def _from_cache(self, exchange: Exchange, caller: Caller, call: Call, asked: Asked, place: Place) -> bool:
         """Answer from the cache if it can be; the caller may also have asked for nothing else."""

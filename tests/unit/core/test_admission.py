@@ -6,7 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from supervisord_ai.core.admission import Admitted, Asked, CacheWish, Rejected, admit, priority_for, read_asked
+from supervisord_ai.core.admission import (
+    Admitted,
+    Asked,
+    CacheWish,
+    Counts,
+    Rejected,
+    StartsAt,
+    admit,
+    priority_for,
+    read_asked,
+)
 from supervisord_ai.core.policies import QueuePolicy
 from supervisord_ai.core.rate_limit import Rate
 from supervisord_ai.core.roster import CLASS_DEFAULTS, ClassPolicy, OverRate
@@ -20,14 +30,12 @@ def decide(
     policy: ClassPolicy = OPUS,
     *,
     rate: Rate | None = None,
-    queued_of_agent: int = 0,
-    queued: int = 0,
-    wait_s: float = 0.0,
+    counts: Counts = Counts(),  # noqa: B008 - a frozen value
+    one_body_s: float | None = None,
+    starts_at: StartsAt | None = None,
     now: float = 100.0,
 ) -> Admitted | Rejected:
-    return admit(
-        asked, policy, QueuePolicy(), rate, queued_of_agent=queued_of_agent, queued=queued, wait_s=wait_s, now=now
-    )
+    return admit(asked, policy, QueuePolicy(), rate, counts, now=now, one_body_s=one_body_s, starts_at=starts_at)
 
 
 def test_a_plain_request_waits_until_the_common_deadline_with_the_priority_of_its_class() -> None:
@@ -40,13 +48,13 @@ def test_nobody_gets_a_better_priority_than_the_ceiling_of_its_class(asked: int 
 
 
 def test_a_caller_with_too_many_waiting_is_told_to_come_back() -> None:
-    rejected = decide(queued_of_agent=OPUS.max_queued, queued=2 * OPUS.max_queued, wait_s=20.0)
+    rejected = decide(counts=Counts(of_agent=OPUS.max_queued, whole=2 * OPUS.max_queued, wait_s=20.0))
     assert isinstance(rejected, Rejected)
     assert (rejected.status, rejected.retry_after_s) == (429, 10.0)
 
 
 def test_a_full_backlog_is_everybodys_and_503() -> None:
-    rejected = decide(queued=1000, wait_s=500.0)
+    rejected = decide(counts=Counts(whole=1000, wait_s=500.0))
     assert isinstance(rejected, Rejected)
     assert (rejected.status, rejected.retry_after_s) == (503, 60.0)
 
@@ -74,6 +82,55 @@ def test_a_place_after_the_deadline_is_no_place() -> None:
         decide(rate=rate)
     assert isinstance(decide(Asked(deadline_s=5.0), rate=rate), Rejected)
     assert isinstance(decide(Asked(deadline_s=50.0), rate=rate), Admitted)
+
+
+@pytest.mark.parametrize(
+    ("asked_s", "generation_s", "within_s"),
+    [(None, None, 240), (None, 20, 240), (None, 80, 210), (285, 20, 270), (30, 80, 30), (None, 400, 10), (3600, None, 3600)],
+)
+def test_who_gets_one_body_starts_so_that_it_can_end_before_node_gives_up(
+    asked_s: float | None, generation_s: float | None, within_s: float
+) -> None:
+    admitted = decide(Asked(deadline_s=asked_s), one_body_s=generation_s)
+    assert isinstance(admitted, Admitted)
+    assert admitted.start_by == 100 + within_s
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_at_the_door_with_when_it_could_be() -> None:
+    rate = Rate(10)
+    rejected = decide(rate=rate, starts_at=lambda admitted: admitted.start_by + 17.2)
+    assert isinstance(rejected, Rejected)
+    assert (rejected.status, rejected.retry_after_s) == (503, 18.0)
+    assert rate.next_at(100.0) == 100.0
+    assert all(isinstance(decide(rate=rate, starts_at=lambda _: 100.0), Admitted) for _ in range(10))  # it took no place
+
+
+def test_what_cannot_be_foretold_is_admitted() -> None:
+    assert isinstance(decide(starts_at=lambda _: None), Admitted)
+
+
+def test_asynchronous_requests_have_a_deadline_and_a_bound_of_their_own() -> None:
+    asked = Asked(is_async=True)
+    full = Counts(of_agent=64, whole=1000, asynchronous=49_999)
+    assert decide(asked, counts=full, one_body_s=500.0) == Admitted(priority=3, start_by=86_500.0, not_before=100.0)
+    rejected = decide(asked, counts=replace(full, asynchronous=50_000, wait_s=9.0))
+    assert isinstance(rejected, Rejected)
+    assert (rejected.status, rejected.retry_after_s) == (503, 9.0)
+    assert isinstance(decide(counts=Counts(asynchronous=50_000)), Admitted)
+
+
+def test_a_guest_may_not_fill_the_disk() -> None:
+    rejected = decide(Asked(is_async=True), CLASS_DEFAULTS["guest"], counts=Counts(of_agent=8, asynchronous=8))
+    assert isinstance(rejected, Rejected)
+    assert rejected.status == 429
+
+
+@pytest.mark.parametrize(
+    ("text", "is_async"),
+    [("respond-async", True), ("Respond-Async; x=1", True), ("wait=10, respond-async", True), ("wait=10", False), ("", False)],
+)
+def test_a_preference_is_one_of_a_list(text: str, is_async: bool) -> None:
+    assert read(Prefer=text).is_async is is_async
 
 
 def test_a_bucket_fills_with_time() -> None:

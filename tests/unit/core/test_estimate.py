@@ -1,0 +1,149 @@
+"""When a waiting request will start: the forecast against the scheduler itself, in made-up time."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from supervisord_ai.core.estimate import FIRST_GUESS_S, ServiceTimes, retry_after
+from supervisord_ai.core.scheduler import Scheduler, SchedulerPolicy, Start, Ticket
+
+NUMBERS = itertools.count()
+FAR = 1e9
+ONE_SHARE = SchedulerPolicy(band_s=1e-9, floor=0.0)  # what a forecast leaves out is left out here too
+
+
+def ticket(agent: str, at: float = 0.0, priority: int = 5, model: str = "m", not_before: float = 0.0) -> Ticket:
+    number = next(NUMBERS)
+    return Ticket(f"{agent}#{number}", agent, "opus", priority, at, FAR, model, not_before=not_before)
+
+
+def ready(slots: int, service_s: float, policy: SchedulerPolicy = ONE_SHARE, **model_slots: int) -> Scheduler:
+    scheduler = Scheduler({"main": slots}, policy)
+    scheduler.backend_ready("main", resident=frozenset(), model_slots=model_slots)
+    scheduler.service.note("m", service_s)
+    return scheduler
+
+
+def play(scheduler: Scheduler, service_s: float) -> dict[str, float]:
+    """When each ticket is started, when every call takes `service_s`."""
+    started: dict[str, float] = {}
+    running: dict[str, float] = {}
+    now = 0.0
+    while scheduler.queued:
+        for effect in scheduler.decide(now):
+            if isinstance(effect, Start):
+                started[effect.ticket.id] = now
+                running[effect.ticket.id] = now + service_s
+        now = min(scheduler.next_decision_at(now), *running.values(), math.inf)
+        for ended in [which for which, ends_at in running.items() if ends_at <= now]:
+            del running[ended]
+            scheduler.settle(ended, now)
+    return started
+
+
+def test_nothing_known_is_a_guess_and_says_so() -> None:
+    service = ServiceTimes()
+    was_known = service.is_known
+    assert service.of("m") == service.longest_s == FIRST_GUESS_S
+    service.note("m", 2.0)
+    assert (was_known, service.is_known) == (False, True)
+    assert service.of("another") == 2.0
+
+
+def test_embeddings_of_a_model_have_a_history_of_their_own() -> None:
+    service = ServiceTimes()
+    service.note("m", 8.0)
+    service.note("m", 0.1, is_embedding=True)
+    assert (service.of("m"), service.of("m", is_embedding=True)) == (8.0, 0.1)
+    assert service.longest_s == 8.0
+
+
+@pytest.mark.parametrize(("wait_s", "told"), [(0.0, 1), (0.2, 1), (17.1, 18), (1e9, 60)])
+def test_retry_after_is_whole_seconds_that_clients_heed(wait_s: float, told: float) -> None:
+    assert retry_after(wait_s) == told
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abcde"), st.sampled_from([2, 3, 5, 8]), st.integers(0, 40), st.sampled_from([0, 0, 0, 30])),
+        min_size=1,
+        max_size=40,
+    ),
+    st.sampled_from([1, 2, 3]),
+)
+@settings(max_examples=150, deadline=None)
+def test_what_is_foretold_is_what_happens_when_nothing_else_comes(
+    asked: list[tuple[str, int, int, int]], slots: int
+) -> None:
+    scheduler = ready(slots, 4.0)
+    tickets = [
+        ticket(agent, -at - n / 1000, priority, not_before=float(later)) for n, (agent, priority, at, later) in enumerate(asked)
+    ]
+    for one in tickets:
+        scheduler.push(one)
+    told = {one.id: scheduler.forecast(one, 0.0) for one in tickets}
+    happened = play(scheduler, 4.0)
+    for one in tickets:
+        forecast = told[one.id]
+        assert forecast is not None
+        # Two that start at one instant may change places in their next turns.
+        assert forecast.starts_at == pytest.approx(happened[one.id], abs=0.001 if slots == 1 else 4.001)
+        assert slots > 1 or forecast.ahead == sum(at < happened[one.id] for at in happened.values())
+
+
+def test_a_model_with_one_slot_of_two_is_waited_for_longer() -> None:
+    told = [ready(2, 4.0), ready(2, 4.0, m=1)]
+    waits = []
+    for scheduler in told:
+        tickets = [ticket(f"agent-{n}") for n in range(6)]
+        for one in tickets:
+            scheduler.push(one)
+        forecast = scheduler.forecast(tickets[-1], 0.0)
+        assert forecast is not None
+        waits.append(forecast.starts_at)
+    assert waits == [8.0, 20.0]
+
+
+def test_who_is_only_asking_is_put_behind_those_who_wait_and_those_who_enter() -> None:
+    scheduler = ready(1, 4.0)
+    scheduler.push(ticket("a"))
+    entering = [ticket("b"), ticket("c")]
+    forecast = scheduler.forecast(ticket("d"), 0.0, entering=entering)
+    assert forecast is not None
+    assert (forecast.starts_at, forecast.ahead) == (12.0, 3)
+    assert scheduler.queued == 1
+
+
+def test_a_running_call_is_expected_to_take_its_usual_time_and_never_less_than_none() -> None:
+    scheduler = ready(1, 4.0)
+    scheduler.push(ticket("a"))
+    scheduler.decide(0.0)
+    for now, starts_at in ((1.0, 4.0), (9.0, 9.0)):
+        forecast = scheduler.forecast(ticket("b", now), now)
+        assert forecast is not None
+        assert forecast.starts_at == starts_at
+
+
+def test_while_no_backend_answers_nothing_is_foretold() -> None:
+    scheduler = ready(1, 4.0)
+    scheduler.backend_lost("main")
+    assert scheduler.forecast(ticket("a"), 0.0) is None
+
+
+def test_beyond_what_matters_the_rest_is_reckoned_by_the_pace() -> None:
+    scheduler = ready(2, 4.0)
+    tickets = [ticket(f"agent-{n % 131}") for n in range(20_000)]
+    for one in tickets:
+        scheduler.push(one)
+    began = time.perf_counter()
+    forecast = scheduler.forecast(tickets[-1], 0.0)
+    assert forecast is not None
+    assert forecast.starts_at == pytest.approx(40_000, rel=0.02)
+    assert forecast.ahead == 19_999
+    assert time.perf_counter() - began < 0.5
