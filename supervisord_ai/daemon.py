@@ -1,7 +1,7 @@
 """Builds everything, opens the nurseries, wires events. The nesting of the nurseries is the order of shutdown.
 
     store       the journal and the cache: the last to close, so that whatever ends can still be written down
-      agents    the fleet and the embedded engine
+      agents    the fleet; inside it the engines we keep, which outlive the agents and end before their cages are given back
         requests  the gateway: recovery, slots, relays
           accept    llm.sock, the loopback face, control.sock
 
@@ -19,7 +19,7 @@ import os
 import random
 import secrets
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -30,16 +30,15 @@ import trio
 
 from supervisord_ai import __version__
 from supervisord_ai.agents.fleet import Fleet
-from supervisord_ai.agents.managed import EngineLaunch, ManagedEngine
+from supervisord_ai.agents.output import LogFolder
 from supervisord_ai.clock import Clock, SystemClock
 from supervisord_ai.config import Config
 from supervisord_ai.control.api import Control
 from supervisord_ai.control.report import Usage
 from supervisord_ai.core.events import AgentEnded, AgentReady, AgentStarted, Event
-from supervisord_ai.core.identity import IdentityPolicy
+from supervisord_ai.core.identity import EXTERNAL_GENERATION, IdentityPolicy
 from supervisord_ai.core.injection import injected
 from supervisord_ai.core.places import CONTROL_SOCKET, LLM_SOCKET
-from supervisord_ai.core.policies import BackendSpec, RestartPolicy
 from supervisord_ai.core.roster import AgentSpec
 from supervisord_ai.duty import every
 from supervisord_ai.errors import HostFault, SpawnFailed, SupervisorError
@@ -52,7 +51,6 @@ from supervisord_ai.host.process import Account, Processes, account
 from supervisord_ai.host.signals import Asked, signals_asked
 from supervisord_ai.host.state_folder import StateFolder, make_folder
 from supervisord_ai.host.systemd import Notifier
-from supervisord_ai.ollama.client import OllamaClient
 from supervisord_ai.serve.connection import Connection
 from supervisord_ai.serve.http import Bounds, Handler, serve_listener
 from supervisord_ai.store.cache import CacheFile
@@ -60,10 +58,10 @@ from supervisord_ai.store.database import Database, Durability
 from supervisord_ai.store.journal import EventJournal, FleetJournal
 from supervisord_ai.store.requests import Requests
 from supervisord_ai.store.schema import JOURNAL
+from supervisord_ai.upstreams import EngineDoors, Upstreams
 
 log = logging.getLogger(__name__)
 
-EMBEDDED = "embedded"
 RETENTION_EVERY_S = 3600.0
 STOP_AGENTS_WITHIN_S = 7.0  # the rest of the 8 s is for the files
 
@@ -75,15 +73,6 @@ class Options:
     cages: Form = "auto"
     ledger: Path | None = None
     model_file: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Upstream:
-    """One Ollama, and the child that serves it where it is the embedded engine."""
-
-    spec: BackendSpec
-    client: OllamaClient
-    engine: ManagedEngine | None
 
 
 def run(config: Config, options: Options = Options()) -> int:
@@ -146,7 +135,16 @@ class Daemon:
         self._processes = Processes()
         cages = find_cages(state_dir, form=options.cages)
         rng = random.Random()  # noqa: S311 - jitter, not a secret
-        self._upstreams = [self._upstream(spec, options, rng, log_dir) for spec in config.backends]
+        fleet_journal = FleetJournal(self._journal, clock)
+        engine_logs = LogFolder(log_dir, config.logs)
+        held.callback(engine_logs.close)
+        self._upstreams = Upstreams(
+            config,
+            EngineDoors(self._processes, cages, fleet_journal, engine_logs, clock, rng),
+            ours=tuple(listener.getsockname()[:2] for listener in self._tcp),
+            ledger=options.ledger,
+            model_file=options.model_file,
+        ).build()
         self._fleet = Fleet(
             config.roster.agents,
             start=config.start,
@@ -154,7 +152,7 @@ class Daemon:
             logs=config.logs,
             cages=cages,
             processes=self._processes,
-            journal=FleetJournal(self._journal, clock),
+            journal=fleet_journal,
             clock=clock,
             tell=self._tell,
             environ_for=self._environ_for,
@@ -163,7 +161,8 @@ class Daemon:
         )
         caged = [cages.cage(name).identity for name in list(config.roster.agents)[:1]]
         fleet_cgroup = caged[0].rpartition("/")[0] if caged and caged[0] is not None else None
-        self._accept = Accept(_identity_policy(config, fleet_cgroup), state.secret())
+        externals = {name: spec.policy.name for name, spec in config.roster.agents.items() if spec.external}
+        self._accept = Accept(_identity_policy(config, fleet_cgroup), state.secret(), externals=externals)
         self._gateway = Gateway(
             roster=config.roster,
             queue=config.queue,
@@ -190,6 +189,7 @@ class Daemon:
             usage=_own_usage,
             peers=KernelPeers(),
             may_control=self._accept.may_control,
+            environment=lambda spec: self._environ_for(spec, EXTERNAL_GENERATION, None),
             stop=self._stop_asked.set,
         )
 
@@ -208,25 +208,6 @@ class Daemon:
             self._tcp.append(sockets.bind_tcp(where))
             held.callback(self._tcp[-1].close)
 
-    def _upstream(self, spec: BackendSpec, options: Options, rng: random.Random, log_dir: Path) -> _Upstream:
-        if spec.url != EMBEDDED:
-            return _Upstream(spec, OllamaClient(spec.url, connections=spec.connections), None)
-        engine = ManagedEngine(
-            EngineLaunch(
-                socket=self._runtime_dir / "engine" / f"{spec.name}.sock",
-                log_path=log_dir / f"engine-{spec.name}.log",
-                slots=spec.slots,
-                ledger=options.ledger,
-                model_file=options.model_file,
-            ),
-            processes=self._processes,
-            clock=self._clock,
-            restart=RestartPolicy(),
-            rng=rng,
-            environ=_engine_environ(os.environ),
-        )
-        return _Upstream(spec, OllamaClient(engine.url, connections=spec.connections, secret=engine.secret), engine)
-
     # --- wiring ----------------------------------------------------------------------------------------------------------
 
     def _tell(self, event: Event) -> None:
@@ -244,7 +225,7 @@ class Daemon:
             case _:
                 pass
 
-    def _environ_for(self, spec: AgentSpec, generation: int, run_tag: str) -> dict[str, str]:
+    def _environ_for(self, spec: AgentSpec, generation: int, run_tag: str | None) -> dict[str, str]:
         return injected(
             spec.policy.inject,
             agent=spec.name,
@@ -255,7 +236,7 @@ class Daemon:
         )
 
     async def _on_llm(self, connection: Connection) -> Handler:
-        return self._gateway.handler_for(await self._accept.identify(connection))
+        return await self._accept.unix_handler(connection, self._gateway.handler_for)
 
     async def _on_tcp(self, connection: Connection) -> Handler:
         return await self._accept.tcp_handler(connection, self._gateway.handler_for)
@@ -278,16 +259,19 @@ class Daemon:
             await store.start(self._cache_file.run)
             store.start_soon(every, RETENTION_EVERY_S, "forgetting old events", self._forget_events)
             async with trio.open_nursery() as agents:
-                for one in self._upstreams:
-                    if one.engine is not None:
-                        agents.start_soon(one.engine.run, one.client.version)
                 await agents.start(self._fleet.run)
-                try:
-                    await self._serve()
-                finally:
-                    log.info("stopping: agents have %.0f s", STOP_AGENTS_WITHIN_S)
-                    with trio.CancelScope(shield=True):
-                        await self._fleet.stop_all(within_s=STOP_AGENTS_WITHIN_S)
+                # The survivors of the last daemon are gone now; an Ollama among them had the address of ours.
+                async with trio.open_nursery() as engines:
+                    for one in self._upstreams:
+                        if one.engine is not None:
+                            engines.start_soon(one.engine.run, one.client.version)
+                    try:
+                        await self._serve()
+                    finally:
+                        log.info("stopping: agents have %.0f s", STOP_AGENTS_WITHIN_S)
+                        with trio.CancelScope(shield=True):
+                            await self._fleet.stop_all(within_s=STOP_AGENTS_WITHIN_S)
+                    engines.cancel_scope.cancel()
                 agents.cancel_scope.cancel()
             for one in self._upstreams:
                 await one.client.aclose()
@@ -359,12 +343,6 @@ def _identity_policy(config: Config, fleet_cgroup: str | None) -> IdentityPolicy
         fleet_cgroup=fleet_cgroup,
         inherited_tag=os.environ.get("AI_SUPERVISOR_RUN"),
     )
-
-
-def _engine_environ(ours: Mapping[str, str]) -> dict[str, str]:
-    """The engine is our own program: it needs to find its packages, and nothing of what we were told in confidence."""
-    kept = ("PATH", "HOME", "LANG", "PYTHONPATH", "VIRTUAL_ENV", "XDG_DATA_HOME", "AI_SUPERVISOR_ENGINE_DIR")
-    return {name: ours[name] for name in kept if name in ours}
 
 
 def _url_of(address: tuple[str, int]) -> str:

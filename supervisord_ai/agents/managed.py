@@ -1,28 +1,39 @@
-"""Keeps the embedded engine running for `url = "embedded"`: started with a secret, ready when it answers, restarted when it dies.
+"""Keeps an engine running: the embedded one, or the Ollama of a backend's `command`.
 
-The engine's standard input is its lifeline: it ends at end of file, so it cannot outlive the daemon, whatever kills that. The
-secret comes first on it: in an argument or the environment it would be there for every process of this user to read.
+    cage and number -> spawn -> journal -> go -> answers: ready -> ended: everyone else in the cage too, verdict -> backoff
+
+The embedded engine's standard input is its lifeline: it ends at end of file, so it cannot outlive the daemon, whatever kills
+that. An Ollama knows nothing of us and would outlive us with its port, its memory and its runners. So it has a cage and a row
+in the journal like an agent, and the next daemon ends it with the other survivors, before it starts its own.
+
+An engine is never shed and never given up: without it nobody is answered. The embedded one is the exception on its first
+start: it came with us, so trying again would not help.
 """
 
 from __future__ import annotations
 
-import os
 import random
 import secrets
-import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from logging import getLogger
-from pathlib import Path
 
 import trio
 
+from supervisord_ai.agents.environment import RUN_TAG
+from supervisord_ai.agents.generation import KILL_S, Journal
+from supervisord_ai.agents.launches import EngineLaunch
+from supervisord_ai.agents.output import LogFolder
 from supervisord_ai.clock import Clock
+from supervisord_ai.core.cap import CapDeed, CapWatch
 from supervisord_ai.core.policies import RestartPolicy
-from supervisord_ai.core.verdict import SIGNAL_NAMES, ExitStatus
-from supervisord_ai.errors import HostFault, UpstreamFault
+from supervisord_ai.core.verdict import OWN_CAP, Evidence, ExitStatus, Verdict, decide
+from supervisord_ai.duty import every
+from supervisord_ai.errors import HostFault, SpawnFailed, StoreFault, UpstreamFault
 from supervisord_ai.host import signals
+from supervisord_ai.host.cgroup import Cage, Counters
 from supervisord_ai.host.process import Launch, ProcessDoor, ProcessHandle
 
 log = getLogger(__name__)
@@ -31,81 +42,101 @@ Probe = Callable[[], Awaitable[object]]
 
 PROBE_EVERY_S = 0.1
 PROBE_TIMEOUT_S = 2.0
+LOOK_S = 1.0  # at its memory, where no group limits it; and whether somebody else still has its address
+ROTATE_S = 10.0
 
 
 class EngineState(StrEnum):
-    """What the managed engine is doing."""
+    """What a managed engine is doing."""
 
     STOPPED = "stopped"
+    BLOCKED = "blocked"  # somebody else answers at its address
     STARTING = "starting"
     READY = "ready"
+    STOPPING = "stopping"
     BACKOFF = "backoff"
 
 
 @dataclass(frozen=True, slots=True)
 class EngineView:
-    """The managed engine as it is now. `detail` says how its last life ended."""
+    """A managed engine as it is now. `detail` says how its last life ended, or what it waits for."""
 
+    name: str
     state: EngineState = EngineState.STOPPED
     pid: int | None = None
     restarts: int = 0
     detail: str = ""
+    log_path: str = ""
+    memory_bytes: int | None = None
+    cap_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class EngineLaunch:
-    """What the engine is started with. `threads` None: all cores but one. `ledger`: a file in which it counts its calls.
+class Kept:
+    """Where an engine that could outlive us is kept and written down: its cage, and the journal of the fleet.
 
-    The socket's folder is made if need be, for us alone; the log is appended to.
+    `is_only_sampled`: no group binds its memory, so its keeper has to look.
     """
 
-    socket: Path
-    log_path: Path
-    slots: int = 2
-    threads: int | None = None
-    model_file: Path | None = None
-    ledger: Path | None = None
-
-    def argv(self) -> tuple[str, ...]:
-        words = [sys.executable, "-m", "supervisord_ai.engine", "--socket", str(self.socket), "--slots", str(self.slots)]
-        for option, value in (("--threads", self.threads), ("--model-file", self.model_file), ("--ledger", self.ledger)):
-            if value is not None:
-                words += [option, str(value)]
-        return tuple(words)
+    cage: Cage
+    journal: Journal
+    boot_id: str
+    is_only_sampled: bool
 
 
 class ManagedEngine:
-    """The one writer of the engine child's state.
-
-    `url` and `secret` are what a client needs; both stay the same over restarts. `environ` is the child's whole environment.
-    """
+    """The one writer of an engine's state."""
 
     def __init__(
         self,
         launch: EngineLaunch,
         *,
         processes: ProcessDoor,
+        logs: LogFolder,
         clock: Clock,
         restart: RestartPolicy,
         rng: random.Random,
-        environ: Mapping[str, str],
+        kept: Kept | None = None,
         ready_within_s: float = 120.0,
         grace_s: float = 3.0,
     ) -> None:
-        self.url = f"unix://{launch.socket}"
-        self.secret = secrets.token_hex(16)
-        self._launch = launch
+        self.launch = launch
         self._processes = processes
+        self._logs = logs
         self._clock = clock
         self._restart = restart
         self._rng = rng
-        self._environ = dict(environ)
+        self._kept = kept
         self._ready_within_s = ready_within_s
         self._grace_s = grace_s
-        self._view = EngineView()
+        self._view = EngineView(launch.name, log_path=str(logs.path(launch.name)), cap_bytes=launch.cap_bytes)
+        # of the life it has now
+        self._number = 0
+        self._intent: str | None = None
+        self._told_to_end = trio.Event()
+        self._has_answered = False
+        self._is_wanted_at_once = False
 
     def __repr__(self) -> str:
-        return f"<engine {self._view.state} pid={self._view.pid} restarts={self._view.restarts}>"
+        return f"<engine {self.launch.name} {self._view.state} pid={self._view.pid} restarts={self._view.restarts}>"
+
+    @property
+    def _is_ours(self) -> bool:
+        return self.launch.secret is not None
+
+    def statistics(self) -> EngineView:
+        """Return it as it is now; memory is read from its cage."""
+        if self._kept is None or self._view.pid is None:
+            return self._view
+        return replace(self._view, memory_bytes=self._kept.cage.counters().memory_bytes)
+
+    def restart(self, reason: str) -> None:
+        """End the life it has and begin the next at once. Does nothing while it has none: the next is due anyway."""
+        if self._view.pid is not None and self._view.state in {EngineState.STARTING, EngineState.READY}:
+            self._is_wanted_at_once = True
+            self._end_it(reason)
+
+    # --- the task ---
 
     async def run(self, probe: Probe, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep it running until cancelled, then end it. Reports started when it first answers.
@@ -113,85 +144,240 @@ class ManagedEngine:
         `probe` asks it anything cheap (its version) and raises UpstreamFault while it does not answer.
 
         Raises:
-            HostFault: it ended before it ever answered. Trying again would not help, and its log says why.
+            HostFault: the embedded engine ended before it ever answered. Trying again would not help, and its log says why.
         """
-        self._launch.socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        is_known_good = False
+        if self.launch.socket is not None:
+            self.launch.socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        has_ever_answered = False
         failures = 0
         while True:
+            if not self._is_ours:
+                await self._until_free(probe)
             began = self._clock.monotonic()
-            status = await self._live(probe, task_status if not is_known_good else trio.TASK_STATUS_IGNORED)
-            how = _in_words(status)
-            if not is_known_good and self._view.state is not EngineState.READY:
-                self._view = EngineView(detail=how)
-                raise HostFault(f"the embedded engine {how} before it answered; its log is {self._launch.log_path}")
-            is_known_good = True
+            verdict = await self._live(probe, trio.TASK_STATUS_IGNORED if has_ever_answered else task_status)
+            has_ever_answered |= self._has_answered
+            how = f"{verdict.word} ({verdict.detail})" if verdict.detail else verdict.word
+            if self._is_ours and not has_ever_answered:
+                self._show(EngineState.STOPPED, detail=how)
+                raise HostFault(f"the embedded engine ended before it answered: {how}; its log is {self._view.log_path}")
             now = self._clock.monotonic()
             failures = failures + 1 if now - began < self._restart.window_s else 1
-            delay_s = self._rng.uniform(0.0, min(self._restart.max_s, self._restart.base_s * 2.0 ** (failures - 1)))
-            log.warning("engine %s after %.1f s; starting it again in %.1f s", how, now - began, delay_s)
-            self._view = EngineView(EngineState.BACKOFF, None, self._view.restarts, how)
+            delay_s = self._rng.uniform(0.0, min(self._restart.max_s, self._restart.base_s * 2.0 ** min(failures - 1, 30)))
+            if self._is_wanted_at_once:
+                delay_s = 0.0  # it did not fail, it was told to end
+            log.warning("%s ended after %.1f s: %s; starting it again in %.1f s", self.launch.name, now - began, how, delay_s)
+            self._show(EngineState.BACKOFF, detail=how)
             await trio.sleep(delay_s)
             self._view = replace(self._view, restarts=self._view.restarts + 1)
 
-    def statistics(self) -> EngineView:
-        return self._view
+    async def _until_free(self, probe: Probe) -> None:
+        """Return when nobody answers at its address. Started beside another, it would end of it, over and over."""
+        while await _answers(probe):
+            if self._view.state is not EngineState.BLOCKED:
+                what = f"another Ollama answers at {self.launch.url} already: stop it, or take `command` out of the config"
+                log.error("%s is not started: %s", self.launch.name, what)
+                self._show(EngineState.BLOCKED, detail=what)
+            await trio.sleep(LOOK_S)
 
-    async def _live(self, probe: Probe, task_status: trio.TaskStatus[None]) -> ExitStatus:
-        """One life of the child, from spawn to end; whatever interrupts it, nothing is left."""
-        child = await self._spawn()
-        self._view = EngineView(EngineState.STARTING, child.pid, self._view.restarts, self._view.detail)
+    async def _live(self, probe: Probe, task_status: trio.TaskStatus[None]) -> Verdict:
+        """One life, from spawn to verdict; whatever interrupts it, nothing of it is left."""
+        self._intent, self._told_to_end, self._has_answered, self._is_wanted_at_once = None, trio.Event(), False, False
+        self._show(EngineState.STARTING, detail=self._view.detail)
+        try:
+            child, before, log_offset = await self._spawn()
+        except (HostFault, StoreFault) as exc:
+            word, detail = (exc.verdict, exc.detail) if isinstance(exc, SpawnFailed) else ("failed:cage", str(exc))
+            await self._write_end(Verdict(word, detail))
+            return Verdict(word, detail)
+        self._show(EngineState.STARTING, child.pid, self._view.detail)
+        status = ExitStatus()
+        is_interrupted = True
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._announce, child, probe, task_status)
+                nursery.start_soon(self._end_when_told, child)
+                nursery.start_soon(every, ROTATE_S, f"rotating the log of {self.launch.name}", self._rotate)
+                if self._kept is not None and self._kept.is_only_sampled and self.launch.cap_bytes is not None:
+                    nursery.start_soon(self._watch_memory, self._kept.cage, CapWatch(self.launch.cap_bytes))
                 status = await child.wait()
                 nursery.cancel_scope.cancel()
+            is_interrupted = False
         finally:
             with trio.CancelScope(shield=True):
-                await self._end(child)
-        return status
+                if is_interrupted:
+                    self._intend("shutdown")
+                verdict = await self._end(child, before, log_offset, status if not is_interrupted else None)
+        return verdict
 
-    async def _spawn(self) -> ProcessHandle:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(self._launch.log_path, flags, 0o600)
-        try:
-            return await self._processes.spawn(
-                Launch(argv=self._launch.argv(), env=self._environ, stdout_fd=fd, stderr_fd=fd, stdin="pipe"),
+    # --- its beginning ---
+
+    async def _spawn(self) -> tuple[ProcessHandle, Counters, int]:
+        """Start a child; returns it with what the kernel had counted before, and where its part of the log begins."""
+        launch, kept = self.launch, self._kept
+        environ = dict(launch.environ)
+        tag = f"{launch.name}.{secrets.token_hex(8)}"
+        before = Counters()
+        if kept is not None:
+            self._number = await kept.journal.next_generation(launch.name, "")
+            if left := await kept.cage.kill(within_s=KILL_S):
+                raise SpawnFailed("failed:cage", f"processes {', '.join(map(str, left))} of its last run do not end when killed")
+            kept.cage.prepare(launch.cap_bytes or 0, tag)
+            before = kept.cage.counters()
+            environ[RUN_TAG] = tag
+        with self._logs.appending(launch.name) as (log_fd, log_offset):
+            child = await self._processes.spawn(
+                Launch(
+                    argv=launch.argv,
+                    env=environ,
+                    cwd=None if self._is_ours else "/",
+                    stdout_fd=log_fd,
+                    stderr_fd=log_fd,
+                    stdin="pipe" if self._is_ours else None,
+                    join_files=() if kept is None else kept.cage.join_files,
+                    rlimits=() if kept is None else kept.cage.rlimits,
+                    user=launch.user,
+                ),
+                hold=kept is not None,
             )
-        finally:
-            os.close(fd)
+        if kept is not None:
+            kept.cage.started(child.pid)
+            try:
+                where = kept.cage.record
+                await kept.journal.started(launch.name, self._number, child.pid, child.start_ticks, kept.boot_id, where, tag)
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await self._kill(child)
+                raise
+            child.go()
+        return child, before, log_offset
 
     async def _announce(self, child: ProcessHandle, probe: Probe, task_status: trio.TaskStatus[None]) -> None:
         """Hand over the secret, then tell when it answers; one that does not in time is killed, for its wait to see."""
-        assert child.stdin is not None
         began = self._clock.monotonic()
-        try:
-            await child.stdin.send_all(self.secret.encode() + b"\n")
-        except trio.BrokenResourceError:
-            return  # it has ended already
+        if self.launch.secret is not None:
+            assert child.stdin is not None
+            try:
+                await child.stdin.send_all(self.launch.secret.encode() + b"\n")
+            except trio.BrokenResourceError:
+                return  # it has ended already
         with trio.move_on_after(self._ready_within_s) as waiting:
             while not await _answers(probe):  # noqa: ASYNC110 - another process: there is no event to wait for
                 await trio.sleep(PROBE_EVERY_S)
         if waiting.cancelled_caught:
-            log.error("engine %d did not answer within %.0f s", child.pid, self._ready_within_s)
+            self._intend(f"no answer within {self._ready_within_s:.0f} s")
+            log.error("%s (%d): %s", self.launch.name, child.pid, self._intent)
             child.signal(signals.KILL)
             return
-        self._view = EngineView(EngineState.READY, child.pid, self._view.restarts, "")
-        log.info("engine %d answers on %s after %.1f s", child.pid, self.url, self._clock.monotonic() - began)
+        if self._intent is not None:
+            return
+        self._has_answered = True
+        self._show(EngineState.READY, child.pid)
+        name, took_s = self.launch.name, self._clock.monotonic() - began
+        log.info("%s (%d) answers at %s after %.1f s", name, child.pid, self.launch.url, took_s)
         task_status.started()
 
-    async def _end(self, child: ProcessHandle) -> None:
-        """Close its lifeline, wait, kill. Called once, also for one that ended by itself."""
+    # --- its life ---
+
+    async def _rotate(self) -> None:
+        if self._logs.is_due(self.launch.name):
+            await trio.to_thread.run_sync(self._logs.rotate, self.launch.name)
+
+    async def _watch_memory(self, cage: Cage, watch: CapWatch) -> None:
+        """Somebody else has the processes counted; what was counted last is judged here."""
+        while True:
+            await trio.sleep(LOOK_S)
+            used = cage.counters().memory_bytes
+            if used is not None and watch.judge(used) is not CapDeed.NOTHING:
+                self._end_it(OWN_CAP)
+
+    # --- its end ---
+
+    def _end_it(self, reason: str) -> None:
+        self._intend(reason)
+        self._told_to_end.set()
+
+    def _intend(self, reason: str) -> None:
+        """Write down why it is about to be ended; the first reason stays."""
+        if self._intent is None:
+            self._intent = reason
+            if self._kept is not None:
+                self._kept.journal.intent(self.launch.name, self._number, reason)
+
+    async def _end_when_told(self, child: ProcessHandle) -> None:
+        await self._told_to_end.wait()
+        log.info("%s (%d) is told to end: %s", self.launch.name, child.pid, self._intent)
+        self._show(EngineState.STOPPING, child.pid, f"ended for: {self._intent}")
+        await self._terminate(child)
+        await trio.sleep(self._grace_s)
+        child.signal(signals.KILL)
+
+    async def _terminate(self, child: ProcessHandle) -> None:
+        """Close its lifeline where it has one, else TERM. CONT because a stopped process acts on TERM when it runs again."""
         if child.stdin is not None:
             await child.stdin.aclose()
-        with trio.move_on_after(self._grace_s):
+        else:
+            child.signal(signals.TERM)
+            child.signal(signals.CONT)
+
+    async def _end(self, child: ProcessHandle, before: Counters, log_offset: int, status: ExitStatus | None) -> Verdict:
+        """See to it that nothing is left, and judge. Called once, also for one that ended by itself."""
+        was_killed = False
+        if status is None:
+            await self._terminate(child)
+            with trio.move_on_after(self._grace_s) as grace:
+                status = await child.wait()
+            was_killed = grace.cancelled_caught
+        if status is None:
+            log.warning("%s (%d) did not end within %.1f s: killed", self.launch.name, child.pid, self._grace_s)
+            child.signal(signals.KILL)
+            status = await child.wait()
+        if child.stdin is not None:
+            await child.stdin.aclose()
+        left: tuple[int, ...] = ()
+        after = before
+        if self._kept is not None:
+            # Its runners hold the models and the GPU; an Ollama that crashed leaves them behind.
+            left = await self._kept.cage.kill(within_s=KILL_S)
+            after = self._kept.cage.counters()
+        child.close()
+        verdict = decide(self._evidence(status, was_killed, before, after, log_offset))
+        if left:
+            log.error("%s: processes %s do not end when killed", self.launch.name, ", ".join(map(str, left)))
+        await self._write_end(verdict)
+        self._show(EngineState.STOPPED, detail=verdict.detail)
+        return verdict
+
+    async def _write_end(self, verdict: Verdict) -> None:
+        if self._kept is None:
+            return
+        with suppress(StoreFault):  # the next daemon then finds nobody, and says so
+            detail = "\n".join((verdict.detail, *verdict.last_lines))
+            await self._kept.journal.ended(self.launch.name, self._number, verdict.word, detail)
+
+    def _evidence(self, status: ExitStatus, was_killed: bool, before: Counters, after: Counters, log_offset: int) -> Evidence:
+        hits = None
+        if after.own_limit_hits is not None and before.own_limit_hits is not None:
+            hits = after.own_limit_hits - before.own_limit_hits
+        return Evidence(
+            status=status,
+            intent=self._intent,
+            was_killed_by_us=was_killed,
+            oom_kills=after.oom_kills - before.oom_kills,
+            own_limit_hits=hits,
+            peak_bytes=after.peak_bytes,
+            cap_bytes=self.launch.cap_bytes or 0,
+            is_capped_by_rlimit=self._kept is not None and self._kept.is_only_sampled,
+            last_lines=self._logs.tail(self.launch.name, since=log_offset),
+        )
+
+    async def _kill(self, child: ProcessHandle) -> None:
+        with trio.move_on_after(KILL_S):
+            child.signal(signals.KILL)
             await child.wait()
             child.close()
-            return
-        log.warning("engine %d did not end within %.1f s: killed", child.pid, self._grace_s)
-        child.signal(signals.KILL)
-        await child.wait()
-        child.close()
+
+    def _show(self, state: EngineState, pid: int | None = None, detail: str = "") -> None:
+        self._view = replace(self._view, state=state, pid=pid, detail=detail)
 
 
 async def _answers(probe: Probe) -> bool:
@@ -204,7 +390,4 @@ async def _answers(probe: Probe) -> bool:
     return False
 
 
-def _in_words(status: ExitStatus) -> str:
-    if status.signal is not None:
-        return f"was ended by SIG{SIGNAL_NAMES.get(status.signal, str(status.signal))}"
-    return f"ended with status {status.code}"
+__all__ = ["EngineLaunch", "EngineState", "EngineView", "Kept", "ManagedEngine"]

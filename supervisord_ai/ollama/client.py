@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -22,21 +22,33 @@ METADATA_S = 10.0  # version, tags, ps and show answer in milliseconds, also whi
 class OllamaClient:
     """One backend. Deadlines are the caller's cancel scopes, except for connecting (5 s).
 
-    `url` is `http://host:port` or `unix:///path`. `dial` replaces the dialling in tests. `secret` is sent as a bearer token.
+    `url` is `http://host:port` or `unix:///path`; with a `dial` of the caller's it may be any word, and `where` says in words
+    where that leads at present. `secret` is sent as a bearer token.
     Raises: ValueError for another kind of URL.
     """
 
-    def __init__(self, url: str, *, dial: Dialer | None = None, connections: int = 10, secret: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        dial: Dialer | None = None,
+        connections: int = 10,
+        secret: str | None = None,
+        where: Callable[[], str] | None = None,
+    ) -> None:
         parts = urlsplit(url)
+        self._prefix = ""
         if parts.scheme == "http" and parts.hostname and not parts.query and not parts.fragment:
             known = dial_tcp(parts.hostname, parts.port or 11434)
             self._prefix = parts.path.rstrip("/")
         elif parts.scheme == "unix" and parts.path and not parts.netloc:
             known = dial_unix(parts.path)
-            self._prefix = ""
+        elif dial is not None:
+            known = dial
         else:
             raise ValueError(f"{url!r} is neither http://host:port nor unix:///path")
         self.url = url
+        self._where = where
         self._transport = HttpTransport(dial or known, connections=connections, secret=secret)
         self._http = httpx.AsyncClient(
             transport=self._transport,
@@ -47,6 +59,10 @@ class OllamaClient:
 
     def __repr__(self) -> str:
         return f"<OllamaClient {self.url} {self.statistics()}>"
+
+    def where(self) -> str:
+        """Return what people are shown as its address."""
+        return self.url if self._where is None else self._where()
 
     def statistics(self) -> TransportStatistics:
         return self._transport.statistics()

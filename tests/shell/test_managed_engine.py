@@ -1,4 +1,4 @@
-"""The keeper of the embedded engine, in virtual time: its secret, its lifeline, its returns."""
+"""The keeper of an engine, in virtual time: the secret and lifeline of the embedded one, the cage of an Ollama, their returns."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from supervisord_ai.agents.managed import EngineLaunch, EngineState, ManagedEngine
+from supervisord_ai.agents.launches import EngineLaunch, embedded_launch
+from supervisord_ai.agents.managed import EngineState, Kept, ManagedEngine
+from supervisord_ai.agents.output import LogFolder
 from supervisord_ai.clock import VirtualClock
-from supervisord_ai.core.policies import RestartPolicy
+from supervisord_ai.core.policies import LogsPolicy, RestartPolicy
 from supervisord_ai.errors import HostFault, UpstreamUnreachable
 from supervisord_ai.host.process import Launch
-from supervisord_ai.host.signals import KILL
-from tests.fakes.process import FakeProcess, FakeProcesses, Program
+from supervisord_ai.host.signals import KILL, TERM
+from tests.fakes.fleet_journal import MemoryJournal
+from tests.fakes.process import FakeCages, FakeProcess, FakeProcesses, Program
 
 
 class Stdin(trio.abc.SendStream):
@@ -64,13 +67,20 @@ class Engines(FakeProcesses):
 
 def keeper(engines: Engines, folder: Path) -> ManagedEngine:
     return ManagedEngine(
-        EngineLaunch(folder / "run" / "e.sock", folder / "engine.log", slots=3, ledger=folder / "ledger"),
+        embedded_launch(
+            "e", socket=folder / "run" / "e.sock", slots=3, ledger=folder / "ledger", environ={"PATH": "/bin", "MY_KEY": "x"}
+        ),
         processes=engines,
+        logs=LogFolder(folder, LogsPolicy()),
         clock=VirtualClock(),
         restart=RestartPolicy(),
         rng=random.Random(1),
-        environ={"PATH": "/bin"},
     )
+
+
+def secret_of(engine: ManagedEngine) -> str:
+    assert engine.launch.secret is not None
+    return engine.launch.secret
 
 
 async def test_it_is_started_when_it_answers_and_has_the_secret_on_its_standard_input(
@@ -81,8 +91,8 @@ async def test_it_is_started_when_it_answers_and_has_the_secret_on_its_standard_
     await nursery.start(engine.run, engines.probe)
     assert trio.current_time() == pytest.approx(1.0, abs=0.2)
     _, process, stdin = engines.engines[0]
-    assert stdin.received == engine.secret.encode() + b"\n"
-    assert engine.secret not in " ".join(process.launch.argv) + str(process.launch.env)
+    assert stdin.received == secret_of(engine).encode() + b"\n"
+    assert secret_of(engine) not in " ".join(process.launch.argv) + str(process.launch.env)
     assert engine.statistics().state is EngineState.READY
     assert engine.statistics().pid == process.pid
     assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
@@ -94,7 +104,7 @@ async def test_one_that_dies_is_started_again_with_the_same_address_and_secret(
     engines = Engines()
     engine = keeper(engines, tmp_path)
     await nursery.start(engine.run, engines.probe)
-    secret = engine.secret
+    secret = secret_of(engine)
     engines.engines[0][1].signal(KILL)
     await trio.sleep(5.0)
     assert len(engines.engines) == 2
@@ -114,13 +124,13 @@ async def test_one_that_dies_again_and_again_comes_back_later_each_time_and_is_n
     engines.engines[0][1].signal(KILL)
     await trio.sleep(600.0)
     assert 10 < len(engines.engines) < 60
-    assert "SIGABRT" in engine.statistics().detail
+    assert "crash:ABRT" in engine.statistics().detail
 
 
 async def test_one_that_ends_before_it_ever_answered_is_an_error_with_its_log(autojump_clock: MockClock, tmp_path: Path) -> None:
     engines = Engines(Program(lives_s=0.3, code=1), after_s=60.0)
     engine = keeper(engines, tmp_path)
-    with pytest.raises(HostFault, match=r"ended with status 1 before it answered.*engine\.log"):
+    with pytest.raises(HostFault, match=r"ended before it answered: exit:1.*engine-e\.log"):
         await engine.run(engines.probe)
     assert not engines.alive
 
@@ -128,7 +138,7 @@ async def test_one_that_ends_before_it_ever_answered_is_an_error_with_its_log(au
 async def test_one_that_never_answers_is_killed(autojump_clock: MockClock, tmp_path: Path) -> None:
     engines = Engines(after_s=float("inf"))
     engine = keeper(engines, tmp_path)
-    with pytest.raises(HostFault, match="SIGKILL"):
+    with pytest.raises(HostFault, match="no answer within 120 s"):
         await engine.run(engines.probe)
     assert trio.current_time() == pytest.approx(120.0, abs=1.0)
 
@@ -155,3 +165,180 @@ async def test_cancelled_while_it_starts_leaves_nothing(autojump_clock: MockCloc
         await engine.run(engines.probe)
     assert len(engines.engines) == 1
     assert not engines.alive
+
+
+# --- the Ollama of a backend's command -----------------------------------------------------------------------------------
+
+
+class Ollamas(FakeProcesses):
+    """An address at which whoever was started last answers, and whoever has it besides."""
+
+    def __init__(self, program: Program = Program()) -> None:  # noqa: B008
+        super().__init__({"ollama": program})
+        self.cages = FakeCages(self)
+        self.journal = MemoryJournal()
+        self.is_taken_by_another = False
+        self.answers = True
+
+    @property
+    def runs(self) -> list[FakeProcess]:
+        return [process for process in self.processes.values() if process.launch.argv == ("ollama", "serve")]
+
+    async def probe(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.is_taken_by_another:
+            return
+        if not self.answers or not any(process.is_alive for process in self.runs):
+            raise UpstreamUnreachable("connection refused")
+
+
+def keeper_of_ollama(world: Ollamas, folder: Path, *, is_only_sampled: bool = False) -> ManagedEngine:
+    launch = EngineLaunch(
+        "engine-main", ("ollama", "serve"), {"OLLAMA_NUM_PARALLEL": "2"}, "http://127.0.0.1:11434", user="ollama", cap_bytes=8_000
+    )
+    return ManagedEngine(
+        launch,
+        processes=world,
+        logs=LogFolder(folder, LogsPolicy()),
+        clock=VirtualClock(),
+        restart=RestartPolicy(),
+        rng=random.Random(1),
+        kept=Kept(world.cages.cage("engine-main"), world.journal, world.boot, is_only_sampled=is_only_sampled),
+    )
+
+
+async def test_an_ollama_is_caged_and_written_down_before_it_runs(
+    nursery: trio.Nursery, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    world = Ollamas()
+    engine = keeper_of_ollama(world, tmp_path)
+    await nursery.start(engine.run, world.probe)
+    (process,) = world.runs
+    assert process.cage == "/fake/engine-main"
+    assert world.cages.cage("engine-main").cap_bytes == 8_000
+    assert process.launch.user == "ollama"
+    assert process.launch.env["OLLAMA_NUM_PARALLEL"] == "2"
+    record = world.journal.records["engine-main"]
+    assert (record.pid, record.run_tag) == (process.pid, process.launch.env["AI_SUPERVISOR_RUN"])
+    assert engine.statistics().state is EngineState.READY
+    assert engine.statistics().log_path == str(tmp_path / "engine-main.log")
+
+
+async def test_one_taken_by_its_cap_gets_that_verdict_and_comes_back_without_its_runners(
+    nursery: trio.Nursery, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    world = Ollamas(Program(stray=Program()))
+    engine = keeper_of_ollama(world, tmp_path)
+    await nursery.start(engine.run, world.probe)
+    first = world.runs[0]
+    world.oom_kills["/fake/engine-main"] = 1
+    world.cages.cage("engine-main").peak_bytes = 8_000
+    first.signal(KILL)
+    await trio.sleep(5.0)
+    assert world.journal.verdicts("engine-main") == ["oom:own-cap"]
+    alive = [process for process in world.runs if process.is_alive]
+    assert first not in alive
+    assert len(alive) == 2, "the second run and its runner; the runner of the first was ended with it"
+    assert (engine.statistics().state, engine.statistics().restarts) == (EngineState.READY, 1)
+
+
+async def test_one_that_fails_before_it_answers_is_tried_again_and_says_why(
+    nursery: trio.Nursery, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    world = Ollamas(Program(lives_s=0.2, code=1))
+    world.answers = False
+    (tmp_path / "engine-main.log").write_text("")
+    engine = keeper_of_ollama(world, tmp_path)
+    nursery.start_soon(engine.run, world.probe)
+    await trio.sleep(30.0)
+    assert len(world.runs) > 3
+    assert engine.statistics().detail.startswith("exit:1")
+    world.programs["ollama"] = Program()
+    world.answers = True
+    await trio.sleep(120.0)
+    assert engine.statistics().state is EngineState.READY
+
+
+async def test_a_program_that_is_not_there_is_said_and_ends_nobody_else(
+    nursery: trio.Nursery, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    world = Ollamas(Program(can_be_executed=False))
+    engine = keeper_of_ollama(world, tmp_path)
+    nursery.start_soon(engine.run, world.probe)
+    await trio.sleep(0.5)
+    assert "failed:exec" in world.journal.verdicts("engine-main")
+    assert "could not be executed" in engine.statistics().detail
+
+
+async def test_beside_another_ollama_at_its_address_it_waits_until_that_is_gone(
+    nursery: trio.Nursery, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    world = Ollamas()
+    world.is_taken_by_another = True
+    engine = keeper_of_ollama(world, tmp_path)
+    nursery.start_soon(engine.run, world.probe)
+    await trio.sleep(60.0)
+    assert not world.runs
+    assert engine.statistics().state is EngineState.BLOCKED
+    assert "another Ollama answers at http://127.0.0.1:11434" in engine.statistics().detail
+    world.is_taken_by_another = False
+    await trio.sleep(3.0)
+    assert engine.statistics().state is EngineState.READY
+
+
+async def test_told_to_restart_it_ends_by_term_and_is_back_at_once(
+    nursery: trio.Nursery, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    world = Ollamas(Program(takes_s=0.5))
+    engine = keeper_of_ollama(world, tmp_path)
+    await nursery.start(engine.run, world.probe)
+    engine.restart("it hangs")
+    await trio.sleep(1.0)
+    first, second = world.runs
+    assert TERM in first.signals
+    assert KILL not in first.signals
+    assert second.is_alive
+    assert world.journal.verdicts("engine-main") == ["stopped:it hangs"]
+    assert engine.statistics().state is EngineState.READY
+
+
+async def test_one_that_hangs_against_term_is_killed_after_its_grace(
+    nursery: trio.Nursery, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    world = Ollamas(Program(obeys_term=False))
+    engine = keeper_of_ollama(world, tmp_path)
+    await nursery.start(engine.run, world.probe)
+    began = trio.current_time()
+    engine.restart("it hangs")
+    await trio.sleep(4.0)
+    assert len(world.runs) == 2
+    assert world.processes[world.runs[1].pid].is_alive
+    assert trio.current_time() - began == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("obeys", [True, False])
+async def test_at_our_end_nothing_of_an_ollama_is_left(autojump_clock: MockClock, tmp_path: Path, obeys: bool) -> None:
+    world = Ollamas(Program(obeys_term=obeys, stray=Program(obeys_term=False)))
+    engine = keeper_of_ollama(world, tmp_path)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run, world.probe)
+        nursery.cancel_scope.cancel()
+    assert not world.alive
+    assert world.journal.verdicts("engine-main") == ["stopped:shutdown"]
+
+
+async def test_where_no_group_binds_it_one_that_stays_over_its_cap_is_ended(
+    nursery: trio.Nursery, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    world = Ollamas()
+    engine = keeper_of_ollama(world, tmp_path, is_only_sampled=True)
+    await nursery.start(engine.run, world.probe)
+    cage = world.cages.cage("engine-main")
+    cage.memory_bytes = 8_100
+    await trio.sleep(2.5)
+    assert len(world.runs) == 1
+    await trio.sleep(1.0)
+    cage.memory_bytes = 10
+    await trio.sleep(5.0)
+    assert world.journal.verdicts("engine-main") == ["oom:own-cap"]
+    assert len(world.runs) == 2
