@@ -1,5 +1,8 @@
 """The fleet: ends what the last supervisor left, starts all agents in batches, keeps them running, ends them all.
 
+`follow` makes it another fleet while it runs: who is new is started, who is gone is ended, and whose spec has changed in what a
+generation is made of is started again. All of that goes through the batches of the first start.
+
 The agents decide for themselves (`lifecycle.py`); the fleet says when it is their turn, carries what concerns one to that one,
 and does what is done for all of them at once: a look at memory, the logs, orphans.
 """
@@ -11,6 +14,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -25,7 +29,7 @@ from supervisord_ai.core.agent_state import AgentState
 from supervisord_ai.core.events import AgentAsked, Event
 from supervisord_ai.core.policies import LogsPolicy, RestartPolicy, StartPolicy
 from supervisord_ai.core.roster import AgentSpec
-from supervisord_ai.core.startup import StartGate, batches
+from supervisord_ai.core.startup import StartGate
 from supervisord_ai.duty import every
 from supervisord_ai.errors import HostFault, SpawnFailed, UsageError
 from supervisord_ai.host.cgroup import Cages, Guarantee
@@ -68,7 +72,11 @@ class Fleet:
         doors = Doors(processes, cages, journal, self._logs, clock, tell, environ_for, self._own_uids)
         self._doors = doors
         gate = StartGate()
-        self._agents = {name: Agent(spec, doors=doors, restart=restart, gate=gate, rng=rng) for name, spec in specs.items()}
+        self._make = partial(Agent, doors=doors, restart=restart, gate=gate, rng=rng)
+        self._agents = {name: self._make(spec) for name, spec in specs.items()}
+        self._leaving: dict[str, trio.CancelScope] = {}  # around the wait for the end of who is no longer of the fleet
+        self._nursery: trio.Nursery | None = None
+        self._more_to_start = trio.Event()
         self._is_running = False
         self._is_stopping = False
         self._swept = trio.Event()
@@ -97,6 +105,7 @@ class Fleet:
                 if name in self._agents:
                     self._agents[name].quarantine(f"processes {', '.join(map(str, pids))} of its last run do not end when killed")
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 for agent in self._agents.values():
                     nursery.start_soon(agent.run)
                 nursery.start_soon(every, LOOK_S, "reaping orphans", self._reap)
@@ -114,16 +123,66 @@ class Fleet:
             self._logs.close()
 
     async def _start_in_batches(self) -> None:
-        plan = batches(list(self._agents), self._start.batch_size)
         with self._starting:
-            for number, names in enumerate(plan, start=1):
-                batch = [self._agents[name] for name in names if self._agents[name].state is AgentState.PENDING]
-                logger.info("batch %d of %d: %s", number, len(plan), ", ".join(names))
+            while True:
+                waiting = [agent for agent in self._agents.values() if agent.awaits_turn]
+                if not waiting:
+                    self._more_to_start = trio.Event()
+                    await self._more_to_start.wait()
+                    continue
+                batch = waiting[: self._start.batch_size]
+                names = ", ".join(agent.name for agent in batch)
+                logger.info("a batch of %d, %d more wait: %s", len(batch), len(waiting) - len(batch), names)
                 for agent in batch:
                     agent.your_turn()
                 with trio.move_on_after(self._start.batch_delay_s):
                     for agent in batch:
                         await agent.wait_settled()
+
+    # --- another roster ---
+
+    def follow(self, specs: Mapping[str, AgentSpec]) -> None:
+        """Be the fleet of these specs from now on. Returns at once; ends and starts take their time.
+
+        Who is gone is ended, and is shown until nothing of him is left. Who was stopped by his owner stays stopped.
+
+        Raises:
+            UsageError: the fleet is being stopped.
+        """
+        if self._is_stopping or self._nursery is None:
+            raise UsageError("the fleet is being stopped" if self._is_stopping else "the fleet does not run yet")
+        specs = {name: spec for name, spec in specs.items() if not spec.external}
+        for name, agent in self._agents.items():
+            if name not in specs and name not in self._leaving:
+                logger.info("agent %s leaves the fleet", name)
+                self._leaving[name] = trio.CancelScope()
+                agent.want_down("removed")
+                self._nursery.start_soon(self._let_go, agent, self._leaving[name])
+        for name, spec in specs.items():
+            if name not in self._agents:
+                self._take_in(spec)
+                continue
+            self._agents[name].take(spec)
+            leaving = self._leaving.pop(name, None)
+            if leaving is not None:  # he has not ended yet, and is wanted again
+                leaving.cancel()
+                self._agents[name].want_up()
+        self._more_to_start.set()
+
+    def _take_in(self, spec: AgentSpec) -> None:
+        assert self._nursery is not None
+        logger.info("agent %s is new in the fleet", spec.name)
+        agent = self._agents[spec.name] = self._make(spec)
+        record = self._doors.journal.load().get(spec.name)
+        if record is not None:  # he was here before
+            agent.recall(record)
+        self._nursery.start_soon(agent.run)
+
+    async def _let_go(self, agent: Agent, scope: trio.CancelScope) -> None:
+        with scope:
+            await agent.wait_down()
+            del self._agents[agent.name], self._leaving[agent.name]
+            agent.leave()
 
     async def stop_all(self, *, within_s: float = 7.0) -> None:
         """End everyone in parallel and return when nothing is left, or after `within_s`. Nobody is started afterwards.
@@ -142,7 +201,7 @@ class Fleet:
             await self._swept.wait()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._until_ended, nursery.cancel_scope)
-                for agent in self._agents.values():
+                for agent in list(self._agents.values()):
                     await agent.wait_down()
                 nursery.cancel_scope.cancel()
             logger.info("all agents have ended")
@@ -218,7 +277,7 @@ class Fleet:
                 self._agents[name].measured(used)
 
     async def _rotate(self) -> None:
-        for name in self._agents:
+        for name in list(self._agents):
             if self._logs.is_due(name):
                 try:
                     await trio.to_thread.run_sync(self._logs.rotate, name)

@@ -19,6 +19,7 @@ from supervisord_ai.core.agent_state import AgentEvent, AgentState
 from supervisord_ai.core.cap import CapDeed
 from supervisord_ai.core.events import AgentEnded, AgentReady
 from supervisord_ai.core.policies import RestartPolicy
+from supervisord_ai.core.reload import needs_restart
 from supervisord_ai.core.restart import Quarantine, Rest, RestartIn, RestartLedger
 from supervisord_ai.core.roster import AgentSpec, Ready
 from supervisord_ai.core.startup import StartGate
@@ -47,9 +48,11 @@ class Agent:
         self._ledger = RestartLedger(restart, spec.policy.restart)
         self._since = 0.0
         # messages
+        self._life = trio.CancelScope()
         self._changed = trio.Event()
         self._wish: bool | None = None  # up, down, or nobody has said anything yet
         self._is_released = False
+        self._is_outdated = False  # its generation, or the trouble it rests in, is of another spec
         self._end_reason: str | None = None  # of the generation that runs, once it is to end
         self._kill_at = math.inf
         self._ready = trio.Event()
@@ -68,10 +71,26 @@ class Agent:
 
     # --- messages ---
 
+    @property
+    def awaits_turn(self) -> bool:
+        """Whether it is to be started, or started again, when a batch has room for it."""
+        return self._wish is None if self.state is AgentState.PENDING else self._is_outdated
+
     def your_turn(self) -> None:
         """Its batch has come. Says nothing where its owner has spoken already."""
         if self._wish is None:
             self.want_up()
+        elif self._is_outdated:
+            self.restart("changed")
+            # What it did under its old spec is not held against the new one.
+            self._is_released = not agent_state.is_alive(self.state)
+        self._is_outdated = False
+
+    def take(self, spec: AgentSpec) -> None:
+        """Be what this spec says: at once where that is possible, else from its turn on. Who was stopped stays stopped."""
+        self._is_outdated |= needs_restart(self.spec, spec) and self._wish is not False
+        self.spec = spec
+        self._ledger.restart = spec.policy.restart
 
     def want_up(self) -> None:
         """It is to run: its owner started it, or released it from quarantine."""
@@ -81,7 +100,7 @@ class Agent:
 
     def want_down(self, reason: str, *, kill_at: float | None = None) -> None:
         """It is to end and stay down. `kill_at` is when its grace is over at the latest, on the monotonic clock."""
-        self._wish = self._is_released = False
+        self._wish = self._is_released = self._is_outdated = False
         self._end(reason, kill_at)
         self._wake()
 
@@ -93,6 +112,10 @@ class Agent:
     def release(self) -> None:
         """Forget what it did and let it try again."""
         self.want_up()
+
+    def leave(self) -> None:
+        """It is of the fleet no more. Once it is down."""
+        self._life.cancel()
 
     def asked(self, generation: int) -> None:
         """A request of this generation was seen: readiness `request`."""
@@ -142,8 +165,13 @@ class Agent:
 
     async def wait_settled(self) -> None:
         """Return when a batch need not wait for it any longer."""
-        while not agent_state.has_settled(self.state):
+        while not self._has_settled:
             await self._changed.wait()
+
+    @property
+    def _has_settled(self) -> bool:
+        is_ending = agent_state.is_alive(self.state) and self._end_reason is not None
+        return agent_state.has_settled(self.state) and not is_ending and not self._is_released
 
     async def wait_down(self) -> None:
         """Return when nothing of it is left and nothing will start."""
@@ -174,19 +202,20 @@ class Agent:
     # --- the task ---
 
     async def run(self) -> None:
-        """Live until cancelled. Boundary: one agent; a fault of ours in here ends this agent and no other."""
+        """Live until cancelled, or told to leave. Boundary: one agent; a fault of ours in here ends this agent and no other."""
         self._since = self._clock.monotonic()
-        while True:
-            try:
-                await self._until_due()
-                await self._live_once()
-            except (HostFault, StoreFault) as exc:
-                logger.warning("agent %s: %s; next try in %.0f s", self.name, exc, FAULT_BACKOFF_S)
-                self._reason = str(exc)
-                self._back_off(FAULT_BACKOFF_S)
-            except Exception as exc:
-                logger.exception("agent %s: a fault of the supervisor", self.name)
-                self._rest_in_quarantine(f"a fault of the supervisor: {exc!r}")
+        with self._life:
+            while True:
+                try:
+                    await self._until_due()
+                    await self._live_once()
+                except (HostFault, StoreFault) as exc:
+                    logger.warning("agent %s: %s; next try in %.0f s", self.name, exc, FAULT_BACKOFF_S)
+                    self._reason = str(exc)
+                    self._back_off(FAULT_BACKOFF_S)
+                except Exception as exc:
+                    logger.exception("agent %s: a fault of the supervisor", self.name)
+                    self._rest_in_quarantine(f"a fault of the supervisor: {exc!r}")
 
     async def _until_due(self) -> None:
         """Return when it is to be started, now."""
@@ -226,6 +255,7 @@ class Agent:
         if self.state is AgentState.BACKOFF:
             self._restarts += 1
         self._end_reason, self._kill_at, self._ready, self._reason = None, math.inf, trio.Event(), ""
+        self._is_released = self._is_outdated = False
         self._move(AgentEvent.SPAWN)
         began = self._clock.monotonic()
         verdict, left = await self._generate()

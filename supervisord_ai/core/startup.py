@@ -1,4 +1,4 @@
-"""Decides who may start when: the batches of the first start, and the gate that every later start goes through.
+"""Decides when an agent that ended may start again: through a gate that all of them share.
 
 Knows nothing of processes. 131 interpreters that start at once take two cores for a second and everybody's latency with it.
 """
@@ -6,13 +6,7 @@ Knows nothing of processes. 131 interpreters that start at once take two cores f
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-
-def batches(names: Sequence[str], batch_size: int) -> tuple[tuple[str, ...], ...]:
-    """Return the names in batches, in their order; the last one may be short."""
-    return tuple(tuple(names[i : i + batch_size]) for i in range(0, len(names), batch_size))
 
 
 @dataclass(slots=True)

@@ -5,14 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisord_ai.core.startup import StartGate, batches
-
-
-def test_131_agents_come_in_14_batches_in_their_order() -> None:
-    names = [str(n) for n in range(131)]
-    plan = batches(names, 10)
-    assert [len(batch) for batch in plan] == [10] * 13 + [1]
-    assert [name for batch in plan for name in batch] == names
+from supervisord_ai.core.startup import StartGate
 
 
 def test_131_that_fall_together_come_back_ten_every_two_seconds() -> None:
