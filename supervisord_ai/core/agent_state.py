@@ -2,7 +2,7 @@
 
     pending -> starting -> running -> stopping -> stopped
        ^          |           |          |
-       |          +-----------+----------+--> backoff | finished | quarantined     (it ended, and not at our word)
+       |          +-----------+----------+--> backoff | scheduled | finished | quarantined   (it ended, and not at our word)
        +-- released, or started again by its owner
 """
 
@@ -22,6 +22,7 @@ class AgentState(StrEnum):
     STOPPING = "stopping"  # told to end; its processes are not all gone
     BACKOFF = "backoff"  # ended; starts again at a known time
     STOPPED = "stopped"  # ended, or never started, at our word
+    SCHEDULED = "scheduled"  # a periodic job between two runs: done, and its next run has a known time
     FINISHED = "finished"  # ended, and its policy does not start it again
     QUARANTINED = "quarantined"  # ended too often, or cannot be ended
 
@@ -34,6 +35,7 @@ class AgentEvent(StrEnum):
     END = "end"  # it is being ended: by its owner, by the end of the supervisor, by its cap
     GONE = "gone"  # ended, and it is to stay down
     RETRY = "retry"  # ended, and is started again later
+    SCHEDULE = "schedule"  # done, and is run again at its time
     FINISH = "finish"  # ended, and is not started again
     QUARANTINE = "quarantine"  # ended once too often
     TRIAL = "trial"  # one start out of quarantine
@@ -43,16 +45,18 @@ class AgentEvent(StrEnum):
 S, E = AgentState, AgentEvent
 
 _ALIVE = (S.STARTING, S.RUNNING, S.STOPPING)
-_RESTING = (S.PENDING, S.BACKOFF, S.FINISHED, S.QUARANTINED, S.STOPPED)
+_RESTING = (S.PENDING, S.BACKOFF, S.SCHEDULED, S.FINISHED, S.QUARANTINED, S.STOPPED)
 
 TRANSITIONS: dict[tuple[AgentState, AgentEvent], AgentState] = {
     (S.PENDING, E.SPAWN): S.STARTING,
     (S.BACKOFF, E.SPAWN): S.STARTING,
+    (S.SCHEDULED, E.SPAWN): S.STARTING,
     (S.STARTING, E.READY): S.RUNNING,
     (S.STARTING, E.END): S.STOPPING,
     (S.RUNNING, E.END): S.STOPPING,
     **{(state, E.GONE): S.STOPPED for state in (*_ALIVE, *_RESTING)},
     **{(state, E.RETRY): S.BACKOFF for state in _ALIVE},
+    **{(state, E.SCHEDULE): S.SCHEDULED for state in _ALIVE},
     **{(state, E.FINISH): S.FINISHED for state in _ALIVE},
     **{(state, E.QUARANTINE): S.QUARANTINED for state in (*_ALIVE, *_RESTING)},
     (S.QUARANTINED, E.TRIAL): S.BACKOFF,
@@ -71,7 +75,7 @@ def next_state(state: AgentState, event: AgentEvent) -> AgentState:
 
 def has_settled(state: AgentState) -> bool:
     """Say whether a batch need not wait for this agent any longer. One that crashes in its start is waited for."""
-    return state in {S.RUNNING, S.FINISHED, S.QUARANTINED, S.STOPPED}
+    return state in {S.RUNNING, S.SCHEDULED, S.FINISHED, S.QUARANTINED, S.STOPPED}
 
 
 def is_alive(state: AgentState) -> bool:

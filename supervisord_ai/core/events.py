@@ -50,4 +50,21 @@ class AgentAsked:
     generation: int
 
 
-Event = AgentStarted | AgentReady | AgentEnded | AgentAsked
+@dataclass(frozen=True, slots=True)
+class GatewayRefused:
+    """The gateway refused a request of this agent (429, 503), or an answer to it ended as an error of ours."""
+
+    agent: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChildKilled:
+    """The OOM killer took processes of this agent, and the agent lives on."""
+
+    agent: str
+    generation: int
+    kills: int
+
+
+Event = AgentStarted | AgentReady | AgentEnded | AgentAsked | GatewayRefused | ChildKilled

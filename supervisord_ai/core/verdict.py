@@ -17,9 +17,12 @@ SIGNAL_NAMES = {
     12: "USR2", 13: "PIPE", 14: "ALRM", 15: "TERM", 24: "XCPU", 25: "XFSZ", 31: "SYS",
 }  # fmt: skip
 
-OWN_CAP = "own-cap"  # the one intent that is not a stop: we ended it because it was over its cap
+OWN_CAP = "own-cap"  # an intent that is not a stop: we ended it because it was over its cap
+WATCHDOG = "watchdog"  # and the other one: its heartbeat had stopped
 OOM_OWN_CAP = "oom:own-cap"
+HUNG = "crash:watchdog"
 LOST = "lost-while-down"
+AFTER_GATEWAY_S = 10.0  # an end this soon after a refusal or a cut of ours is put down to it
 
 # What a program without a cgroup says when RLIMIT_DATA stopped it: Python, C++, Go, Rust, Node.
 _OUT_OF_MEMORY = re.compile(r"MemoryError|bad_alloc|out of memory|Cannot allocate memory|allocation failed|memory allocation of")
@@ -51,6 +54,7 @@ class Evidence:
     peak_bytes: int | None = None
     cap_bytes: int = 0
     is_capped_by_rlimit: bool = False
+    refused_s: float | None = None  # how long before its end our gateway refused it, or cut its answer
     last_lines: tuple[str, ...] = ()
 
 
@@ -61,6 +65,7 @@ class Verdict:
     word: str
     detail: str = ""
     last_lines: tuple[str, ...] = ()  # of its output, for whoever asks why
+    is_after_gateway: bool = False  # it gave up because of us: nothing to hold against it
 
 
 class Blame(StrEnum):
@@ -74,7 +79,16 @@ class Blame(StrEnum):
 
 def decide(evidence: Evidence) -> Verdict:
     """Return the verdict."""
-    return replace(_decide(evidence), last_lines=evidence.last_lines)
+    verdict = replace(_decide(evidence), last_lines=evidence.last_lines)
+    if evidence.refused_s is None or evidence.refused_s > AFTER_GATEWAY_S or not _gave_up(verdict.word):
+        return verdict
+    after = f"after=gateway: {evidence.refused_s:.1f} s before, the gateway refused it or cut its answer"
+    return replace(verdict, detail=_join(verdict.detail, after), is_after_gateway=True)
+
+
+def _gave_up(word: str) -> bool:
+    """Say whether a program could end like this because a call of it failed. A cap or a missing file are not our doing."""
+    return word.startswith(("exit:", "crash:")) and word != HUNG
 
 
 def _decide(evidence: Evidence) -> Verdict:
@@ -82,6 +96,8 @@ def _decide(evidence: Evidence) -> Verdict:
     # (1) what we wrote down
     if evidence.intent == OWN_CAP:
         return Verdict(OOM_OWN_CAP, _join("seen over its cap and ended by us", _memory(evidence)))
+    if evidence.intent == WATCHDOG:
+        return Verdict(HUNG, "its heartbeat had stopped, so it was ended by us")
     if evidence.intent is not None:
         notes = [_how(status) if not evidence.was_killed_by_us else "did not end within its grace and was killed"]
         if evidence.oom_kills:

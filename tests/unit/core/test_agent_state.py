@@ -16,6 +16,7 @@ LEGAL: dict[AgentState, dict[AgentEvent, AgentState]] = {
         E.END: S.STOPPING,
         E.GONE: S.STOPPED,
         E.RETRY: S.BACKOFF,
+        E.SCHEDULE: S.SCHEDULED,
         E.FINISH: S.FINISHED,
         E.QUARANTINE: S.QUARANTINED,
     },
@@ -23,11 +24,19 @@ LEGAL: dict[AgentState, dict[AgentEvent, AgentState]] = {
         E.END: S.STOPPING,
         E.GONE: S.STOPPED,
         E.RETRY: S.BACKOFF,
+        E.SCHEDULE: S.SCHEDULED,
         E.FINISH: S.FINISHED,
         E.QUARANTINE: S.QUARANTINED,
     },
-    S.STOPPING: {E.GONE: S.STOPPED, E.RETRY: S.BACKOFF, E.FINISH: S.FINISHED, E.QUARANTINE: S.QUARANTINED},
+    S.STOPPING: {
+        E.GONE: S.STOPPED,
+        E.RETRY: S.BACKOFF,
+        E.SCHEDULE: S.SCHEDULED,
+        E.FINISH: S.FINISHED,
+        E.QUARANTINE: S.QUARANTINED,
+    },
     S.BACKOFF: {E.SPAWN: S.STARTING, E.GONE: S.STOPPED, E.QUARANTINE: S.QUARANTINED, E.RELEASE: S.PENDING},
+    S.SCHEDULED: {E.SPAWN: S.STARTING, E.GONE: S.STOPPED, E.QUARANTINE: S.QUARANTINED, E.RELEASE: S.PENDING},
     S.STOPPED: {E.GONE: S.STOPPED, E.QUARANTINE: S.QUARANTINED, E.RELEASE: S.PENDING},
     S.FINISHED: {E.GONE: S.STOPPED, E.QUARANTINE: S.QUARANTINED, E.RELEASE: S.PENDING},
     S.QUARANTINED: {E.GONE: S.STOPPED, E.QUARANTINE: S.QUARANTINED, E.RELEASE: S.PENDING, E.TRIAL: S.BACKOFF},
@@ -55,4 +64,5 @@ def test_a_batch_waits_for_one_that_crashes_in_its_start_but_not_for_one_that_ha
     assert not has_settled(S.BACKOFF)
     assert not has_settled(S.STARTING)
     assert has_settled(S.FINISHED)
+    assert has_settled(S.SCHEDULED)
     assert has_settled(S.QUARANTINED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from supervisord_ai.core.policies import RestartPolicy
-from supervisord_ai.core.restart import Quarantine, Rest, RestartIn, RestartLedger
+from supervisord_ai.core.restart import Quarantine, Rest, RestartIn, RestartLedger, RunAgainIn
 from supervisord_ai.core.roster import Restart
 from supervisord_ai.core.verdict import Verdict
 
@@ -12,8 +12,13 @@ FINISHED = Verdict("finished")
 POLICY = RestartPolicy(base_s=1.0, max_s=60.0, intensity=5, window_s=60.0)
 
 
-def ledger(restart: Restart = Restart.ON_FAILURE, policy: RestartPolicy = POLICY) -> RestartLedger:
-    return RestartLedger(policy, restart)
+GAVE_UP = Verdict("exit:1", is_after_gateway=True)
+
+
+def ledger(
+    restart: Restart = Restart.ON_FAILURE, policy: RestartPolicy = POLICY, every_s: float | None = None
+) -> RestartLedger:
+    return RestartLedger(policy, restart, every_s)
 
 
 def test_the_bound_doubles_and_the_draw_is_full_jitter() -> None:
@@ -84,3 +89,75 @@ def test_the_owners_release_forgets_everything() -> None:
     one.forgive()
     for t in range(5, 9):
         assert isinstance(one.after(CRASH, ran_s=1, now=t, draw=0.5), RestartIn)
+
+
+# --- ends after a refusal of ours ---
+
+
+def test_one_that_gives_up_because_we_refused_it_waits_longer_each_time_and_is_never_quarantined() -> None:
+    one = ledger()
+    delays = [one.after(GAVE_UP, ran_s=0.1, now=t, draw=0.5) for t in range(50)]
+    assert delays[:7] == [RestartIn(s) for s in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)]
+    assert set(delays[6:]) == {RestartIn(30.0)}
+    assert not one.ends
+
+
+def test_crashes_between_refusals_still_count() -> None:
+    one = ledger()
+    for t in range(4):
+        assert isinstance(one.after(CRASH, ran_s=1, now=2 * t, draw=0.5), RestartIn)
+        assert isinstance(one.after(GAVE_UP, ran_s=1, now=2 * t + 1, draw=0.5), RestartIn)
+    assert isinstance(one.after(CRASH, ran_s=1, now=8, draw=0.5), Quarantine)
+
+
+def test_a_trial_that_was_refused_by_us_has_not_failed() -> None:
+    one = ledger()
+    one.quarantined("for this test")
+    assert isinstance(one.after(GAVE_UP, ran_s=1, now=700, draw=0.5), RestartIn)
+    assert one.after(CRASH, ran_s=1, now=800, draw=0.5) == Quarantine("its trial failed: crash:SEGV", 1200.0)
+
+
+def test_one_that_is_not_to_be_restarted_rests_whoever_is_to_blame() -> None:
+    assert ledger(Restart.NO).after(GAVE_UP, ran_s=1, now=0, draw=0.5) == Rest()
+    assert ledger(Restart.NO).after(Verdict("oom:vm"), ran_s=1, now=0, draw=0.5) == Rest()
+
+
+def test_years_of_failing_overflow_nothing() -> None:
+    one = ledger()
+    for t in range(3000):
+        assert one.after(GAVE_UP, ran_s=0, now=t, draw=0.5) in {RestartIn(0.5 * 2**n) for n in range(6)} | {RestartIn(30.0)}
+    for t in range(3000):
+        one.quarantined("again")
+    assert one.quarantined("again").trial_in_s == 3600.0
+
+
+# --- periodic jobs ---
+
+
+def test_a_periodic_job_is_run_again_a_period_after_its_last_start() -> None:
+    one = ledger(every_s=600)
+    assert one.after(FINISHED, ran_s=30, now=30, draw=0.5) == RunAgainIn(570.0)
+    assert one.after(FINISHED, ran_s=700, now=1300, draw=0.5) == RunAgainIn(0.0)
+    assert ledger(Restart.NO, every_s=600).after(FINISHED, ran_s=30, now=30, draw=0.5) == RunAgainIn(570.0)
+
+
+def test_a_periodic_job_that_fails_backs_off_and_never_runs_more_often_than_its_period() -> None:
+    for restart in Restart:
+        one = ledger(restart, every_s=10)
+        waits = [one.after(CRASH, ran_s=2, now=t * 100.0, draw=0.5) for t in range(8)]
+        assert waits == [RestartIn(s) for s in (8.0, 8.0, 8.0, 8.0, 8.0, 16.0, 30.0, 30.0)]
+    assert ledger(every_s=600).after(Verdict("oom:vm"), ran_s=1, now=1, draw=0.5) == RestartIn(599.0)
+
+
+def test_a_periodic_job_that_fails_every_second_is_quarantined_like_anybody() -> None:
+    one = ledger(every_s=1)
+    for t in range(4):
+        assert isinstance(one.after(CRASH, ran_s=0.1, now=t, draw=0.5), RestartIn)
+    assert isinstance(one.after(CRASH, ran_s=0.1, now=4, draw=0.5), Quarantine)
+
+
+def test_a_good_run_out_of_quarantine_is_a_passed_trial() -> None:
+    one = ledger(every_s=600)
+    one.quarantined("for this test")
+    assert one.after(FINISHED, ran_s=1, now=700, draw=0.5) == RunAgainIn(599.0)
+    assert isinstance(one.after(CRASH, ran_s=1, now=1400, draw=0.5), RestartIn)

@@ -122,3 +122,31 @@ def test_every_end_has_exactly_one_verdict_and_an_intent_is_never_overruled(
     verdict = decide(Evidence(status, intent, oom_kills=kills, own_limit_hits=hits, peak_bytes=peak, cap_bytes=CAP))
     assert verdict.word
     assert (verdict.word == "stopped:owner") == (intent is not None)
+
+
+def test_an_end_soon_after_a_refusal_of_ours_is_put_down_to_it() -> None:
+    verdict = decide(Evidence(ExitStatus(code=1), refused_s=0.3))
+    assert (verdict.word, verdict.is_after_gateway) == ("exit:1", True)
+    assert verdict.detail == "after=gateway: 0.3 s before, the gateway refused it or cut its answer"
+    assert decide(Evidence(ExitStatus(signal=6), refused_s=10.0)).is_after_gateway
+    assert not decide(Evidence(ExitStatus(code=1), refused_s=10.1)).is_after_gateway
+    assert not decide(Evidence(ExitStatus(code=1))).is_after_gateway
+
+
+def test_what_no_refusal_explains_is_not_put_down_to_it() -> None:
+    for evidence in (
+        Evidence(ExitStatus(code=0), refused_s=0.1),
+        Evidence(KILLED, refused_s=0.1),
+        Evidence(KILLED, oom_kills=1, refused_s=0.1),
+        Evidence(ExitStatus(code=127, never_ran=True), refused_s=0.1),
+        Evidence(ExitStatus(signal=15), intent="own-cap", refused_s=0.1),
+        Evidence(ExitStatus(signal=15), intent="watchdog", refused_s=0.1),
+        Evidence(ExitStatus(signal=15), intent="owner", refused_s=0.1),
+    ):
+        assert not decide(evidence).is_after_gateway, evidence
+
+
+def test_one_whose_heartbeat_stopped_is_to_blame_itself() -> None:
+    verdict = decide(Evidence(ExitStatus(signal=15), intent="watchdog"))
+    assert verdict.word == "crash:watchdog"
+    assert blame(verdict.word) is Blame.ITSELF
