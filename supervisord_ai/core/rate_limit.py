@@ -27,3 +27,10 @@ class Rate:
         at = self.next_at(now)
         self._full_at = max(now, self._full_at) + self._interval_s
         return at
+
+    def changed(self, per_min: float, now: float) -> Rate:
+        """Return the bucket with another rate. What was taken stays taken: a change is no fresh burst."""
+        other = Rate(per_min)
+        taken = max(0.0, self._full_at - now) / self._interval_s
+        other._full_at = now + taken * other._interval_s
+        return other

@@ -177,6 +177,7 @@ class Scheduler:
         self._agents: dict[str, _Agent] = {}
         self._class_used: dict[str, _Decayed] = {}
         self._waiting = Waiting(self.policy.level_s)
+        self.is_paused = False  # at its owner's word: what waits goes on waiting, until its deadline
 
     # --- events --------------------------------------------------------------------------------------------------------
 
@@ -328,6 +329,8 @@ class Scheduler:
         return list({rider.id: rider for rider in riders}.values())
 
     def _choose(self, backend: _Backend, now: float) -> Ticket | None:
+        if self.is_paused:
+            return None
         heads = [(self._turn_key(entry), entry[1], entry[2]) for entry in self._waiting.heads(backend.can_take)]  # 1
         if not heads:
             return None
@@ -474,6 +477,8 @@ class Scheduler:
 
     def reason(self, ticket: Ticket, now: float) -> str:
         """Return why a waiting ticket waits."""
+        if self.is_paused:
+            return "its owner paused the queue"
         if ticket.not_before > now:
             return f"not before {ticket.not_before - now:.0f} s from now"
         ready = [backend for backend in self._backends.values() if backend.is_ready]

@@ -97,6 +97,16 @@ class AnswerCache:
         self._file.put(key, answer, CacheMeta(call.canonical_model or "", call.path, self._policy.scope, expires_wall))
         self._stored += 1
 
+    async def clear(self, *, l1: bool, l2: bool) -> int:
+        """Forget what a tier holds; returns how many answers. Raises: StoreFault, the file cannot be written."""
+        gone = 0
+        if l1:
+            gone += self._l1.entries
+            self._l1 = _Memory(self._policy.l1_per_agent_bytes, self._policy.l1_total_bytes)
+        if l2:
+            gone += await self._file.clear()
+        return gone
+
     def statistics(self) -> CacheView:
         """Return what is held and what it was good for."""
         l2 = self._file.statistics()

@@ -16,10 +16,10 @@ from supervisord_ai.clock import Clock
 from supervisord_ai.core.calls import Call, Op
 from supervisord_ai.core.events import AgentEnded, AgentReady, AgentStarted, Event
 from supervisord_ai.core.identity import Caller, CallerKind
-from supervisord_ai.core.roster import Roster
 from supervisord_ai.core.scheduler import Scheduler
 from supervisord_ai.errors import Refused
 from supervisord_ai.gateway.backlog import Backlog
+from supervisord_ai.gateway.callers import Callers
 from supervisord_ai.gateway.headers import rfc3339
 from supervisord_ai.gateway.request import Request
 from supervisord_ai.serve.http import Exchange
@@ -33,8 +33,8 @@ _JSON = ("Content-Type", "application/json; charset=utf-8")
 class Desk:
     """Answers callers about themselves."""
 
-    def __init__(self, *, roster: Roster, backlog: Backlog, scheduler: Scheduler, requests: Requests, clock: Clock) -> None:
-        self._roster = roster
+    def __init__(self, *, callers: Callers, backlog: Backlog, scheduler: Scheduler, requests: Requests, clock: Clock) -> None:
+        self._callers = callers
         self._backlog = backlog
         self._scheduler = scheduler
         self._requests = requests
@@ -71,7 +71,7 @@ class Desk:
     def _agents(self) -> list[dict[str, object]]:
         return [
             {"name": name, "class": spec.policy.name, "state": self._states.get(name, "not started")}
-            for name, spec in sorted(self._roster.agents.items())
+            for name, spec in sorted(self._callers.roster.agents.items())
         ]
 
     async def _tell_of(self, exchange: Exchange, caller: Caller, request_id: str) -> None:

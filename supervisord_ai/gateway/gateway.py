@@ -18,7 +18,7 @@ from supervisord_ai.core.identity import Caller, CallerKind
 from supervisord_ai.core.model_facts import canonical_name
 from supervisord_ai.core.patience import Patience
 from supervisord_ai.core.policies import BackendSpec, CachePolicy, LimitsPolicy, ModelsPolicy, QueuePolicy
-from supervisord_ai.core.rate_limit import Rate
+from supervisord_ai.core.queue_mode import MODES, RETRY_AFTER_S, QueueMode, QueueVerb, admits, starts
 from supervisord_ai.core.roster import ClassPolicy, Roster
 from supervisord_ai.core.scheduler import Scheduler
 from supervisord_ai.duty import kept_up
@@ -26,6 +26,7 @@ from supervisord_ai.errors import PeerGone, Refused
 from supervisord_ai.gateway.backends import Backend, BackendState
 from supervisord_ai.gateway.backlog import Backlog, Kept
 from supervisord_ai.gateway.cache import AnswerCache, Place, replay
+from supervisord_ai.gateway.callers import Callers
 from supervisord_ai.gateway.classify import classify
 from supervisord_ai.gateway.desk import Desk
 from supervisord_ai.gateway.dispatch import Dispatch
@@ -78,7 +79,7 @@ class Gateway:
         patience: Patience | None = None,
     ) -> None:
         patience = patience or Patience()
-        self._roster = roster
+        self._callers = Callers(roster)
         self._queue = queue
         self._limits = limits
         self._requests = requests
@@ -86,7 +87,7 @@ class Gateway:
         self._tell = tell
         self._new_id = new_id
         self._pins = pins_of(models)
-        self._rates: dict[str, Rate] = {}
+        self._mode = QueueMode.OPEN
         self._tally = Tally()
         self._space = SpoolSpace(spool_dir, memory_bytes=limits.spool_bytes, disk_bytes=limits.spool_disk_bytes)
         self._scheduler = Scheduler({spec.name: spec.slots for spec, _ in backends})
@@ -122,7 +123,7 @@ class Gateway:
         )
         self._forward = Forward()
         self._ingest = Ingest(limits.ingest_bytes)
-        self._desk = Desk(roster=roster, backlog=self._backlog, scheduler=self._scheduler, requests=requests, clock=clock)
+        self._desk = Desk(callers=self._callers, backlog=self._backlog, scheduler=self._scheduler, requests=requests, clock=clock)
 
     def __repr__(self) -> str:
         return f"<Gateway {self._scheduler.queued} queued, {self._tally.totals()}>"
@@ -146,6 +147,7 @@ class Gateway:
                 self._backlog.agent_started(agent, generation)
             case AgentEnded(agent=agent, generation=generation):
                 self._backlog.agent_ended(agent, generation)
+                self._callers.ended(agent)
             case AgentReady() | AgentAsked():
                 pass
 
@@ -228,7 +230,10 @@ class Gateway:
     def _take_in(self, exchange: Exchange, caller: Caller, call: Call, asked: Asked, place: Place) -> Request:
         """Admit a new request and put it into the backlog. Raises: Refused."""
         self._tally.asked += 1
-        policy = self._policy(caller)
+        if not admits(self._mode):
+            self._tally.refused += 1
+            raise Refused(503, "the owner drains the queue: nothing new is taken in", retry_after_s=RETRY_AFTER_S)
+        policy = self._callers.policy(caller)
         now = self._clock.monotonic()
         service = self._scheduler.service
         generation_s = service.of(call.canonical_model, is_embedding=is_embedding(call.route.op))
@@ -236,7 +241,7 @@ class Gateway:
             asked,
             policy,
             self._queue,
-            self._rate(caller, policy),
+            self._callers.rate(caller, policy, now),
             self._backlog.counts(caller.name),
             now=now,
             one_body_s=None if call.asked_stream else generation_s,
@@ -323,16 +328,38 @@ class Gateway:
         options = [("X-AI-Options", not_granted(call.not_granted))] if call.not_granted else []
         await exchange.respond(200, [("Content-Type", "application/json; charset=utf-8"), *options], body)
 
-    # --- who may what --------------------------------------------------------------------------------------------------
+    # --- what the owner says -------------------------------------------------------------------------------------------
 
-    def _policy(self, caller: Caller) -> ClassPolicy:
-        agent = self._roster.agents.get(caller.name) if caller.kind is CallerKind.AGENT else None
-        return agent.policy if agent is not None else self._roster.classes[caller.agent_class]
+    def follow(self, roster: Roster) -> None:
+        """Go by another roster from now on. Requests that wait keep the place and the deadline they were promised."""
+        self._callers.follow(roster)
 
-    def _rate(self, caller: Caller, policy: ClassPolicy) -> Rate | None:
-        if policy.rate_per_min is None:
-            return None
-        return self._rates.setdefault(caller.name, Rate(policy.rate_per_min))
+    def tell_queue(self, verb: QueueVerb) -> QueueMode:
+        """Pause, drain or open the queue."""
+        self._mode = MODES[verb]
+        self._scheduler.is_paused = not starts(self._mode)
+        log.info("queue %s: it is %s", verb, self._mode)
+        self._pump()
+        return self._mode
+
+    def cancel(self, request_id: str) -> bool:
+        """Take a request out of the queue, or off its slot; False when it does not live. Its caller is told that it is cancelled."""
+        request = self._backlog.get(request_id)
+        if request is None or request.is_over:
+            return False
+        log.info("request %s of %s is cancelled by the owner", request.id, request.agent)
+        self._backlog.leave(request, "its owner cancelled it")
+        return True
+
+    async def clear_cache(self, *, l1: bool = True, l2: bool = True) -> int:
+        """Forget the answers of a tier; returns how many.
+
+        Raises:
+            StoreFault: the file cannot be written.
+        """
+        gone = await self._cache.clear(l1=l1, l2=l2)
+        log.info("cache cleared by the owner: %d answers", gone)
+        return gone
 
     # --- duties --------------------------------------------------------------------------------------------------------
 
@@ -340,7 +367,7 @@ class Gateway:
         """Bring the rows of the last life back into the backlog."""
         rows = self._requests.recover()
         for row in rows:
-            policy = self._row_policy(row.agent, row.agent_class)
+            policy = self._callers.row_policy(row.agent, row.agent_class)
             if policy is None:
                 self._backlog.give_up(row, f"{row.agent} is not in the roster any more")
                 continue
@@ -353,12 +380,6 @@ class Gateway:
             await self._backlog.restore(row, call, policy)
         if rows:
             log.info("%d requests of the last life are back", len(rows))
-
-    def _row_policy(self, agent: str, agent_class: str) -> ClassPolicy | None:
-        spec = self._roster.agents.get(agent)
-        if spec is not None:
-            return spec.policy
-        return self._roster.classes.get(agent_class) if agent in {CallerKind.OWNER, CallerKind.GUEST} else None
 
     async def _forget_old(self) -> None:
         """Kept answers are kept for `result_keep`, then their rows go."""
@@ -397,6 +418,7 @@ class Gateway:
             cache=self._cache.statistics(),
             spool=self._space.statistics(),
             totals=self._tally.totals(),
+            mode=self._mode.value,
         )
 
 

@@ -119,3 +119,4 @@ class GatewayView:
     cache: CacheView
     spool: SpoolView
     totals: Totals
+    mode: str = "open"  # what the owner said about the queue: open, paused, draining
