@@ -16,6 +16,7 @@ from supervisord_ai.cli.files import load_config
 from supervisord_ai.config import Config
 from supervisord_ai.config.plan import too_small
 from supervisord_ai.core.memory_plan import judge_machine
+from supervisord_ai.core.serving import ENGINE_CLASS
 from supervisord_ai.errors import ConfigError, Problem, SupervisorError, UsageError
 from supervisord_ai.host.memory import machine_memory
 
@@ -68,6 +69,9 @@ def check_users(config: Config, uid: int) -> Iterator[Problem]:
     for spec in config.roster.agents.values():
         if not spec.external:
             asked.setdefault((f"class.{spec.policy.name}", spec.policy.user))
+    if any(backend.command for backend in config.backends):
+        engine = config.roster.classes.get(ENGINE_CLASS)
+        asked.setdefault((f"class.{ENGINE_CLASS}", None if engine is None else engine.user))
     for table, user in asked:
         if user is None:
             if uid == 0:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from supervisord_ai.config.units import shown
 from supervisord_ai.config.values import Config, ListenPolicy
 from supervisord_ai.core.places import CONTROL_SOCKET
 from supervisord_ai.core.policies import BackendSpec
+from supervisord_ai.core.serving import engine_name
 
 SOCKET_PATH_BYTES = 107  # sun_path is 108 with its NUL, unix(7)
 _URL = re.compile(r"http://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?/?")
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+):(\d{1,5})")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,56}")  # "engine-" before it is the name of a log and of a cgroup
 URL_WORDS = ("auto", "windows", "embedded")
 
 
@@ -52,9 +54,11 @@ def is_loopback(host: str) -> bool:
 
 def check_backend(backend: BackendSpec) -> Iterator[tuple[str, str]]:
     """Yield (key, what) for a backend that could not be called."""
-    if not backend.name:
-        yield "name", "must not be empty"
+    if _NAME.fullmatch(backend.name) is None:
+        yield "name", "is not a name: letters, digits, `.`, `_` and `-`, at most 57"
     url = backend.url
+    if backend.command:
+        yield from _check_command(backend)
     if url.startswith("https://"):
         yield "url", "https is not in effect yet: use http://"
     elif url.startswith("unix://"):
@@ -68,12 +72,44 @@ def check_backend(backend: BackendSpec) -> Iterator[tuple[str, str]]:
         yield "connections", f"must be more than the {backend.slots} slots: probes and metadata use some too"
 
 
+def _check_command(backend: BackendSpec) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with an Ollama that we are to start."""
+    if not backend.command[0]:
+        yield "command", 'must begin with a program, such as ["ollama", "serve"]'
+    match = _URL.fullmatch(backend.url)
+    if match is None or not is_loopback(match[1].strip("[]")):
+        where = 'such as "http://127.0.0.1:11434"'
+        yield "url", f"must be the loopback address at which `command` is to listen, {where}, not {shown(backend.url)}"
+
+
+def check_loops(listen: ListenPolicy, backends: Sequence[BackendSpec]) -> Iterator[tuple[int, str]]:
+    """Yield (index, what) for backends whose address is one of our own: we would be our own Ollama."""
+    ours = {where for address in listen.tcp if (where := _place(_ADDRESS.fullmatch(address), 0)) is not None}
+    for index, backend in enumerate(backends):
+        if _place(_URL.fullmatch(backend.url), 11434) in ours:
+            yield index, f"{shown(backend.url)} is an address of [listen] tcp: the supervisor would ask itself"
+
+
+def _place(match: re.Match[str] | None, usual_port: int) -> tuple[str, int] | None:
+    """Return host and port; every loopback name is one place. None for what is no address."""
+    if match is None:
+        return None
+    host = match[1].strip("[]")
+    return ("loopback" if is_loopback(host) else host, int(match[2] or usual_port))
+
+
 def check_tables(config: Config) -> Iterator[tuple[str, str, str]]:
     """Yield (table, key, what) for keys that contradict each other."""
     if config.restart.base_s > config.restart.max_s:
         yield "restart", "base", f"is longer than max ({config.restart.max_s:g} s)"
     if sorted(config.levels.enter) != list(config.levels.enter):
         yield "levels", "enter", "must rise from level to level"
+    kept = [backend for backend in config.backends if backend.command]
+    if kept and config.memory.ollama_bytes == 0:
+        yield "memory", "ollama", "must be more than 0: it is the cap of what `command` starts"
+    for backend in kept:
+        if engine_name(backend.name) in config.roster.agents:
+            yield "agents", "name", f"{shown(engine_name(backend.name))} is the name of the engine of [[ollama]] {backend.name}"
     if config.limits.body_bytes > config.limits.ingest_bytes:
         yield "limits", "body", "is larger than ingest, which bounds all bodies together"
     if config.cache.l1_per_agent_bytes > config.cache.l1_total_bytes:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
-from supervisord_ai.config.checks import check_backend, check_paths, check_tables, check_tcp
+from supervisord_ai.config.checks import check_backend, check_loops, check_paths, check_tables, check_tcp
 from supervisord_ai.config.effect import NOT_IN_EFFECT
 from supervisord_ai.config.lines import Path
 from supervisord_ai.config.plan import mb, over_budget
@@ -220,6 +220,12 @@ class _Loading:
             self._problem_at(table, name, what)
         for index, what in check_tcp(listen):
             self._problem_at("listen", "tcp", what, index)
+        for index, what in check_loops(listen, config.backends):
+            if self.lists["ollama"]:
+                entry = self.lists["ollama"][index]
+                self.reader.problem(entry.document, (*entry.path, "url"), what)
+            else:
+                self._problem_at("listen", "tcp", what)
         self._judge_memory(memory, read.caps)
         if read.is_whole and (unserved := nobody_is_urgent(read.roster, levels)):
             self._problem_at("levels", "priority_only", unserved)

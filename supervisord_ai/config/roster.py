@@ -16,13 +16,14 @@ from supervisord_ai.config.units import shown
 from supervisord_ai.core.memory_plan import CapLine
 from supervisord_ai.core.policies import LevelsPolicy
 from supervisord_ai.core.roster import CLASS_DEFAULTS, AgentSpec, ClassPolicy, Roster
+from supervisord_ai.core.serving import ENGINE_CLASS
 
 # A name becomes a file, a cgroup and a header: what is safe in all three.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Whose environment says otherwise could pass for another agent, or never be told apart from a stray.
 OWN_ENV = ("AI_SUPERVISOR_", "NOTIFY_SOCKET")
-NOT_AGENTS = ("owner", "guest")
+NOT_AGENTS = ("owner", "guest", ENGINE_CLASS)
 ONLY_FOR_AGENTS = ("memory", "inject", "user", "restart", "ready", "start", "grace", "critical")
 POLICY_KEYS = frozenset(ClassTable.__struct_fields__)
 
@@ -42,7 +43,11 @@ def read_classes(reader: Reader, entries: Sequence[Entry]) -> dict[str, ClassPol
         if NAME.fullmatch(name) is None:
             reader.problem(entry.document, entry.path, "is not a name: letters, digits, `.`, `_` and `-`, at most 64")
         values = reader.table(ClassTable, entry, defaults_of(base), "class.X")
-        if name in NOT_AGENTS and isinstance(entry.raw, dict):
+        if name == ENGINE_CLASS and isinstance(entry.raw, dict):
+            for key in entry.raw.keys() - {"user"}:
+                what = "has no meaning for engine: its memory is [memory] ollama, and only its user can be chosen"
+                reader.problem(entry.document, (*entry.path, key), what)
+        elif name in NOT_AGENTS and isinstance(entry.raw, dict):
             for key in entry.raw:
                 if key in ONLY_FOR_AGENTS:
                     reader.problem(entry.document, (*entry.path, key), f"has no meaning for {name}: we start none of them")

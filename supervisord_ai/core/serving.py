@@ -54,6 +54,6 @@ def engine_environ(ours: Mapping[str, str], spec: BackendSpec, models: ModelsPol
         "OLLAMA_HOST": host_of(spec.url),
         "OLLAMA_NUM_PARALLEL": str(spec.slots),
         "OLLAMA_CONTEXT_LENGTH": str(models.num_ctx),
-        "OLLAMA_KEEP_ALIVE": f"{models.keep_alive_s:g}s",
+        "OLLAMA_KEEP_ALIVE": f"{round(models.keep_alive_s * 1000)}ms",
         "OLLAMA_NO_CLOUD": "1",
     }

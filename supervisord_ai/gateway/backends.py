@@ -103,7 +103,7 @@ class Backend:
             if scope.cancelled_caught:
                 raise UpstreamFault(f"no answer to a small call within {self._patience.small_call_s:.0f} s")
         if self.state is not BackendState.READY:
-            log.info("backend %s at %s answers: Ollama %s", self.spec.name, self.spec.url, self.version)
+            log.info("backend %s at %s answers: Ollama %s", self.spec.name, self.client.where(), self.version)
         self.state = BackendState.READY
         self.detail = f"Ollama {self.version}, {len(self._digests)} models"
         self._scheduler.backend_ready(
@@ -194,7 +194,7 @@ class Backend:
         name = self.spec.name
         return BackendView(
             name=name,
-            url=self.spec.url,
+            url=self.client.where(),
             state=self.state.value,
             detail=self.detail,
             slots=self.spec.slots,

@@ -238,6 +238,32 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
             "give a class `ceiling = 3`"
         ],
     ),
+    "an engine that could not be kept": (
+        '[memory]\nollama = "0B"\n[class.engine]\nuser = "ollama"\nmemory = "1GB"\n[[ollama]]\nname = "a/b"\nurl = "auto"\n'
+        'command = ["", "serve"]\n' + AGENT.replace('class = "opus"', 'class = "engine"'),
+        [
+            "/e/c.toml:2: memory.ollama: must be more than 0: it is the cap of what `command` starts",
+            "/e/c.toml:5: class.engine.memory: has no meaning for engine: its memory is [memory] ollama, and only its user can be "
+            "chosen",
+            "/e/c.toml:7: ollama[0].name: is not a name: letters, digits, `.`, `_` and `-`, at most 57",
+            '/e/c.toml:8: ollama[0].url: must be the loopback address at which `command` is to listen, such as '
+            '"http://127.0.0.1:11434", not "auto"',
+            '/e/c.toml:9: ollama[0].command: must begin with a program, such as ["ollama", "serve"]',
+            '/e/c.toml:12: agents[0].class: "engine" is not a class of agents; usable are opus, sonnet',
+        ],
+    ),
+    "an engine and an agent of one name": (
+        '[[ollama]]\ncommand = ["ollama", "serve"]\n' + AGENT.replace('"a"', '"engine-main"'),
+        ['/e/c.toml: agents.name: "engine-main" is the name of the engine of [[ollama]] main'],
+    ),
+    "a supervisor that would ask itself": (
+        '[listen]\ntcp = ["127.0.0.1:11434"]\n[[ollama]]\nurl = "http://localhost"\n',
+        ['/e/c.toml:4: ollama[0].url: "http://localhost" is an address of [listen] tcp: the supervisor would ask itself'],
+    ),
+    "one that would ask itself by default": (
+        '[listen]\ntcp = ["127.0.0.1:11434"]\n',
+        ['/e/c.toml:2: listen.tcp: "http://127.0.0.1:11434" is an address of [listen] tcp: the supervisor would ask itself'],
+    ),
     "keys without effect": (
         '[queue]\nbatch_max = 5\n[levels]\npriority_only = 4\n[cache.l3]\nsize = "1GB"\n[class.opus]\nready = "notify"\n'
         '[[ollama]]\nurl = "auto"\ndevice = "cpu"\n[[ollama]]\nname = "b"\n[[alerts]]\nname = "x"\nwhen = "y"\n'
@@ -248,7 +274,6 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
             "/e/c.toml:4: levels.priority_only: not in effect yet: leave it at its default",
             "/e/c.toml:6: cache.l3.size: not in effect yet: leave it at its default",
             "/e/c.toml:8: class.opus.ready: not in effect yet: leave it at its default",
-            "/e/c.toml:10: ollama[0].url: not in effect yet: leave it at its default",
             "/e/c.toml:11: ollama[0].device: not in effect yet: leave it at its default",
             "/e/c.toml:12: ollama[1]: a second backend is not in effect yet: keep one",
             "/e/c.toml:14: alerts[0]: alerts are not in effect yet: leave them out",
@@ -348,10 +373,7 @@ def test_the_keys_without_effect_are_these() -> None:
         "class.X.ready=notify",
         "agents.every",
         "agents.external",
-        "ollama.url=auto",
-        "ollama.url=windows",
         "ollama.device",
-        "ollama.command",
         "ollama.restart_command",
         "ollama[1]",
         "queue.async_deadline",
@@ -386,8 +408,8 @@ def test_a_key_without_effect_may_stand_at_its_default() -> None:
 
 
 def test_one_value_of_a_key_may_lack_effect_while_others_have_it() -> None:
-    assert lacks_effect("ollama.url", "auto", "http://127.0.0.1:11434")
-    assert not lacks_effect("ollama.url", "http://10.0.0.1:1", "http://127.0.0.1:11434")
+    assert lacks_effect("class.X.ready", "notify", "alive")
+    assert not lacks_effect("class.X.ready", "request", "alive")
 
 
 # --- whatever the file holds --------------------------------------------------------------------------------------------

@@ -40,6 +40,16 @@ def test_root_must_say_who_agents_run_as_once_for_each_class() -> None:
     assert told('[class.opus]\nuser = "nobody"\n' + AGENTS, 0) == []
 
 
+def test_an_ollama_that_root_starts_needs_a_user_too() -> None:
+    text = '[[ollama]]\ncommand = ["ollama", "serve"]\n'
+    assert told(text, 0) == [
+        '/c.toml: class.engine.user: running as root, it needs user = "..." (someone who is not root); '
+        'user = "root" says that root is meant'
+    ]
+    assert told('[class.engine]\nuser = "nobody"\n' + text, 0) == []
+    assert told(text, 1000) == []
+
+
 def test_a_class_without_agents_needs_no_user() -> None:
     assert told("[class.opus]\n", 0) == []
 
