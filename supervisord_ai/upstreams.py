@@ -83,16 +83,18 @@ class Upstreams:
 
     def _one(self, spec: BackendSpec) -> Upstream:
         if spec.command:
-            return Upstream(spec, OllamaClient(spec.url, connections=spec.connections), self._of_command(spec))
+            keeper = self._of_command(spec)
+            return Upstream(spec, OllamaClient(spec.url, connections=spec.connections, where=keeper.in_words), keeper)
         match spec.url:
             case "auto" | "windows" as word:
                 locator = Locator(word, self._facts)
-                client = OllamaClient(word, dial=locator.dial, connections=spec.connections, where=locator.__str__)
+                client = OllamaClient(word, dial=locator.dial, connections=spec.connections, where=locator.where)
                 return Upstream(spec, client)
             case "embedded":
-                engine = self._embedded(spec)
-                secret = engine.launch.secret
-                return Upstream(spec, OllamaClient(engine.launch.url, connections=spec.connections, secret=secret), engine)
+                keeper = self._embedded(spec)
+                url, secret = keeper.launch.url, keeper.launch.secret
+                client = OllamaClient(url, connections=spec.connections, secret=secret, where=keeper.in_words)
+                return Upstream(spec, client, keeper)
             case _:
                 return Upstream(spec, OllamaClient(spec.url, connections=spec.connections))
 

@@ -28,7 +28,7 @@ from supervisord_ai.agents.launches import EngineLaunch
 from supervisord_ai.agents.output import LogFolder
 from supervisord_ai.clock import Clock
 from supervisord_ai.core.cap import CapDeed, CapWatch
-from supervisord_ai.core.policies import RestartPolicy
+from supervisord_ai.core.policies import MB, RestartPolicy
 from supervisord_ai.core.verdict import OWN_CAP, Evidence, ExitStatus, Verdict, decide
 from supervisord_ai.duty import every
 from supervisord_ai.errors import HostFault, SpawnFailed, StoreFault, UpstreamFault
@@ -129,6 +129,22 @@ class ManagedEngine:
         if self._kept is None or self._view.pid is None:
             return self._view
         return replace(self._view, memory_bytes=self._kept.cage.counters().memory_bytes)
+
+    def in_words(self) -> str:
+        """Return it in one line for people."""
+        view = self.statistics()
+        words = [f"{view.name} {view.state}"]
+        if view.pid is not None:
+            words.append(f"pid {view.pid}")
+        if view.memory_bytes is not None and view.cap_bytes:
+            words.append(f"{view.memory_bytes // MB} of {view.cap_bytes // MB} MB")
+        if view.restarts:
+            words.append(f"{view.restarts} restarts")
+        if view.detail:
+            words.append(view.detail)
+        if view.state not in {EngineState.READY, EngineState.BLOCKED}:
+            words.append(f"its log is {view.log_path}")
+        return ", ".join(words)
 
     def restart(self, reason: str) -> None:
         """End the life it has and begin the next at once. Does nothing while it has none: the next is due anyway."""

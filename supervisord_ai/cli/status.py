@@ -94,6 +94,8 @@ def _backend(page: Screen, backend: Json) -> None:
     state = (backend["state"], STATE_STYLE.get(backend["state"], ""))
     busy = f"{backend['busy']} of {backend['slots']} slots busy"
     page.title("ollama", f"{backend['name']} ", state, f"   {busy}   {backend['url']}")
+    if backend.get("way") and backend["state"] == "ready":  # else it is part of the reason above
+        page.wrapped("", backend["way"], 2)
     if backend.get("loading"):
         page.line(f"  loading {backend['loading']}")
     for one in backend["running"][:SHOWN_RUNNING]:

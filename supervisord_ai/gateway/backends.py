@@ -103,7 +103,7 @@ class Backend:
             if scope.cancelled_caught:
                 raise UpstreamFault(f"no answer to a small call within {self._patience.small_call_s:.0f} s")
         if self.state is not BackendState.READY:
-            log.info("backend %s at %s answers: Ollama %s", self.spec.name, self.client.where(), self.version)
+            log.info("backend %s at %s answers: Ollama %s", self.spec.name, self.client.where() or self.spec.url, self.version)
         self.state = BackendState.READY
         self.detail = f"Ollama {self.version}, {len(self._digests)} models"
         self._scheduler.backend_ready(
@@ -191,15 +191,16 @@ class Backend:
 
     def view(self, running: tuple[RunningView, ...]) -> BackendView:
         """Return everything for people."""
-        name = self.spec.name
+        name, way = self.spec.name, self.client.where()
         return BackendView(
             name=name,
-            url=self.client.where(),
+            url=self.spec.url,
             state=self.state.value,
-            detail=self.detail,
+            detail=self.detail if self.state is BackendState.READY or not way else f"{self.detail}; {way}",
             slots=self.spec.slots,
             busy=self._scheduler.busy(name),
             running=running,
             loading=self._scheduler.loading(name),
             resident=tuple(sorted(self._scheduler.resident(name))),
+            way=way,
         )

@@ -20,7 +20,10 @@ class RunningView:
 
 @dataclass(frozen=True, slots=True)
 class BackendView:
-    """One Ollama. `state` is ready, waiting (never reached yet) or unreachable (was reached before)."""
+    """One Ollama. `state` is ready, waiting (never reached yet) or unreachable (was reached before).
+
+    `way` says in words what `url` does not: which one was found, or how the engine is that we keep; else "".
+    """
 
     name: str
     url: str
@@ -31,6 +34,7 @@ class BackendView:
     running: tuple[RunningView, ...]
     loading: str | None
     resident: tuple[str, ...]
+    way: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ class OllamaClient:
     """One backend. Deadlines are the caller's cancel scopes, except for connecting (5 s).
 
     `url` is `http://host:port` or `unix:///path`; with a `dial` of the caller's it may be any word, and `where` says in words
-    where that leads at present. `secret` is sent as a bearer token.
+    where that leads at present, or who keeps it. `secret` is sent as a bearer token.
     Raises: ValueError for another kind of URL.
     """
 
@@ -61,8 +61,8 @@ class OllamaClient:
         return f"<OllamaClient {self.url} {self.statistics()}>"
 
     def where(self) -> str:
-        """Return what people are shown as its address."""
-        return self.url if self._where is None else self._where()
+        """Return in words what its address does not say: which one was found, who keeps it. "" where there is nothing to say."""
+        return "" if self._where is None else self._where()
 
     def statistics(self) -> TransportStatistics:
         return self._transport.statistics()

@@ -40,10 +40,11 @@ class Locator:
         self._looking = trio.Lock()  # a hundred callers of a lost backend look once
 
     def __repr__(self) -> str:
-        return f"<Locator {self}>"
+        return f"<Locator {self.word} {self.where()}>"
 
-    def __str__(self) -> str:
-        return f"{self.word}: {self.found}" if self.found is not None else self.word
+    def where(self) -> str:
+        """Return what was found, "" while nothing is."""
+        return "" if self.found is None else str(self.found)
 
     async def dial(self) -> ByteStream:
         """Connect to the Ollama that was found, looking for it first where there is none.

@@ -71,7 +71,7 @@ class Machine:
 
 def client_of(machine: Machine, word: str = "auto") -> tuple[OllamaClient, Locator]:
     locator = Locator("auto" if word == "auto" else "windows", machine.facts, dial_to=machine.dial_to)
-    return OllamaClient(word, dial=locator.dial, where=locator.__str__), locator
+    return OllamaClient(word, dial=locator.dial, where=locator.where), locator
 
 
 VERSION = b'{"version": "0.12.6"}'
@@ -80,9 +80,9 @@ VERSION = b'{"version": "0.12.6"}'
 async def test_this_systems_ollama_comes_first(autojump_clock: MockClock) -> None:
     machine = Machine({HERE: VERSION, WINDOWS: VERSION})
     client, _ = client_of(machine)
-    assert client.where() == "auto"
+    assert client.where() == ""
     assert await client.version() == "0.12.6"
-    assert client.where() == "auto: http://127.0.0.1:11434 (this system)"
+    assert client.where() == "http://127.0.0.1:11434 (this system)"
     assert WINDOWS not in machine.dialled
     await client.aclose()
 
@@ -93,7 +93,7 @@ async def test_without_one_here_it_is_the_one_on_windows(autojump_clock: MockClo
     await client.version()
     assert locator.found is not None
     assert locator.found.way is Way.GATEWAY
-    assert client.where() == "auto: http://172.27.224.1:11434 (Windows, default gateway)"
+    assert client.where() == "http://172.27.224.1:11434 (Windows, default gateway)"
 
 
 async def test_windows_means_windows_even_if_one_answers_here(autojump_clock: MockClock) -> None:
@@ -129,7 +129,7 @@ async def test_when_the_one_that_was_found_goes_the_call_fails_before_another_is
     del machine.answers[HERE]
     with pytest.raises(UpstreamUnreachable):
         await locator.dial()
-    assert client.where() == "auto"
+    assert client.where() == ""
     await locator.dial()
     assert locator.found is not None
     assert (locator.found.host, locator.found.port) == WINDOWS
