@@ -1,4 +1,4 @@
-"""`agents list`, `agents show`, `agents logs`."""
+"""`agents list`, `agents show`, `agents logs`, `agents token`; `agents add` is in `adding.py`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,18 @@ POLL_S = 0.2
 
 
 def run(args: Namespace) -> int:
+    if args.action == "add":
+        from supervisord_ai.cli.adding import add  # noqa: PLC0415 - it checks a config, and the other verbs need not wait for that
+
+        return add(args)
     door = open_door(args)
     match args.action:
         case "list":
             return _list(args, door)
         case "show":
             return _show(args, door)
+        case "token":
+            return _token(args, door)
         case _:
             return _logs(args, door)
 
@@ -83,6 +89,17 @@ def _show(args: Namespace, door: Door) -> int:
         print("detail")
         for line in one["detail"].splitlines():
             print(f"  {printable(line)}")
+    return Exit.GOOD
+
+
+def _token(args: Namespace, door: Door) -> int:
+    """Print what an external agent is to be given; for others there is nothing to give, they are started with it."""
+    _agent(door, args.name)
+    given = door.environment(args.name)
+    if args.env:
+        print("\n".join(f"{name}={value}" for name, value in given.items()))
+    else:
+        print(given["AI_SUPERVISOR_TOKEN"])
     return Exit.GOOD
 
 

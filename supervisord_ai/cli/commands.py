@@ -16,6 +16,9 @@ _UNRECOGNIZED = "unrecognized arguments: "
 class Parser(argparse.ArgumentParser):
     """argparse that says what was probably meant, and does not guess at shortened options."""
 
+    # What stands behind `--` is somebody else's command, in `words`. A REMAINDER would take our options after a NAME too.
+    ends_in_words = False
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         kwargs.setdefault("allow_abbrev", False)
@@ -31,6 +34,14 @@ class Parser(argparse.ArgumentParser):
         elif message.startswith("the following arguments are required: "):
             message = message.replace("the following arguments are required: ", "this is missing: ")
         self.exit(2, f"{self.prog}: {message}\ntry: {self.prog} --help\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if not self.ends_in_words or "--" not in args:
+            return super().parse_known_args(args, namespace)
+        at = args.index("--")
+        known, extra = super().parse_known_args(args[:at], namespace)
+        known.words = args[at + 1 :]
+        return known, extra
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         known, extra = self.parse_known_args(args, namespace)
@@ -102,7 +113,7 @@ def _add_looking(commands: Any) -> None:
     health = _command(commands, "health", "health", "say whether all is well: exit code 0, 1 or 3", config=True, json=True)
     health.add_argument("--once", action="store_true", help="check once and exit (the default)")
 
-    agents = _group(commands, "agents", "list, show and read the agents")
+    agents = _group(commands, "agents", "list, show, read and add agents")
     listed = _command(agents, "list", "agents", "one line for each agent", config=True, json=True, action="list")
     listed.add_argument("--class", dest="agent_class", metavar="CLASS", help="only this class")
     listed.add_argument("--state", metavar="STATE", help="only agents in this state")
@@ -112,6 +123,20 @@ def _add_looking(commands: Any) -> None:
     logs.add_argument("name", metavar="NAME")
     logs.add_argument("-f", "--follow", action="store_true", help="go on as it writes, until ^C")
     logs.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="the last N lines (default: 50)")
+
+    token = _command(agents, "token", "agents", "what an external agent shows to be known", config=True, action="token")
+    token.add_argument("name", metavar="NAME")
+    token.add_argument("--env", action="store_true", help="all its variables, as NAME=VALUE lines")
+    add = _command(agents, "add", "agents", "add an agent to the config", config=True, action="add")
+    add.add_argument("name", metavar="NAME")
+    add.add_argument("--class", dest="agent_class", metavar="CLASS", required=True, help="its class")
+    add.add_argument("--memory", metavar="SIZE", help="its memory cap (default: its class's)")
+    add.add_argument("--cwd", metavar="DIR", help="where it runs")
+    add.add_argument("--env-file", metavar="FILE", help="a file of NAME=VALUE lines for it, readable by its owner alone (0600)")
+    add.add_argument("--external", action="store_true", help="it is started by others: it gets an identity and a token")
+    add.ends_in_words = True
+    add.set_defaults(words=[])
+    add.usage = f"{add.prog} [-h] [OPTIONS] NAME --class CLASS -- CMD ..."
 
     queue = _group(commands, "queue", "look at the backlog")
     _command(queue, "list", "queue", "who runs and who waits, in order", config=True, json=True, action="list")

@@ -62,6 +62,11 @@ class Door:
         """Return everything about one agent. Raises: as `get`."""
         return self.get(f"/v1/agents/{quote(name, safe='')}")
 
+    def environment(self, name: str) -> dict[str, str]:
+        """Return what an external agent is to be given. Raises: as `get`."""
+        found: dict[str, str] = self.get(f"/v1/agents/{quote(name, safe='')}/environment")["environment"]
+        return found
+
     def is_open(self) -> bool:
         """Tell whether a daemon listens."""
         with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:

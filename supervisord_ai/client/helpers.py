@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import ollama as ollama_package
 
 VARIABLE = "AI_SUPERVISOR_SOCKET"
+TOKEN_VARIABLE = "AI_SUPERVISOR_TOKEN"  # noqa: S105 - a name, not a secret
 BASE_URL = "http://localhost"  # a client wants a host; over a Unix socket nobody looks it up
 
 # An answer may be minutes away, since it waits in line first: the supervisor says when there is no hope, not the clock here.
@@ -44,7 +45,8 @@ def http(socket: str | None = None, *, timeout: httpx.Timeout = TIMEOUT) -> http
     Raises:
         NoSocketError: nobody says where the socket is.
     """
-    return httpx.AsyncClient(transport=Transport(socket_path(socket)), base_url=BASE_URL, timeout=timeout, trust_env=False)
+    transport = Transport(socket_path(socket))
+    return httpx.AsyncClient(transport=transport, base_url=BASE_URL, headers=_token(), timeout=timeout, trust_env=False)
 
 
 def ollama(socket: str | None = None, *, timeout: httpx.Timeout = TIMEOUT) -> ollama_package.AsyncClient:
@@ -56,7 +58,14 @@ def ollama(socket: str | None = None, *, timeout: httpx.Timeout = TIMEOUT) -> ol
     """
     import ollama as package  # noqa: PLC0415 - the agent's own dependency, not ours
 
-    return package.AsyncClient(host=BASE_URL, transport=Transport(socket_path(socket)), timeout=timeout, trust_env=False)
+    transport = Transport(socket_path(socket))
+    return package.AsyncClient(host=BASE_URL, transport=transport, headers=_token(), timeout=timeout, trust_env=False)
+
+
+def _token() -> dict[str, str]:
+    """Return the header by which an external agent is known; the others are known by the kernel."""
+    token = os.environ.get(TOKEN_VARIABLE)
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def sync_transport(socket: str | None = None) -> httpx.HTTPTransport:

@@ -14,7 +14,6 @@ NOT_IN_EFFECT: tuple[str, ...] = (
     "class.X.substitute",
     "class.X.ready=notify",
     "agents.every",
-    "agents.external",
     "ollama.device",
     "ollama.restart_command",
     "ollama[1]",  # a second backend

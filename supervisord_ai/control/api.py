@@ -1,6 +1,6 @@
 """The owner's door: JSON over control.sock, for the command line and for scripts.
 
-    GET  /v1/status  /v1/agents  /v1/agents/{name}  /v1/queue  /v1/cache  /healthz
+    GET  /v1/status  /v1/agents  /v1/agents/{name}  /v1/agents/{name}/environment  /v1/queue  /v1/cache  /healthz
     POST /v1/stop
 
 Who connects is asked of the kernel once per connection. A peer inside the fleet is refused whatever its user id: an agent
@@ -10,7 +10,7 @@ that runs as its owner must not stop its supervisor.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -23,7 +23,7 @@ from supervisord_ai.control import report
 from supervisord_ai.control.report import Json, Moment, Usage
 from supervisord_ai.core.identity import PeerFacts
 from supervisord_ai.core.memory_plan import MemoryPolicy
-from supervisord_ai.core.roster import Roster
+from supervisord_ai.core.roster import AgentSpec, Roster
 from supervisord_ai.errors import HostFault, Refused
 from supervisord_ai.gateway.accept import AcceptView
 from supervisord_ai.gateway.view import GatewayView
@@ -61,6 +61,7 @@ class Control:
         usage: Callable[[], Usage],
         peers: Peers,
         may_control: Callable[[PeerFacts], bool],
+        environment: Callable[[AgentSpec], Mapping[str, str]],
         stop: Callable[[], None],
     ) -> None:
         self._version = version
@@ -75,6 +76,7 @@ class Control:
         self._usage = usage
         self._peers = peers
         self._may_control = may_control
+        self._environment = environment
         self._stop = stop
         self._asked = 0
         self._refused = 0
@@ -123,12 +125,15 @@ class Control:
             return
         if path.startswith("/v1/agents/"):
             _allow(exchange, ("GET", "HEAD"))
-            await _respond(exchange, 200, self._agent(unquote(path.removeprefix("/v1/agents/"))))
+            name, _, part = path.removeprefix("/v1/agents/").partition("/")
+            if part not in {"", "environment"}:
+                raise Refused(404, f"control.sock has no {path}")
+            await _respond(exchange, 200, self._given(unquote(name)) if part else self._agent(unquote(name)))
             return
         views: dict[str, Callable[[], tuple[int, Json]]] = {
             "/healthz": self._health,
             "/v1/status": lambda: (200, report.status(self._moment())),
-            "/v1/agents": lambda: (200, {"agents": [report.agent(view) for view in self._fleet().agents]}),
+            "/v1/agents": lambda: (200, {"agents": self._agents()}),
             "/v1/queue": lambda: (200, report.queue(self._gateway())),
             "/v1/cache": lambda: (200, report.plain(self._gateway().cache)),
         }
@@ -156,8 +161,23 @@ class Control:
         found = report.reasons(self._moment())
         return (503, {"status": "degraded", "reasons": found}) if found else (200, {"status": "good", "reasons": []})
 
+    def _agents(self) -> list[Json]:
+        externals = [report.external(spec) for spec in self._roster.agents.values() if spec.external]
+        return [*(report.agent(view) for view in self._fleet().agents), *externals]
+
+    def _given(self, name: str) -> Json:
+        """What an external agent is to be given by whoever starts it: its token above all."""
+        spec = self._roster.agents.get(name)
+        if spec is None:
+            raise Refused(404, f"there is no agent {name!r}")
+        if not spec.external:
+            raise Refused(409, f"{name} is started by us and finds its token in its environment; another starts with each run")
+        return {"name": name, "environment": dict(self._environment(spec))}
+
     def _agent(self, name: str) -> Json:
         spec = self._roster.agents.get(name)
+        if spec is not None and spec.external:
+            return {**report.external(spec), "priority": spec.policy.priority}
         for view in self._fleet().agents:
             if view.name == name:
                 told: dict[str, Any] = {} if spec is None else {

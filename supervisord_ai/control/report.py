@@ -10,7 +10,9 @@ from typing import Any
 
 from supervisord_ai.agents.view import AgentView, FleetView
 from supervisord_ai.core.agent_state import AgentState
+from supervisord_ai.core.identity import EXTERNAL_GENERATION
 from supervisord_ai.core.memory_plan import MemoryPolicy, parts
+from supervisord_ai.core.roster import AgentSpec
 from supervisord_ai.gateway.accept import AcceptView
 from supervisord_ai.gateway.view import BackendView, GatewayView
 
@@ -135,6 +137,22 @@ def agent(view: AgentView) -> Json:
     """Return one agent of `GET /v1/agents`."""
     fields = plain(view)
     return {"name": fields.pop("name"), "class": fields.pop("agent_class"), **fields}
+
+
+def external(spec: AgentSpec) -> Json:
+    """Return one agent that we do not start, with the fields of the others: nothing is known of its process."""
+    nothing = dict.fromkeys(("pid", "since_s", "verdict", "memory_bytes", "peak_bytes", "cap_bytes"))
+    return {
+        "name": spec.name,
+        "class": spec.policy.name,
+        "state": "external",
+        "generation": EXTERNAL_GENERATION,
+        **nothing,
+        "restarts": 0,
+        "detail": "",
+        "guarantee": "none",
+        "log_path": "",
+    }
 
 
 def queue(gateway: GatewayView) -> Json:

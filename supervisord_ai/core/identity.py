@@ -15,16 +15,22 @@ On the Unix socket, the first of these that holds:
 On TCP there is no process to ask, only a socket: its cgroup (v2) and user id count first, then the token, then the process
 that holds the socket where somebody looked for it (as above), then the owner's user id, then `[listen] anonymous`.
 
+An external agent (a container, an editor: not started by us) has no process that we know. It is whoever shows its token, on TCP
+or on the socket, unless the kernel says that it is one of the fleet: its token has generation 0, and so does not end.
+
 Proved says that no other agent can pass for it. An agent that runs as root, or as the daemon's own user, can write the
 cgroups, become any user, and read the secret: while one such agent runs, nobody is proved.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from supervisord_ai.core.events import AgentEnded, AgentStarted, Event
+
+EXTERNAL_GENERATION = 0  # of those we did not start: there is one, and it does not end
 
 
 class CallerKind(StrEnum):
@@ -45,7 +51,7 @@ class Proof(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `name` is the agent's, or "owner" or "guest"; `generation` is 0 for those two."""
+    """Who asks. `name` is the agent's, or "owner" or "guest"; `generation` is 0 for those two, and for external agents."""
 
     kind: CallerKind
     name: str
@@ -120,8 +126,10 @@ class IdentityPolicy:
 class Register:
     """The agents that run now, and the decision who is one of them."""
 
-    def __init__(self, policy: IdentityPolicy) -> None:
+    def __init__(self, policy: IdentityPolicy, externals: Mapping[str, str] | None = None) -> None:
+        """`externals` are the external agents and their classes."""
         self._policy = policy
+        self._externals = dict(externals or {})
         self._running: dict[str, AgentStarted] = {}
         self._by_cgroup: dict[str, AgentStarted] = {}
         self._by_own_uid: dict[int, AgentStarted] = {}
@@ -164,6 +172,17 @@ class Register:
         return self._running.get(name)
 
     @property
+    def has_externals(self) -> bool:
+        return bool(self._externals)
+
+    def claimed(self, agent: str, generation: int) -> Caller | None:
+        """Return whom a genuine token names: the generation that runs now, or an external agent; None for a past one."""
+        if generation == EXTERNAL_GENERATION and agent in self._externals:
+            return Caller(CallerKind.AGENT, agent, self._externals[agent], generation, Proof.TOKEN, None)
+        known = self._running.get(agent)
+        return self._caller(known, Proof.TOKEN, None) if known is not None and known.generation == generation else None
+
+    @property
     def almighty(self) -> AgentStarted | None:
         """Return an agent that could pass for any other, because it runs as root or as the daemon's own user."""
         mighty = {0, self._policy.daemon_uid}
@@ -190,7 +209,7 @@ class Register:
         return self._outside(facts.uid, {facts.gid, *facts.groups})  # 6, 7, 8
 
     def on_tcp(
-        self, facts: TcpFacts, *, cgroup: str | None, claimed: AgentStarted | None, holder: PeerFacts | None
+        self, facts: TcpFacts, *, cgroup: str | None, claimed: Caller | None, holder: PeerFacts | None
     ) -> Caller | Stranger:
         """Decide who asks on TCP.
 
@@ -203,7 +222,7 @@ class Register:
         if by_kernel is not None:
             return self._caller(by_kernel, Proof.TAGGED if self.almighty is not None else Proof.PROVED, facts.uid)
         if claimed is not None:
-            return self._caller(claimed, Proof.TOKEN, facts.uid)
+            return replace(claimed, uid=facts.uid)
         if holder is not None:
             found = self.on_unix(holder)
             if isinstance(found, Caller) or found.may_be_starting:

@@ -13,9 +13,11 @@ INJECTABLE = ("ollama", "openai", "anthropic")
 
 
 def injected(
-    inject: Sequence[str], *, agent: str, run_tag: str, llm_socket: str, tcp_url: str | None, token: str
+    inject: Sequence[str], *, agent: str, run_tag: str | None, llm_socket: str, tcp_url: str | None, token: str
 ) -> dict[str, str]:
     """Return the variables of one generation of `agent`.
+
+    An external one has no `run_tag`, since we would take it for a stray; it has its token by itself, to show it on the socket.
 
     `tcp_url` is `http://127.0.0.1:PORT` without a slash at the end, None when the loopback face is off: then only those who
     speak Unix sockets are served, and no SDK variable is set.
@@ -23,8 +25,11 @@ def injected(
     given = {
         "AI_SUPERVISOR_SOCKET": llm_socket,
         "AI_SUPERVISOR_AGENT": agent,
-        "AI_SUPERVISOR_RUN": run_tag,
     }
+    if run_tag is not None:
+        given["AI_SUPERVISOR_RUN"] = run_tag
+    else:
+        given["AI_SUPERVISOR_TOKEN"] = token
     if tcp_url is None:
         return given
     if "ollama" in inject:

@@ -2,7 +2,8 @@
 
 On the Unix socket identity is found once per connection, from the kernel, and nothing a caller sends can change it. On
 loopback TCP there is no process to ask: each request brings its token, in a header or as the first part of the path, and what
-the kernel knows of the socket outranks it. The decisions are `core/identity.py`'s; here the facts are fetched.
+the kernel knows of the socket outranks it. An external agent, which we did not start, shows its token on either. The decisions
+are `core/identity.py`'s; here the facts are fetched.
 
 An agent may connect before the task that started it has said so, since it runs while that task waits for a thread. So a
 caller that is of the fleet and not yet anyone is asked about again when the next agent is announced, for two seconds at most.
@@ -12,14 +13,23 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 import trio
 
 from supervisord_ai.core.events import AgentStarted, Event
-from supervisord_ai.core.identity import Caller, IdentityPolicy, PeerFacts, Proof, Register, Stranger, TcpFacts
+from supervisord_ai.core.identity import (
+    EXTERNAL_GENERATION,
+    Caller,
+    IdentityPolicy,
+    PeerFacts,
+    Proof,
+    Register,
+    Stranger,
+    TcpFacts,
+)
 from supervisord_ai.core.token import looks_like_token, read_token, token_for
 from supervisord_ai.errors import HostFault, PeerGone, Refused
 from supervisord_ai.host.peers import KernelPeers, Peers
@@ -51,9 +61,15 @@ class Accept:
     """Keeps the register of running agents and tells who a connection is. `tell` is its only input besides connections."""
 
     def __init__(
-        self, policy: IdentityPolicy, secret: bytes, *, peers: Peers | None = None, host_names: tuple[str, ...] = ()
+        self,
+        policy: IdentityPolicy,
+        secret: bytes,
+        *,
+        peers: Peers | None = None,
+        host_names: tuple[str, ...] = (),
+        externals: Mapping[str, str] | None = None,
     ) -> None:
-        self._register = Register(policy)
+        self._register = Register(policy, externals)
         self._secret = secret
         self._peers = peers if peers is not None else KernelPeers()
         self._host_names = frozenset(name.lower() for name in host_names)
@@ -90,6 +106,30 @@ class Accept:
         """
         facts = self._unix_facts(connection)
         return self._answer(await self._settled(lambda: self._register.on_unix(facts)), connection)
+
+    async def unix_handler(self, connection: Connection, handler_for: Callable[[Caller], Handler]) -> Handler:
+        """Return the handler of one connection. Use as `on_connection` of the Unix socket's listener.
+
+        A process outside the fleet may be an external agent: it is, in each request that shows that agent's token.
+
+        Raises:
+            Refused: it is nobody who may call, whatever it shows.
+        """
+        facts = self._unix_facts(connection)
+        found = await self._settled(lambda: self._register.on_unix(facts))
+        if not self._register.has_externals or self._register.is_of_fleet(facts):
+            return handler_for(self._answer(found, connection))
+
+        async def handle(exchange: Exchange) -> None:
+            head, token = split_token(exchange.head)
+            caller = self._claimed(token)
+            if caller is None or caller.generation != EXTERNAL_GENERATION:
+                await handler_for(self._answer(found, connection))(exchange)
+                return
+            exchange.head = head
+            await handler_for(self._answer(replace(caller, uid=facts.uid), connection))(exchange)
+
+        return handle
 
     def may_control(self, facts: PeerFacts) -> bool:
         """Say whether a process may use the owner's socket: never one of the fleet's, whatever its user is."""
@@ -172,10 +212,9 @@ class Accept:
 
         return self._answer(await self._settled(decide), connection, otherwise=401)
 
-    def _claimed(self, token: str | None) -> AgentStarted | None:
+    def _claimed(self, token: str | None) -> Caller | None:
         named = read_token(self._secret, token) if token is not None else None
-        agent = self._register.agent(named[0]) if named is not None else None
-        return agent if agent is not None and named is not None and agent.generation == named[1] else None
+        return self._register.claimed(*named) if named is not None else None
 
     # --- both -----------------------------------------------------------------------------------------------------------
 

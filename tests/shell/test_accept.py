@@ -325,3 +325,94 @@ def test_a_token_is_taken_off_the_path_and_nothing_else_is() -> None:
     assert split_token(head("/x", ("Authorization", "Bearer ais1.a.1.b"), ("x-api-key", "ais1.c.1.d")))[1] == "ais1.a.1.b"
 
 
+
+
+# --- external agents ----------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def socket_of(door: Accept, facts: PeerFacts) -> AsyncIterator[Face]:
+    """The Unix socket in memory, for one process."""
+    seen: list[Asked] = []
+
+    def handler_for(caller: Caller) -> Handler:
+        async def handle(exchange: Exchange) -> None:
+            seen.append(Asked(caller, exchange.head.target, exchange.head.path))
+            await exchange.respond(200, ())
+
+        return handle
+
+    client, serving = memory_pair("memory-unix", facts)
+    async with trio.open_nursery() as nursery:
+        handler = await door.unix_handler(serving, handler_for)
+        nursery.start_soon(serve_connection, serving, handler, Bounds())
+        yield Face(client, seen)
+        nursery.cancel_scope.cancel()
+
+
+def with_externals(*agents: AgentStarted) -> Accept:
+    door = Accept(POLICY, SECRET, peers=FakePeers(), externals={"editor": "opus", "box": "sonnet"})
+    for agent in agents:
+        door.tell(agent)
+    return door
+
+
+async def test_an_external_agent_is_known_by_its_token_in_each_request_on_the_socket(autojump_clock: MockClock) -> None:
+    door = with_externals(A)
+    token = door.token_for("editor", 0)
+    async with socket_of(door, OWNER) as sock:
+        assert await sock.ask("/api/tags", f"Authorization: Bearer {token}") == (200, "editor/token")
+        assert (sock.last.caller.agent_class, sock.last.caller.uid) == ("opus", 1000)
+        assert await sock.ask(f"/@{token}/api/tags") == (200, "editor/token")
+        assert sock.last.path == "/api/tags"
+        assert await sock.ask("/api/tags", f"x-api-key: {door.token_for('box', 0)}") == (200, "box/token")
+        assert await sock.ask("/api/tags") == (200, "owner/proved")
+
+
+async def test_a_stranger_with_an_external_agents_token_may_call_and_without_it_may_not(autojump_clock: MockClock) -> None:
+    door = with_externals(A)
+    async with socket_of(door, PeerFacts(0, 1234, 1234, pidfd_matches=False)) as sock:
+        assert await sock.ask("/api/tags", f"Authorization: Bearer {door.token_for('box', 0)}") == (200, "box/token")
+        status, words = await sock.ask("/api/tags")
+        assert status == 403
+        assert "user 1234 is no agent" in words
+
+
+async def test_no_process_of_the_fleet_becomes_an_external_agent(autojump_clock: MockClock) -> None:
+    door = with_externals(A)
+    header = f"Authorization: Bearer {door.token_for('editor', 0)}"
+    async with socket_of(door, OF_A) as sock:
+        assert await sock.ask("/api/tags", header) == (200, "opus-01/proved")
+    stray = PeerFacts(300, 1000, 1000, 3000, (":/",), 300, run_tag="of-nobody-who-runs")
+    with pytest.raises(Refused, match="403 this process was started by an agent that is not running"):
+        await door.unix_handler(unix(stray), lambda _caller: pytest.fail("it is nobody"))
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        token_for(SECRET, "opus-01", 1),  # an agent of the fleet is known by its process here
+        token_for(SECRET, "editor", 1),
+        token_for(SECRET, "gone", 0),
+        token_for(b"another" * 5, "editor", 0),
+    ],
+)
+async def test_on_the_socket_any_other_token_changes_nothing(token: str, autojump_clock: MockClock) -> None:
+    async with socket_of(with_externals(A), OWNER) as sock:
+        assert await sock.ask("/api/tags", f"Authorization: Bearer {token}") == (200, "owner/proved")
+        await sock.ask(f"/@{token}/api/tags")
+        assert sock.last.path == f"/@{token}/api/tags"
+
+
+async def test_an_external_agents_token_works_on_tcp_and_does_not_end(autojump_clock: MockClock) -> None:
+    door = with_externals(A)
+    async with face(door, TcpFacts()) as tcp:
+        for _ in range(2):
+            assert await tcp.ask(f"/@{door.token_for('editor', 0)}/api/tags") == (200, "editor/token")
+            door.tell(AgentEnded("opus-01", 1, "finished"))
+
+
+async def test_without_external_agents_a_token_on_the_socket_is_not_looked_at(autojump_clock: MockClock) -> None:
+    door = accept(A)
+    async with socket_of(door, OWNER) as sock:
+        assert await sock.ask("/api/tags", f"Authorization: Bearer {door.token_for('editor', 0)}") == (200, "owner/proved")

@@ -23,7 +23,7 @@ from supervisord_ai.control.report import Usage
 from supervisord_ai.core.agent_state import AgentState
 from supervisord_ai.core.identity import PeerFacts
 from supervisord_ai.core.memory_plan import MemoryPolicy
-from supervisord_ai.core.roster import Roster
+from supervisord_ai.core.roster import CLASS_DEFAULTS, AgentSpec, Roster
 from supervisord_ai.host import sockets
 from supervisord_ai.host.peers import KernelPeers
 from supervisord_ai.serve.http import serve_listener
@@ -37,6 +37,7 @@ class Daemon:
         self.folder = folder
         self.fleet = fleet_view()
         self.gateway = gateway_view()
+        self.roster = Roster()
         self.lets_in = True
         self._listener = sockets.bind_unix(folder / "control.sock", mode=0o600)
         self._up = threading.Event()
@@ -51,13 +52,14 @@ class Daemon:
             version="9.9.9",
             pid=0,
             clock=SystemClock(),
-            roster=Roster(),
+            roster=self.roster,
             memory=MemoryPolicy(),
             fleet=lambda: self.fleet,
             gateway=lambda: self.gateway,
             identity=identity_view,
             usage=lambda: Usage(45_000_000, 1.0),
             peers=KernelPeers(),
+            environment=lambda spec: {"AI_SUPERVISOR_TOKEN": f"token-of-{spec.name}", "OLLAMA_HOST": "http://127.0.0.1:1"},
             may_control=self._may_control,
             stop=self._stop.set,
         )
@@ -227,3 +229,27 @@ def test_what_answers_and_is_not_ours_is_said(
     finally:
         thread.join(10)
         listener.close()
+
+
+def add_external(daemon: Daemon) -> None:
+    daemon.roster.agents["editor"] = AgentSpec("editor", CLASS_DEFAULTS["opus"], (), external=True)
+
+
+def test_the_token_of_an_external_agent_is_one_word_or_all_its_variables(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_external(daemon)
+    assert out(capsys, "agents", "token", "editor") == "token-of-editor\n"
+    said = out(capsys, "agents", "token", "editor", "--env")
+    assert said == "AI_SUPERVISOR_TOKEN=token-of-editor\nOLLAMA_HOST=http://127.0.0.1:1\n"
+
+
+def test_an_agent_of_ours_has_no_token_to_give_away(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    daemon.fleet = fleet_view(agent_view("opus-01"))
+    assert "there is no agent 'opus-02'; did you mean 'opus-01'?" in err(capsys, "agents", "token", "opus-02", code=Exit.USAGE)
+
+
+def test_an_external_agent_is_listed_and_shown(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    add_external(daemon)
+    assert "external" in out(capsys, "agents", "list")
+    assert "external for -" in out(capsys, "agents", "show", "editor")

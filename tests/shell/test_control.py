@@ -37,17 +37,19 @@ class House:
         self.gateway: GatewayView = gateway_view()
         self.stops = 0
         spec = AgentSpec("opus-01", CLASS_DEFAULTS["opus"], ("run", "it"), cwd="/srv")
+        self.roster = Roster({"opus-01": spec})
         self.control = Control(
             version="9.9.9",
             pid=99,
             clock=VirtualClock(epoch=1000.0),
-            roster=Roster({"opus-01": spec}),
+            roster=self.roster,
             memory=MemoryPolicy(),
             fleet=lambda: self.fleet,
             gateway=lambda: self.gateway,
             identity=identity_view,
             usage=lambda: Usage(45_000_000, 1.23456),
             peers=KernelPeers(),
+            environment=lambda spec: {"AI_SUPERVISOR_TOKEN": f"token of {spec.name}"},
             may_control=lambda facts: facts.uid == 1000 and facts.run_tag is None,
             stop=self._stop,
         )
@@ -266,3 +268,32 @@ async def test_stop_is_done_also_for_a_caller_that_does_not_wait_for_the_answer(
     async with connected(house) as client:
         await client.send_all(b"POST /v1/stop HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert house.stops == 1
+
+
+# --- external agents ----------------------------------------------------------------------------------------------------
+
+
+def with_an_external_agent() -> House:
+    house = House()
+    house.roster.agents["editor"] = AgentSpec("editor", CLASS_DEFAULTS["sonnet"], (), external=True)
+    return house
+
+
+async def test_an_external_agent_is_shown_with_the_fields_of_the_others(autojump_clock: object) -> None:
+    house = with_an_external_agent()
+    agents = {one["name"]: one for one in (await ask(house, "/v1/agents"))[2]["agents"]}
+    assert agents["editor"].keys() == agents["opus-01"].keys()
+    assert (agents["editor"]["class"], agents["editor"]["state"], agents["editor"]["pid"]) == ("sonnet", "external", None)
+    status, _, one = await ask(house, "/v1/agents/editor")
+    assert (status, one["state"], one["priority"]) == (200, "external", 5)
+
+
+async def test_only_an_external_agent_has_something_to_be_given(autojump_clock: object) -> None:
+    house = with_an_external_agent()
+    status, headers, told = await ask(house, "/v1/agents/editor/environment")
+    assert (status, told["environment"]) == (200, {"AI_SUPERVISOR_TOKEN": "token of editor"})
+    assert headers["cache-control"] == "no-store"
+    status, _, told = await ask(house, "/v1/agents/opus-01/environment")
+    assert (status, "started by us" in told["error"]) == (409, True)
+    assert (await ask(house, "/v1/agents/nobody/environment"))[0] == 404
+    assert (await ask(house, "/v1/agents/editor/secrets"))[0] == 404

@@ -372,7 +372,6 @@ def test_the_keys_without_effect_are_these() -> None:
         "class.X.substitute",
         "class.X.ready=notify",
         "agents.every",
-        "agents.external",
         "ollama.device",
         "ollama.restart_command",
         "ollama[1]",

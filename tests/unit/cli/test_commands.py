@@ -40,7 +40,7 @@ def parsers(parser: argparse.ArgumentParser, words: Words = ()) -> Iterator[tupl
 
 COMMANDS = dict(parsers(build_parser()))
 WITH_CONFIG = {("run",), ("stop",), ("status",), ("health",), ("queue", "list"), ("config", "show"), ("config", "check")} | {
-    ("agents", action) for action in ("list", "show", "logs")
+    ("agents", action) for action in ("list", "show", "logs", "token", "add")
 }
 
 

@@ -52,6 +52,8 @@ def inside(agent: str) -> tuple[str, ...]:
 
 A = started("opus-01", pid=100)
 B = started("sonnet-01", pid=200, uid=2002)
+TOKEN_OF_A = register(A).claimed("opus-01", 1)
+TOKEN_OF_B = register(B).claimed("sonnet-01", 1)
 
 
 @pytest.mark.parametrize(
@@ -179,12 +181,12 @@ def test_who_may_call_without_being_an_agent(guests: str, facts: PeerFacts, expe
     ("facts", "more", "expected"),
     [
         # the kernel outranks the token
-        (TcpFacts(2001, 1, 77), {"cgroup": f"{FLEET}/opus-01", "claimed": B}, "opus-01/proved"),
+        (TcpFacts(2001, 1, 77), {"cgroup": f"{FLEET}/opus-01", "claimed": TOKEN_OF_B}, "opus-01/proved"),
         (TcpFacts(2002, 1, 77), {"cgroup": f"{FLEET}/opus-01"}, "opus-01/proved"),
         # the token
-        (TcpFacts(2001, 1), {"claimed": A}, "opus-01/token"),
-        (TcpFacts(1000, 1), {"claimed": B}, "sonnet-01/token"),
-        (TcpFacts(), {"claimed": A}, "opus-01/token"),
+        (TcpFacts(2001, 1), {"claimed": TOKEN_OF_A}, "opus-01/token"),
+        (TcpFacts(1000, 1), {"claimed": TOKEN_OF_B}, "sonnet-01/token"),
+        (TcpFacts(), {"claimed": TOKEN_OF_A}, "opus-01/token"),
         # the process behind the socket
         (TcpFacts(2001, 1), {"holder": process(cgroups=inside("opus-01"))}, "opus-01/proved"),
         (TcpFacts(2001, 1), {"holder": process(run_tag="tag-opus-01-1")}, "opus-01/tagged"),
@@ -205,7 +207,7 @@ def test_without_guests_tcp_needs_a_token_or_the_owner() -> None:
     strict = register(A, policy=replace(POLICY, anonymous="refuse"))
     assert who(strict.on_tcp(TcpFacts(), cgroup=None, claimed=None, holder=None)) == "nobody"
     assert who(strict.on_tcp(TcpFacts(1000), cgroup=None, claimed=None, holder=None)) == "owner/proved"
-    assert who(strict.on_tcp(TcpFacts(), cgroup=None, claimed=A, holder=None)) == "opus-01/token"
+    assert who(strict.on_tcp(TcpFacts(), cgroup=None, claimed=TOKEN_OF_A, holder=None)) == "opus-01/token"
 
 
 def test_on_tcp_a_user_shared_by_owner_and_agents_does_not_decide() -> None:
@@ -267,3 +269,28 @@ def test_who_shows_anything_of_the_fleet_is_neither_owner_nor_guest(facts: PeerF
         assert not isinstance(found, Caller) or found.kind is CallerKind.AGENT
         assert not both.may_control(facts)
     assert not isinstance(found, Caller) or found.proof in {Proof.PROVED, Proof.TAGGED}
+
+
+def test_a_token_names_the_generation_that_runs_or_an_external_agent() -> None:
+    known = Register(POLICY, {"editor": "opus"})
+    known.tell(A)
+    assert known.claimed("opus-01", 1) is not None
+    for name, generation in (("opus-01", 2), ("opus-01", 0), ("editor", 1), ("gone", 0), ("gone", 1)):
+        assert known.claimed(name, generation) is None
+    external = known.claimed("editor", 0)
+    assert external == Caller(CallerKind.AGENT, "editor", "opus", 0, Proof.TOKEN, None)
+    known.tell(AgentEnded("opus-01", 1, "finished"))
+    assert known.claimed("opus-01", 1) is None
+    assert known.claimed("editor", 0) is not None
+
+
+def test_an_agent_of_the_fleet_cannot_become_an_external_one_by_its_token() -> None:
+    known = Register(POLICY, {"editor": "opus"})
+    known.tell(A)
+    token = known.claimed("editor", 0)
+    in_group = {"cgroup": f"{FLEET}/opus-01", "holder": None}
+    assert who(known.on_tcp(TcpFacts(2001, 1, 77), claimed=token, **in_group)) == "opus-01/proved"  # type: ignore[arg-type]
+    outside = known.on_tcp(TcpFacts(1000, 1), cgroup=None, claimed=token, holder=None)
+    assert who(outside) == "editor/token"
+    assert isinstance(outside, Caller)
+    assert outside.uid == 1000

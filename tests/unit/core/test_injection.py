@@ -34,3 +34,8 @@ def test_without_a_loopback_face_no_sdk_is_pointed_at_a_port_that_is_not_there()
         "AI_SUPERVISOR_AGENT",
         "AI_SUPERVISOR_RUN",
     }
+
+
+def test_an_external_agent_gets_its_token_by_itself_and_no_tag_of_a_run() -> None:
+    found = injected((), agent="editor", run_tag=None, llm_socket="/run/x/llm.sock", tcp_url=None, token="t0k")
+    assert found == {"AI_SUPERVISOR_SOCKET": "/run/x/llm.sock", "AI_SUPERVISOR_AGENT": "editor", "AI_SUPERVISOR_TOKEN": "t0k"}
