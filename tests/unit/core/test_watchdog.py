@@ -1,0 +1,111 @@
+"""When an Ollama is doubted, in made-up time."""
+
+from __future__ import annotations
+
+from supervisord_ai.core.watchdog import HangWatch, Probed, SlotWatch, most_at_once
+
+MODEL = "llama3.2:3b"
+
+
+def serve_in_turns(watch: SlotWatch, count: int, *, each_s: float = 2.0) -> list[bool]:
+    """Two calls are handed over at a time, and Ollama has one slot: each speaks when the one before has ended."""
+    said = []
+    now = 0.0
+    watch.started("0", MODEL, now)
+    watch.spoke("0", MODEL, 2, now)
+    for number in range(count):
+        watch.started(str(number + 1), MODEL, now + 0.1)
+        now += each_s
+        watch.ended(str(number), MODEL, now)
+        said.append(watch.spoke(str(number + 1), MODEL, 2, now + 0.01))
+    return said
+
+
+def test_calls_that_speak_in_turns_are_a_suspicion_at_the_third() -> None:
+    assert serve_in_turns(SlotWatch(), 3) == [False, False, True]
+
+
+def test_a_model_is_not_doubted_again_at_once() -> None:
+    assert sum(serve_in_turns(SlotWatch(), 100)) == 1
+    assert sum(serve_in_turns(SlotWatch(), 200)) == 2
+
+
+def test_calls_that_speak_together_are_none() -> None:
+    watch = SlotWatch()
+    for number in range(20):
+        now = number * 5.0
+        for call in ("a", "b"):
+            watch.started(f"{call}{number}", MODEL, now)
+            assert not watch.spoke(f"{call}{number}", MODEL, 2, now + 2)
+        for call in ("a", "b"):
+            watch.ended(f"{call}{number}", MODEL, now + 4)
+
+
+def test_one_moment_of_speaking_together_clears_what_was_seen() -> None:
+    watch = SlotWatch()
+    assert serve_in_turns(watch, 2) == [False, False]
+    watch.started("x", MODEL, 4.1)
+    assert not watch.spoke("x", MODEL, 2, 6)
+    assert serve_in_turns(watch, 2) == [False, False]
+
+
+def test_a_slow_prompt_that_ends_at_another_time_says_nothing() -> None:
+    watch = SlotWatch()
+    for number in range(20):
+        now = number * 10.0
+        watch.started(f"short{number}", MODEL, now)
+        watch.spoke(f"short{number}", MODEL, 2, now)
+        watch.started(f"long{number}", MODEL, now)
+        watch.ended(f"short{number}", MODEL, now + 3)
+        assert not watch.spoke(f"long{number}", MODEL, 2, now + 5)
+        watch.ended(f"long{number}", MODEL, now + 6)
+
+
+def test_a_model_with_one_slot_is_never_suspected_for_serving_in_turns() -> None:
+    watch = SlotWatch()
+    for number in range(10):
+        watch.started(str(number), MODEL, number * 2.0)
+        assert not watch.spoke(str(number), MODEL, 1, number * 2.0 + 1.5)
+        watch.ended(str(number), MODEL, number * 2.0 + 1.9)
+
+
+def test_a_call_given_up_without_a_byte_is_a_suspicion_at_once() -> None:
+    watch = SlotWatch()
+    watch.started("a", MODEL, 0)
+    assert watch.ended("a", MODEL, 180, was_silent=True)
+    watch.started("b", MODEL, 0)
+    assert not watch.ended("b", MODEL, 181, was_silent=True)
+
+
+def test_probes_that_speak_at_one_moment_are_counted() -> None:
+    assert most_at_once([Probed(0, 2), Probed(1, 3)]) == 2
+    assert most_at_once([Probed(0, 2), Probed(2.1, 4)]) == 1
+    assert most_at_once([Probed(0, 2), Probed(None, 30)]) == 1
+    assert most_at_once([Probed(None, 30), Probed(None, 30)]) == 0
+    assert most_at_once([]) == 0
+
+
+def test_an_engine_that_answers_nothing_any_more_is_restarted_once_in_a_while() -> None:
+    watch = HangWatch()
+    watch.answered()
+    assert not watch.silent(100, 105)
+    assert watch.silent(100, 110)
+    assert not watch.silent(111, 121)
+    assert not watch.silent(200, 229)
+    assert watch.silent(200, 260)
+
+
+def test_an_engine_that_is_looking_for_its_gpus_is_left_alone() -> None:
+    watch = HangWatch()
+    assert not watch.silent(0, 10)
+    assert not watch.silent(20, 30)
+    watch.answered()
+    assert watch.silent(31, 41)
+
+
+def test_one_that_was_stopped_is_not_hung() -> None:
+    watch = HangWatch()
+    watch.answered()
+    watch.refused()
+    assert not watch.silent(10, 20)
+    assert not watch.silent(21, 31)
