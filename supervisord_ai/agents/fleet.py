@@ -26,7 +26,7 @@ from supervisord_ai.agents.survivors import end_survivors
 from supervisord_ai.agents.view import AgentView, FleetView
 from supervisord_ai.clock import Clock
 from supervisord_ai.core.agent_state import AgentState
-from supervisord_ai.core.events import AgentAsked, Event
+from supervisord_ai.core.events import AgentAsked, Event, GatewayRefused
 from supervisord_ai.core.policies import LogsPolicy, RestartPolicy, StartPolicy
 from supervisord_ai.core.roster import AgentSpec
 from supervisord_ai.core.startup import StartGate
@@ -218,8 +218,13 @@ class Fleet:
 
     def tell(self, event: Event) -> None:
         """Take note of what another room saw."""
-        if isinstance(event, AgentAsked) and event.agent in self._agents:
-            self._agents[event.agent].asked(event.generation)
+        match event:
+            case AgentAsked(agent, generation) if agent in self._agents:
+                self._agents[agent].asked(generation)
+            case GatewayRefused(agent, generation) if agent in self._agents:
+                self._agents[agent].refused(generation)
+            case _:
+                pass
 
     def start(self, name: str) -> None:
         """Start an agent that rests, or release it from quarantine.

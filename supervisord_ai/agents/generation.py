@@ -8,6 +8,7 @@ At the end: the main process has ended, everyone else in the cage has ended, and
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -80,6 +81,8 @@ class Generation:
         self.started_at = doors.clock.monotonic()
         self.intent: str | None = None  # as written down
         self.was_killed = False
+        self.refused_at: float | None = None  # by the gateway, last
+        self.ended_at = math.inf
         self._doors = doors
         self._before = before
         self._log_offset = log_offset
@@ -199,6 +202,7 @@ class Generation:
                 peak_bytes=after.peak_bytes,
                 cap_bytes=self.spec.policy.memory_bytes,
                 is_capped_by_rlimit=self._doors.cages.guarantee is Guarantee.SOFT_RLIMIT,
+                refused_s=None if self.refused_at is None else max(0.0, self.ended_at - self.refused_at),
                 last_lines=self._doors.logs.tail(self.spec.name, since=self._log_offset),
             )
         )

@@ -20,7 +20,7 @@ from supervisord_ai.core.cap import CapDeed
 from supervisord_ai.core.events import AgentEnded, AgentReady
 from supervisord_ai.core.policies import RestartPolicy
 from supervisord_ai.core.reload import needs_restart
-from supervisord_ai.core.restart import Quarantine, Rest, RestartIn, RestartLedger
+from supervisord_ai.core.restart import Quarantine, Rest, RestartIn, RestartLedger, RunAgainIn
 from supervisord_ai.core.roster import AgentSpec, Ready
 from supervisord_ai.core.startup import StartGate
 from supervisord_ai.core.verdict import OWN_CAP, Verdict
@@ -29,7 +29,7 @@ from supervisord_ai.store.rows import AgentRecord
 
 logger = logging.getLogger(__name__)
 
-RESTING = frozenset({AgentState.STOPPED, AgentState.FINISHED, AgentState.QUARANTINED})
+RESTING = frozenset({AgentState.STOPPED, AgentState.SCHEDULED, AgentState.FINISHED, AgentState.QUARANTINED})
 LINGER_S = 2.0  # for those who outlive a main process that ended by itself
 FAULT_BACKOFF_S = 10.0  # the journal or the machine failed us; the agent is not to blame
 
@@ -45,7 +45,7 @@ class Agent:
         self._clock = doors.clock
         self._gate = gate
         self._rng = rng
-        self._ledger = RestartLedger(restart, spec.policy.restart)
+        self._ledger = RestartLedger(restart, spec.policy.restart, spec.every_s)
         self._since = 0.0
         # messages
         self._life = trio.CancelScope()
@@ -61,7 +61,7 @@ class Agent:
         self._number = 0
         self._starting: trio.CancelScope | None = None
         self._grace: trio.CancelScope | None = None
-        self._due = math.inf  # next start, in BACKOFF and QUARANTINED
+        self._due = math.inf  # next start, in BACKOFF, SCHEDULED and QUARANTINED
         self._restarts = 0
         self._verdict: Verdict | None = None
         self._reason = ""  # of a quarantine, or of a wait that is nobody's fault
@@ -90,7 +90,7 @@ class Agent:
         """Be what this spec says: at once where that is possible, else from its turn on. Who was stopped stays stopped."""
         self._is_outdated |= needs_restart(self.spec, spec) and self._wish is not False
         self.spec = spec
-        self._ledger.restart = spec.policy.restart
+        self._ledger.restart, self._ledger.every_s = spec.policy.restart, spec.every_s
 
     def want_up(self) -> None:
         """It is to run: its owner started it, or released it from quarantine."""
@@ -121,6 +121,11 @@ class Agent:
         """A request of this generation was seen: readiness `request`."""
         if self.spec.policy.ready is Ready.REQUEST and self._generation is not None and self._number == generation:
             self._ready.set()
+
+    def refused(self, generation: int) -> None:
+        """The gateway refused a request of this generation, or cut its answer: its end may be put down to that."""
+        if self._generation is not None and self._number == generation:
+            self._generation.refused_at = self._clock.monotonic()
 
     def measured(self, used_bytes: int) -> None:
         """Its memory, where only looking limits it."""
@@ -230,10 +235,10 @@ class Agent:
             match self.state:
                 case AgentState.PENDING if self._wish:
                     return
-                case AgentState.BACKOFF | AgentState.QUARANTINED if self._clock.monotonic() < self._due:
+                case AgentState.BACKOFF | AgentState.SCHEDULED | AgentState.QUARANTINED if self._clock.monotonic() < self._due:
                     with trio.move_on_at(self._due):
                         await self._changed.wait()
-                case AgentState.BACKOFF:
+                case AgentState.BACKOFF | AgentState.SCHEDULED:
                     if await self._passes_gate():
                         return
                 case AgentState.QUARANTINED:
@@ -271,6 +276,9 @@ class Agent:
             match self._ledger.after(verdict, ran_s=now - began, now=now, draw=self._rng.random()):
                 case RestartIn(delay_s):
                     self._back_off(delay_s)
+                case RunAgainIn(delay_s):
+                    self._due = now + delay_s
+                    self._move(AgentEvent.SCHEDULE)
                 case Rest():
                     self._move(AgentEvent.FINISH)
                 case Quarantine(reason, trial_in_s):
@@ -316,6 +324,7 @@ class Agent:
             nursery.start_soon(self._become_ready)
             nursery.start_soon(self._end_when_told, generation)
             status = await generation.handle.wait()
+            generation.ended_at = self._clock.monotonic()
             nursery.cancel_scope.cancel()
         # Whoever outlived it must be gone before anyone is started again, or the old ones would serve beside the new.
         # A stop that comes from here on shortens the wait and is not the reason for the end.

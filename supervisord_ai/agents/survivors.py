@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import trio
 
 from supervisord_ai.agents.generation import KILL_S, Doors
+from supervisord_ai.core.events import AgentEnded
 from supervisord_ai.core.verdict import LOST
 from supervisord_ai.host import signals
 from supervisord_ai.store.rows import AgentRecord
@@ -37,6 +38,7 @@ async def end_survivors(doors: Doors) -> Mapping[str, tuple[int, ...]]:
             what = f"{found} processes of it were still running and were ended" if found else "nothing of it was running any more"
             asked = f"; it was being ended: {records[name].intent}" if records[name].intent is not None else ""
             await doors.journal.ended(name, records[name].generation, LOST, what + asked)
+            doors.tell(AgentEnded(name, records[name].generation, LOST))
 
     async with trio.open_nursery() as nursery:
         for name in names:

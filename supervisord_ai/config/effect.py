@@ -13,7 +13,6 @@ NOT_IN_EFFECT: tuple[str, ...] = (
     "class.X.critical",
     "class.X.substitute",
     "class.X.ready=notify",
-    "agents.every",
     "ollama.device",
     "ollama.restart_command",
     "ollama[1]",  # a second backend

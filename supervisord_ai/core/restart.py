@@ -3,8 +3,9 @@
 Exponential backoff with full jitter (a uniform draw between nothing and the bound): agents that fell together do not come
 back together. Quarantine when `intensity` ends of its own doing fall into `window`; ends that were ours or the machine's
 never count, and neither does one that gave up because the gateway had refused it or cut its answer (`after=gateway`): when
-Ollama is down for ten minutes, 131 agents that exit on a 503 come back with it. One that ran longer than the window starts again with the shortest backoff: what happens once a week is not a
-crash loop. Out of quarantine lead the owner's release and a trial, later each time.
+Ollama is down for ten minutes, 131 agents that exit on a 503 come back with it. One that ran longer than the window starts
+again with the shortest backoff: what happens once a week is not a crash loop. Out of quarantine lead the owner's release and
+a trial, later each time.
 
 A periodic job (`every_s`) is expected to end. It is run again `every_s` after its last start, at once when the run took longer,
 and one that failed no sooner than that.

@@ -16,7 +16,7 @@ from supervisord_ai.agents.fleet import Fleet
 from supervisord_ai.agents.view import AgentView
 from supervisord_ai.clock import VirtualClock
 from supervisord_ai.core.agent_state import AgentState
-from supervisord_ai.core.events import AgentAsked, AgentEnded, AgentReady, AgentStarted, Event
+from supervisord_ai.core.events import AgentAsked, AgentEnded, AgentReady, AgentStarted, Event, GatewayRefused
 from supervisord_ai.core.policies import LogsPolicy, RestartPolicy, StartPolicy
 from supervisord_ai.core.roster import MB, AgentSpec, ClassPolicy, Ready, Restart
 from supervisord_ai.errors import SpawnFailed, StoreFault, UsageError
@@ -33,6 +33,7 @@ PROGRAMS = {
     "crash": Program(lives_s=0.5, dies_of=11),
     "deaf": Program(obeys_term=False),
     "slow": Program(takes_s=3.0),
+    "gives-up": Program(lives_s=1.0, code=1),
     "oom": Program(lives_s=1.0, dies_of=KILL, is_oom=True),
     "parent": Program(lives_s=1.0, stray=Program(obeys_term=False)),
     "crashing-parent": Program(lives_s=1.0, dies_of=11, stray=Program(obeys_term=False)),
@@ -305,6 +306,100 @@ async def test_a_program_that_cannot_be_executed_and_a_cage_that_cannot_be_made_
     }
 
 
+async def test_ollama_down_for_ten_minutes_quarantines_nobody(autojump_clock: MockClock, tmp_path: Path) -> None:
+    """131 agents that ask, get a 503 and exit with 1, again and again; then Ollama is back."""
+    world = World(tmp_path, {f"a{n:03}": "gives-up" for n in range(131)})
+    async with world.running() as fleet:
+        refuses = True
+
+        def refuse(event: Event) -> None:
+            if isinstance(event, AgentStarted) and refuses:
+                nursery.start_soon(refuse_soon, event)
+
+        async def refuse_soon(event: AgentStarted) -> None:
+            await trio.sleep(0.5)
+            fleet.tell(GatewayRefused(event.agent, event.generation))
+
+        async with trio.open_nursery() as nursery:
+            world.on_event = refuse
+            await trio.sleep(600)
+            assert not set(states(fleet).values()) & {AgentState.QUARANTINED, AgentState.FINISHED}
+            assert view(fleet, "a000").restarts > 10
+            assert view(fleet, "a000").detail.startswith("after=gateway: 0.5 s before")
+            refuses = False
+            world.processes.programs["gives-up"] = Program()
+            await trio.sleep(120)
+            assert set(states(fleet).values()) == {AgentState.RUNNING}
+
+
+async def test_a_refusal_of_an_earlier_generation_excuses_nothing(autojump_clock: MockClock, tmp_path: Path) -> None:
+    world = World(tmp_path, {"one": "gives-up"})
+    async with world.running() as fleet:
+
+        def refuse(event: Event) -> None:
+            if isinstance(event, AgentReady | AgentStarted):
+                fleet.tell(GatewayRefused(event.agent, event.generation - 1))
+                fleet.tell(GatewayRefused("nobody", 1))
+
+        world.on_event = refuse
+        await trio.sleep(60)
+        assert states(fleet) == {"one": AgentState.QUARANTINED}
+
+
+# --- periodic jobs ---
+
+
+async def test_a_periodic_job_runs_a_period_after_its_last_start_and_never_twice_at_once(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    world = World(tmp_path, {"one": "job"})
+    world.specs["one"] = dataclasses.replace(world.specs["one"], every_s=60.0)
+    began = trio.current_time()
+    async with world.running() as fleet:
+        await trio.sleep(130)
+        assert [at - began for at, _ in world.processes.spawned] == [0.0, 60.0, 120.0]
+        one = view(fleet, "one")
+        assert (one.state, one.verdict, one.restarts) == (AgentState.SCHEDULED, "finished", 0)
+        world.processes.programs["job"] = Program(lives_s=90.0)
+        await trio.sleep(370)
+        assert [at - began for at, _ in world.processes.spawned] == [0.0, 60.0, 120.0, 180.0, 270.0, 360.0, 450.0]
+        fleet.stop("one")
+        await trio.sleep(1000)
+        assert states(fleet) == {"one": AgentState.STOPPED}
+        assert len(world.processes.spawned) == 7
+
+
+async def test_a_periodic_job_is_run_now_when_its_owner_says_so(autojump_clock: MockClock, tmp_path: Path) -> None:
+    world = World(tmp_path, {"one": "job"})
+    world.specs["one"] = dataclasses.replace(world.specs["one"], every_s=600.0)
+    began = trio.current_time()
+    async with world.running() as fleet:
+        await trio.sleep(100)
+        fleet.start("one")
+        await trio.sleep(650)
+        assert [at - began for at, _ in world.processes.spawned] == [0.0, 100.0, 700.0]
+
+
+async def test_a_periodic_job_that_fails_waits_for_its_period_too(autojump_clock: MockClock, tmp_path: Path) -> None:
+    world = World(tmp_path, {"one": "crash"})
+    world.specs["one"] = dataclasses.replace(world.specs["one"], every_s=60.0)
+    began = trio.current_time()
+    async with world.running() as fleet:
+        await trio.sleep(130)
+        assert [at - began for at, _ in world.processes.spawned] == [0.0, 60.0, 120.0]
+        assert states(fleet) == {"one": AgentState.BACKOFF}
+
+
+async def test_a_batch_does_not_wait_for_the_next_run_of_a_job(autojump_clock: MockClock, tmp_path: Path) -> None:
+    world = World(tmp_path, {"one": "job", "two": "serve"})
+    world.specs["one"] = dataclasses.replace(world.specs["one"], every_s=600.0)
+    world.start = StartPolicy(batch_size=1)
+    began = trio.current_time()
+    async with world.running():
+        await trio.sleep(10)
+    assert [at - began for at, _ in world.processes.spawned] == [0.0, 1.0]
+
+
 # --- stop ---
 
 
@@ -512,6 +607,8 @@ async def test_survivors_of_the_last_supervisor_are_ended_before_anyone_is_start
         "no-longer-in-the-roster",
     }
     assert survivors[0].signals == [TERM]
+    told = {(e.agent, e.generation) for e in world.events if isinstance(e, AgentEnded) and e.verdict == "lost-while-down"}
+    assert told == {(name, 1) for name in ("a0", "a1", "a2", "no-longer-in-the-roster")}
 
 
 async def test_a_stop_that_comes_while_survivors_are_ended_waits_for_them_and_starts_nobody(

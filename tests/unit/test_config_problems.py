@@ -277,7 +277,6 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
             "/e/c.toml:11: ollama[0].device: not in effect yet: leave it at its default",
             "/e/c.toml:12: ollama[1]: a second backend is not in effect yet: keep one",
             "/e/c.toml:14: alerts[0]: alerts are not in effect yet: leave them out",
-            "/e/c.toml:21: agents[0].every: not in effect yet: leave it at its default",
         ],
     ),
 }
@@ -371,7 +370,6 @@ def test_the_keys_without_effect_are_these() -> None:
         "class.X.critical",
         "class.X.substitute",
         "class.X.ready=notify",
-        "agents.every",
         "ollama.device",
         "ollama.restart_command",
         "ollama[1]",

@@ -126,7 +126,7 @@ def test_years_of_failing_overflow_nothing() -> None:
     one = ledger()
     for t in range(3000):
         assert one.after(GAVE_UP, ran_s=0, now=t, draw=0.5) in {RestartIn(0.5 * 2**n) for n in range(6)} | {RestartIn(30.0)}
-    for t in range(3000):
+    for _ in range(3000):
         one.quarantined("again")
     assert one.quarantined("again").trial_in_s == 3600.0
 
