@@ -19,9 +19,9 @@ import os
 import random
 import secrets
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import assert_never
@@ -34,12 +34,15 @@ from supervisord_ai.agents.output import LogFolder
 from supervisord_ai.clock import Clock, SystemClock
 from supervisord_ai.config import Config
 from supervisord_ai.control.api import Control
+from supervisord_ai.control.reload import Reload
 from supervisord_ai.control.report import Usage
+from supervisord_ai.control.verbs import Verbs
 from supervisord_ai.core.events import AgentEnded, AgentReady, AgentStarted, Event
 from supervisord_ai.core.identity import EXTERNAL_GENERATION, IdentityPolicy
 from supervisord_ai.core.injection import injected
+from supervisord_ai.core.memory_plan import MemoryPolicy
 from supervisord_ai.core.places import CONTROL_SOCKET, LLM_SOCKET
-from supervisord_ai.core.roster import AgentSpec
+from supervisord_ai.core.roster import AgentSpec, Roster
 from supervisord_ai.duty import every
 from supervisord_ai.errors import HostFault, SpawnFailed, SupervisorError
 from supervisord_ai.gateway.accept import Accept
@@ -68,11 +71,15 @@ STOP_AGENTS_WITHIN_S = 7.0  # the rest of the 8 s is for the files
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line adds to a config. `ledger`: where the embedded engine counts its calls."""
+    """What the command line adds to a config. `ledger`: where the embedded engine counts its calls.
+
+    `read_config` reads the config again, for a reload: it may block, and raises what `config.load` raises.
+    """
 
     cages: Form = "auto"
     ledger: Path | None = None
     model_file: Path | None = None
+    read_config: Callable[[], Config] | None = field(default=None, compare=False)
 
 
 def run(config: Config, options: Options = Options()) -> int:
@@ -177,6 +184,7 @@ class Daemon:
             new_id=partial(secrets.token_urlsafe, 16),
             spool_dir=state_dir / "spool",
         )
+        self._reload = Reload(config, read=options.read_config, follow=self._follow)
         self._control = Control(
             version=__version__,
             pid=os.getpid(),
@@ -191,6 +199,13 @@ class Daemon:
             may_control=self._accept.may_control,
             environment=lambda spec: self._environ_for(spec, EXTERNAL_GENERATION, None),
             stop=self._stop_asked.set,
+            verbs=Verbs(
+                agents=self._fleet,
+                queue=self._gateway,
+                models=self._gateway.models,
+                events=self._events,
+                reload=self._reload,
+            ),
         )
 
     def __repr__(self) -> str:
@@ -209,6 +224,12 @@ class Daemon:
             held.callback(self._tcp[-1].close)
 
     # --- wiring ----------------------------------------------------------------------------------------------------------
+
+    def _follow(self, roster: Roster, memory: MemoryPolicy) -> None:
+        """Have every room go by another roster, in one turn of the loop."""
+        self._fleet.follow(roster.agents)
+        self._gateway.follow(roster)
+        self._control.follow(roster, memory)
 
     def _tell(self, event: Event) -> None:
         """Carry a fact to every room; each takes what concerns it."""
@@ -314,7 +335,7 @@ class Daemon:
                     log.info("stop: asked for by a signal")
                     self._stop_asked.set()
                 case Asked.RELOAD:
-                    log.warning("reload is not in effect yet: stop and start to use a changed config")
+                    await self._reload.on_signal()
                 case Asked.LEAVE:
                     log.warning("leaving agents running is not in effect yet: they are stopped")
                     self._stop_asked.set()

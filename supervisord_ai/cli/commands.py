@@ -69,6 +69,7 @@ def build_parser() -> Parser:
 
     _add_running(commands)
     _add_looking(commands)
+    _add_work(commands)
     _add_config_and_engine(commands)
     completion = _command(commands, "completion", "completion", "print the completion script of a shell")
     completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
@@ -138,8 +139,50 @@ def _add_looking(commands: Any) -> None:
     add.set_defaults(words=[])
     add.usage = f"{add.prog} [-h] [OPTIONS] NAME --class CLASS -- CMD ..."
 
-    queue = _group(commands, "queue", "look at the backlog")
+    events = _command(commands, "events", "events", "what happened, oldest first", config=True, json=True)
+    events.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="the last N (default: 50)")
+
+    for verb, words in (
+        ("start", "start agents that rest"),
+        ("stop", "end agents, and leave them down"),
+        ("restart", "end agents and start them again"),
+        ("release", "let agents out of quarantine"),
+    ):
+        one = _command(agents, verb, "verbs", words, config=True, json=True, action=verb)
+        one.add_argument("name", metavar="NAME", help="its name, or a pattern: 'sonnet-*'")
+
+
+def _add_work(commands: Any) -> None:
+    queue = _group(commands, "queue", "look at the backlog and rule it")
     _command(queue, "list", "queue", "who runs and who waits, in order", config=True, json=True, action="list")
+    for verb, words in (("show", "why one request waits"), ("cancel", "take a request out of the queue, or off its slot")):
+        one = _command(queue, verb, "queue", words, config=True, json=True, action=verb)
+        one.add_argument("id", metavar="REQUEST", help="its id, as `queue list` shows it")
+    _command(queue, "pause", "queue", "start nothing more; callers wait", config=True, json=True, action="pause")
+    drain = _command(queue, "drain", "queue", "take in nothing more; work off what waits", config=True, json=True, action="drain")
+    drain.add_argument("--wait", action="store_true", help="return when nobody waits and nobody runs")
+    _command(queue, "resume", "queue", "end a pause or a drain", config=True, json=True, action="resume")
+
+    models = _group(commands, "models", "the models of every Ollama")
+    _command(models, "list", "models", "which are installed", config=True, json=True, action="list")
+    _command(models, "loaded", "models", "which are loaded", config=True, json=True, action="loaded")
+    for verb, words in (
+        ("load", "load a model; returns when it is loaded"),
+        ("unload", "let its calls end, then unload it; returns when it is gone"),
+        ("pull", "download a model"),
+        ("rm", "delete a model from the disk"),
+    ):
+        one = _command(models, verb, "models", words, config=True, json=True, action=verb)
+        one.add_argument("model", metavar="MODEL")
+        if verb == "rm":
+            one.add_argument("--yes", action="store_true", help="it is meant")
+
+    cache = _group(commands, "cache", "the cache of answers")
+    _command(cache, "stats", "cache", "what it holds and was good for", config=True, json=True, action="stats")
+    clear = _command(cache, "clear", "cache", "forget answers", config=True, json=True, action="clear")
+    clear.add_argument("--tier", choices=["all", "l1", "l2"], default="all", help="l1: in memory, l2: in the file (default: all)")
+
+    _command(commands, "reload", "reload", "read the config again and do what changed", config=True, json=True, action="reload")
 
 
 def _add_config_and_engine(commands: Any) -> None:
@@ -152,6 +195,8 @@ def _add_config_and_engine(commands: Any) -> None:
         one.add_argument("file", nargs="?", metavar="FILE", help="the config file (as --config)")
         if name == "show":
             one.add_argument("--agents", action="store_true", help="every agent, resolved")
+
+    _command(config, "plan", "reload", "show what a reload would do", config=True, json=True, action="plan")
 
     engine = _group(commands, "engine", "the embedded engine")
     install = _command(engine, "install", "engine", "install the embedded engine and its model", action="install")

@@ -6,26 +6,27 @@ import json
 import os
 import socket
 from argparse import Namespace
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from http.client import HTTPConnection, HTTPException
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import quote
 
 from supervisord_ai.core import places
 from supervisord_ai.core.places import CONTROL_SOCKET, Surroundings
-from supervisord_ai.errors import Denied, NotRunning, UsageError
+from supervisord_ai.errors import ConfigError, Denied, NotRunning, Problem, UsageError
 
 ANSWER_WITHIN_S = 10.0
 
 
 class _UnixConnection(HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=ANSWER_WITHIN_S)
+    def __init__(self, path: str, within_s: float | None) -> None:
+        super().__init__("localhost", timeout=within_s)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
+        self.sock.settimeout(self.timeout)  # None: for ever
         self.sock.connect(self._path)
 
 
@@ -58,6 +59,24 @@ class Door:
         pid = self._ask("POST", "/v1/stop")[1].get("pid")
         return pid if isinstance(pid, int) else None
 
+    def post(self, target: str, *, within_s: float | None = ANSWER_WITHIN_S) -> Any:
+        """Return the JSON of a POST; `within_s` None waits as long as it takes.
+
+        Raises:
+            ConfigError: the daemon was told to read its config, which is wrong. Else as `get`.
+        """
+        return self._ask("POST", target, within_s=within_s)[1]
+
+    def lines(self, target: str) -> Iterator[Any]:
+        """Yield the JSON lines that a POST is answered with, as they come. Raises: as `get`."""
+        with closing(_UnixConnection(self.path, None)) as connection, self._renamed(None):
+            connection.request("POST", target)
+            answer = connection.getresponse()
+            if answer.status >= 300:
+                self._told(answer.status, json.loads(answer.read()))
+            while line := answer.readline():
+                yield json.loads(line)
+
     def agent(self, name: str) -> Any:
         """Return everything about one agent. Raises: as `get`."""
         return self.get(f"/v1/agents/{quote(name, safe='')}")
@@ -76,27 +95,37 @@ class Door:
                 return False
             return True
 
-    def _ask(self, method: str, target: str, also: tuple[int, ...] = ()) -> tuple[int, Any]:
-        connection = _UnixConnection(self.path)
-        try:
+    def _ask(
+        self, method: str, target: str, also: tuple[int, ...] = (), *, within_s: float | None = ANSWER_WITHIN_S
+    ) -> tuple[int, Any]:
+        with closing(_UnixConnection(self.path, within_s)) as connection, self._renamed(within_s):
             connection.request(method, target)
             answer = connection.getresponse()
-            body = answer.read()
-            told = json.loads(body)
+            told = json.loads(answer.read())
+        if answer.status < 300 or answer.status in also:
+            return answer.status, told
+        return self._told(answer.status, told)
+
+    @contextmanager
+    def _renamed(self, within_s: float | None) -> Iterator[None]:
+        try:
+            yield
         except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError, NotADirectoryError) as exc:
             raise NotRunning(self.path) from exc
         except PermissionError as exc:
             raise Denied(f"{self.path} may not be opened by this user: {exc.strerror}") from exc
         except TimeoutError as exc:
-            raise Denied(f"the daemon at {self.path} does not answer within {ANSWER_WITHIN_S:.0f} s") from exc
+            raise Denied(f"the daemon at {self.path} does not answer within {within_s:.0f} s") from exc
         except (OSError, HTTPException, ValueError) as exc:
             raise Denied(f"what answers at {self.path} is not ai-supervisor: {exc}") from exc
-        finally:
-            connection.close()
-        if answer.status < 300 or answer.status in also:
-            return answer.status, told
+
+    @staticmethod
+    def _told(status: int, told: Any) -> NoReturn:
+        """Raise what an error answer says."""
         words = told.get("error", told) if isinstance(told, dict) else told
-        if answer.status == 404:
+        if status == 422 and isinstance(told, dict):
+            raise ConfigError(tuple(Problem(**one) for one in told.get("problems", ())))
+        if status == 404:
             raise UsageError(str(words))
         raise Denied(str(words))
 

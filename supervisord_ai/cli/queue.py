@@ -1,20 +1,45 @@
-"""`queue list`: who runs, and who waits in which order and why."""
+"""`queue`: who runs, who waits in which order and why, and the owner's words about it."""
 
 from __future__ import annotations
 
 import json
+import time
 from argparse import Namespace
+from typing import Any
+from urllib.parse import quote
 
-from supervisord_ai.cli.door import open_door
+from supervisord_ai.cli.door import Door, open_door
 from supervisord_ai.cli.exits import Exit
-from supervisord_ai.cli.screen import span_of, table
+from supervisord_ai.cli.screen import printable, span_of, table
+
+POLL_S = 0.5
+NOW = {
+    "paused": "paused: requests are taken in and wait, nothing starts; go on with: ai-supervisor queue resume",
+    "draining": "draining: nothing new is taken in, what waits is worked off; open it with: ai-supervisor queue resume",
+    "open": "open",
+}
 
 
 def run(args: Namespace) -> int:
-    told = open_door(args).get("/v1/queue")
+    door = open_door(args)
+    match args.action:
+        case "list":
+            return _list(args, door)
+        case "show":
+            return _show(args, door)
+        case "cancel":
+            return _cancel(args, door)
+        case _:
+            return _tell(args, door)
+
+
+def _list(args: Namespace, door: Door) -> int:
+    told = door.get("/v1/queue")
     if args.json:
         print(json.dumps(told, indent=2))
         return Exit.GOOD
+    if told.get("mode", "open") != "open":
+        print(f"the queue is {NOW[told['mode']]}")
     running = [
         (
             *("runs", one["id"], one["agent"], one["priority"], span_of(one["since_s"]), one["model"], one["path"]),
@@ -34,3 +59,43 @@ def run(args: Namespace) -> int:
     if told["queued"] > len(waiting):
         print(f"... and {told['queued'] - len(waiting)} more")
     return Exit.GOOD
+
+
+def _show(args: Namespace, door: Door) -> int:
+    told = door.get(f"/v1/queue/{quote(args.id, safe='')}")
+    if args.json:
+        print(json.dumps(told, indent=2))
+        return Exit.GOOD
+    for key, value in told.items():
+        if value is not None and value != "":
+            print(f"{key.removesuffix('_s').replace('_', ' '):<12} {printable(_said(key, value))}")
+    return Exit.GOOD
+
+
+def _said(key: str, value: Any) -> str:
+    if key.endswith("_s") and isinstance(value, (int, float)):
+        return span_of(value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _cancel(args: Namespace, door: Door) -> int:
+    told = door.post(f"/v1/queue/{quote(args.id, safe='')}/cancel")
+    print(json.dumps(told, indent=2) if args.json else f"{printable(args.id)} is cancelled")
+    return Exit.GOOD
+
+
+def _tell(args: Namespace, door: Door) -> int:
+    told = door.post(f"/v1/queue/{args.action}")
+    if args.action == "drain" and args.wait:
+        told |= _until_empty(door)
+    print(json.dumps(told, indent=2) if args.json else f"the queue is {NOW[told['mode']]}")
+    return Exit.GOOD
+
+
+def _until_empty(door: Door) -> dict[str, int]:
+    """Return when nobody waits and nobody runs any more. A person who has had enough presses ^C; the queue goes on draining."""
+    while True:
+        told = door.get("/v1/queue")
+        if not told["queued"] and not told["running"]:
+            return {"queued": 0, "running": 0}
+        time.sleep(POLL_S)

@@ -15,7 +15,7 @@ from supervisord_ai.cli.embedded import EMBEDDED, require_engine
 from supervisord_ai.cli.files import load_config
 from supervisord_ai.config import Config
 from supervisord_ai.config.plan import too_small
-from supervisord_ai.core.memory_plan import judge_machine
+from supervisord_ai.core.memory_plan import MachineTooSmall, judge_machine
 from supervisord_ai.core.serving import ENGINE_CLASS
 from supervisord_ai.errors import ConfigError, Problem, SupervisorError, UsageError
 from supervisord_ai.host.memory import machine_memory
@@ -24,15 +24,9 @@ log = logging.getLogger(__name__)
 
 
 def run(args: Namespace) -> int:
-    config = load_config(args)
-    problems = tuple(check_users(config, os.geteuid()))
-    if problems:
-        raise ConfigError(problems)
+    config, small = read_config(args)
     if not args.engine_model and any(backend.url == EMBEDDED for backend in config.backends):
         require_engine()
-    small = judge_machine(config.memory, machine_memory().total_bytes)
-    if small is not None and not args.accept_smaller_machine:
-        raise UsageError(too_small(small))
     start_logging(config.daemon.log_level)
     if small is not None:
         log.warning("accepted: %s", too_small(small).partition(":")[0])
@@ -46,12 +40,30 @@ def run(args: Namespace) -> int:
         raise
 
 
+def read_config(args: Namespace) -> tuple[Config, MachineTooSmall | None]:
+    """Return a config that may run here, and how far this machine is too small for it, if that was accepted.
+
+    Raises:
+        ConfigError: everything that is wrong with it.
+        UsageError: there is none, or this machine is too small for it.
+    """
+    config = load_config(args)
+    problems = tuple(check_users(config, os.geteuid()))
+    if problems:
+        raise ConfigError(problems)
+    small = judge_machine(config.memory, machine_memory().total_bytes)
+    if small is not None and not args.accept_smaller_machine:
+        raise UsageError(too_small(small))
+    return config, small
+
+
 def options_of(args: Namespace) -> daemon.Options:
     """Return what the command line adds to the config."""
     return daemon.Options(
         cages=args.cages,
         ledger=Path(args.engine_ledger) if args.engine_ledger else None,
         model_file=Path(args.engine_model) if args.engine_model else None,
+        read_config=lambda: read_config(args)[0],
     )
 
 

@@ -1,7 +1,7 @@
 """The owner's door: JSON over control.sock, for the command line and for scripts.
 
     GET  /v1/status  /v1/agents  /v1/agents/{name}  /v1/agents/{name}/environment  /v1/queue  /v1/cache  /healthz
-    POST /v1/stop
+    POST /v1/stop, and the verbs of `verbs.py`
 
 Who connects is asked of the kernel once per connection. A peer inside the fleet is refused whatever its user id: an agent
 that runs as its owner must not stop its supervisor.
@@ -21,6 +21,7 @@ from supervisord_ai.agents.view import FleetView
 from supervisord_ai.clock import Clock
 from supervisord_ai.control import report
 from supervisord_ai.control.report import Json, Moment, Usage
+from supervisord_ai.control.verbs import Verbs
 from supervisord_ai.core.identity import PeerFacts
 from supervisord_ai.core.memory_plan import MemoryPolicy
 from supervisord_ai.core.roster import AgentSpec, Roster
@@ -63,6 +64,7 @@ class Control:
         may_control: Callable[[PeerFacts], bool],
         environment: Callable[[AgentSpec], Mapping[str, str]],
         stop: Callable[[], None],
+        verbs: Verbs | None = None,
     ) -> None:
         self._version = version
         self._pid = pid
@@ -78,11 +80,16 @@ class Control:
         self._may_control = may_control
         self._environment = environment
         self._stop = stop
+        self._verbs = verbs
         self._asked = 0
         self._refused = 0
 
     def __repr__(self) -> str:
         return f"<Control asked={self._asked} refused={self._refused}>"
+
+    def follow(self, roster: Roster, memory: MemoryPolicy) -> None:
+        """Tell of this roster and memory plan from now on."""
+        self._roster, self._memory = roster, memory
 
     def statistics(self) -> ControlStatistics:
         return ControlStatistics(self._asked, self._refused)
@@ -122,6 +129,8 @@ class Control:
                 await _respond(exchange, 202, {"stopping": True, "pid": self._pid})
             finally:
                 self._stop()  # also for a caller that did not wait for the answer
+            return
+        if self._verbs is not None and await self._verbs.answer(exchange):
             return
         if path.startswith("/v1/agents/"):
             _allow(exchange, ("GET", "HEAD"))

@@ -58,6 +58,7 @@ def status(moment: Moment) -> Json:
         "health": {"is_good": not reasons(moment), "reasons": reasons(moment)},
         "backends": [backend(one) for one in gateway.backends],
         "queue": {
+            "mode": gateway.mode,
             "queued": gateway.queued,
             "running": gateway.running,
             "by_priority": [plain(one) for one in gateway.by_priority],
@@ -90,6 +91,8 @@ def reasons(moment: Moment) -> list[str]:
     for one in moment.gateway.backends:
         if one.state != "ready":
             found.append(f"backend {one.name} is {one.state}" + (f": {one.detail}" if one.detail else ""))
+    if moment.gateway.mode != "open":
+        found.append(f"the queue is {moment.gateway.mode}")
     quarantined = [view.name for view in moment.fleet.agents if view.state is AgentState.QUARANTINED]
     if quarantined:
         found.append(f"{len(quarantined)} in quarantine: {_some(quarantined)}")
@@ -158,6 +161,7 @@ def external(spec: AgentSpec) -> Json:
 def queue(gateway: GatewayView) -> Json:
     """Return `GET /v1/queue`: those who wait in the order they would be started now, and those who run."""
     return {
+        "mode": gateway.mode,
         "queued": gateway.queued,
         "running": gateway.running,
         "by_priority": [plain(one) for one in gateway.by_priority],

@@ -139,6 +139,10 @@ class Backend:
                 await self._freshen(model)
         return self._facts.get(self._digests.get(model, ""))
 
+    def has(self, model: str) -> bool:
+        """Say whether a model was installed when it was last asked."""
+        return model in self._digests
+
     def invalidate(self) -> None:
         """Something changed what is installed: what is known of digests is old."""
         self._digests_at = float("-inf")

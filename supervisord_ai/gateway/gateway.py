@@ -13,7 +13,7 @@ from supervisord_ai.clock import Clock
 from supervisord_ai.core.admission import Admitted, Asked, Rejected, admit, read_asked
 from supervisord_ai.core.cache_policy import is_embedding
 from supervisord_ai.core.calls import Call, Kind, Matched, ModelPins, Pins, find_route
-from supervisord_ai.core.events import AgentAsked, AgentEnded, AgentReady, AgentStarted, Event, GatewayRefused
+from supervisord_ai.core.events import AgentAsked, AgentEnded, AgentReady, AgentStarted, Event
 from supervisord_ai.core.identity import Caller, CallerKind
 from supervisord_ai.core.model_facts import canonical_name
 from supervisord_ai.core.patience import Patience
@@ -33,8 +33,9 @@ from supervisord_ai.gateway.dispatch import Dispatch
 from supervisord_ai.gateway.forward import Forward
 from supervisord_ai.gateway.headers import hit_headers, kept_headers, not_granted, rfc3339
 from supervisord_ai.gateway.ingest import Ingest
+from supervisord_ai.gateway.models import Models, PlainLanes
 from supervisord_ai.gateway.relay import deliver
-from supervisord_ai.gateway.request import End, Request
+from supervisord_ai.gateway.request import Request
 from supervisord_ai.gateway.settle import Settle
 from supervisord_ai.gateway.spool import SpoolSpace
 from supervisord_ai.gateway.tally import Tally
@@ -121,6 +122,7 @@ class Gateway:
             pins=self._pins,
             clock=clock,
         )
+        self.models = Models(self._backends, PlainLanes(self._backends, self._pins))
         self._forward = Forward()
         self._ingest = Ingest(limits.ingest_bytes)
         self._desk = Desk(callers=self._callers, backlog=self._backlog, scheduler=self._scheduler, requests=requests, clock=clock)
@@ -165,15 +167,9 @@ class Gateway:
             except Refused as refused:
                 if exchange.is_started:
                     raise
-                self._tell_refused(caller, is_refused=refused.status in {429, 503})  # first: it may end when it reads this
                 await answer_refusal(exchange, refused)
 
         return handle
-
-    def _tell_refused(self, caller: Caller, *, is_refused: bool) -> None:
-        """Tell of what an agent may end of, and is not to blame for."""
-        if is_refused and caller.kind is CallerKind.AGENT:
-            self._tell(GatewayRefused(caller.name, caller.generation))
 
     async def _serve(self, exchange: Exchange, caller: Caller) -> None:
         head = exchange.head
@@ -232,8 +228,6 @@ class Gateway:
             await self._give_kept(exchange, call, came_back)
         else:
             await self._attend(exchange, came_back)
-            is_ours = came_back.outcome is not None and came_back.outcome.end is End.FAULT
-            self._tell_refused(caller, is_refused=is_ours)
 
     def _take_in(self, exchange: Exchange, caller: Caller, call: Call, asked: Asked, place: Place) -> Request:
         """Admit a new request and put it into the backlog. Raises: Refused."""

@@ -146,6 +146,7 @@ async def test_status_has_everything_that_scripts_rely_on(autojump_clock: object
         }
     ]
     assert told["queue"] == {
+        "mode": "open",
         "queued": 7,
         "running": 1,
         "by_priority": [{"priority": 3, "queued": 5, "oldest_s": 1.234}, {"priority": 5, "queued": 2, "oldest_s": 40.0}],

@@ -77,7 +77,7 @@ async def test_a_whole_class_is_started_again_in_batches(autojump_clock: MockClo
         fleet.follow(specs_of(names, grace_s=9.0))
         fewest = 25
         with trio.move_on_after(60):
-            while len(started(world)) < 50 or set(states(fleet).values()) != {RUNNING}:  # noqa: ASYNC110
+            while len(started(world)) < 50 or set(states(fleet).values()) != {RUNNING}:
                 fewest = min(fewest, sum(state is RUNNING for state in states(fleet).values()))
                 await trio.sleep(0.1)
         assert len(started(world)) == 50

@@ -39,8 +39,15 @@ def parsers(parser: argparse.ArgumentParser, words: Words = ()) -> Iterator[tupl
 
 
 COMMANDS = dict(parsers(build_parser()))
-WITH_CONFIG = {("run",), ("stop",), ("status",), ("health",), ("queue", "list"), ("config", "show"), ("config", "check")} | {
-    ("agents", action) for action in ("list", "show", "logs", "token", "add")
+GROUPS = {
+    "agents": ("list", "show", "logs", "token", "add", "start", "stop", "restart", "release"),
+    "queue": ("list", "show", "cancel", "pause", "drain", "resume"),
+    "models": ("list", "loaded", "load", "unload", "pull", "rm"),
+    "cache": ("stats", "clear"),
+    "config": ("show", "check", "plan"),
+}
+WITH_CONFIG = {(word,) for word in ("run", "stop", "status", "health", "events", "reload")} | {
+    (group, action) for group, actions in GROUPS.items() for action in actions
 }
 
 
@@ -77,7 +84,7 @@ def test_a_command_that_needs_a_daemon_or_a_config_takes_config(words: tuple[str
     [
         (["stauts"], "ai-supervisor: there is no `stauts`; did you mean `status`?"),
         (["agents", "lst"], "ai-supervisor agents: there is no `lst`; did you mean `list`?"),
-        (["queue", "xyzzy"], "ai-supervisor queue: there is no `xyzzy`: choose from list"),
+        (["queue", "xyzzy"], "ai-supervisor queue: there is no `xyzzy`: choose from list, show, cancel, pause, drain, resume"),
         (["status", "--jsn"], "ai-supervisor status: unknown argument `--jsn`; did you mean `--json`?"),
         (["status", "--conf", "x"], "ai-supervisor status: unknown argument `--conf`; did you mean `--config`?"),
         (["stop", "now"], "ai-supervisor stop: unknown argument `now`"),

@@ -1,0 +1,51 @@
+"""`reload`: has the daemon read its config again. `config plan` shows what that would do."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Iterable
+from typing import Any
+
+from supervisord_ai.cli.door import open_door
+from supervisord_ai.cli.exits import Exit
+from supervisord_ai.cli.screen import printable
+
+SHOWN = 5
+
+
+def run(args: Namespace) -> int:
+    is_plan = args.action == "plan"
+    told = open_door(args).post("/v1/reload" + ("?plan=1" if is_plan else ""))
+    if args.json:
+        print(json.dumps(told, indent=2))
+    else:
+        print("\n".join(lines_of(told)))
+    return Exit.REFUSED if told["refused"] and not is_plan else Exit.GOOD
+
+
+def lines_of(told: Any) -> list[str]:
+    """Return what a reload did, or would do, one line for each kind of change."""
+    lines = []
+    if told["added"]:
+        lines.append(f"add      {_some(told['added'])}")
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for one in told["changed"]:
+        groups.setdefault((one["how"], tuple(one["fields"])), []).append(one["agent"])
+    for (how, fields), names in groups.items():
+        lines.append(f"{'restart' if how == 'restart' else 'live':<8} {_some(names)}: {', '.join(fields)}")
+    if told["removed"]:
+        lines.append(f"remove   {_some(told['removed'])}")
+    lines += [f"class    {one['name']}: {', '.join(one['fields'])}" for one in told["classes"]]
+    lines += [f"live     {key}" for key in told["keys"]]
+    lines += [f"refused  {one['key']}: {one['what']}" for one in told["refused"]]
+    if not lines:
+        return ["nothing has changed"]
+    if told["refused"]:
+        lines.append("what is refused needs a restart: ai-supervisor stop, then ai-supervisor run")
+    return [printable(line) for line in lines]
+
+
+def _some(names: Iterable[str]) -> str:
+    known = list(names)
+    return ", ".join(known[:SHOWN]) + (f" and {len(known) - SHOWN} more" if len(known) > SHOWN else "")
