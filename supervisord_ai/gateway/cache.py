@@ -90,6 +90,13 @@ class AnswerCache:
             self._l1.put(agent, place.key, answer, answer.finished_wall + self._policy.ttl_s)
         return answer
 
+    def again(self, key: bytes, agent: str, wish: CacheWish) -> Answer | None:
+        """Look once more for a request that waited: a miss was counted when it came."""
+        misses = self._misses
+        answer = self.get(Place(key, ""), agent, wish)
+        self._misses = misses
+        return answer
+
     def put(self, key: bytes, answer: Answer, call: Call, agent: str) -> None:
         """Keep an answer that may be kept."""
         expires_wall = answer.finished_wall + self._policy.ttl_s

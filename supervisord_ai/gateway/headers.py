@@ -13,7 +13,24 @@ Headers = list[tuple[str, str]]
 def headers_of(request: Request, now: float) -> Headers:
     """Return what an answer of a slot carries. What is not known yet when the head is sent (a total) is left out."""
     cache = f"ai-supervisor; {request.cache_status}" if request.cache_status else ""
+    if cache and request.is_collapsed:
+        cache += "; collapsed"  # RFC 9211 2.3: answered together with another's request
     return [*_common(request.id, request.attempt, request.call, cache), ("Server-Timing", server_timing(request.times, now))]
+
+
+def location_of(request_id: str) -> str:
+    """Return where a request is told of."""
+    return f"/supervisor/v1/requests/{request_id}"
+
+
+def accepted_headers(request_id: str) -> Headers:
+    """Return what a 202 carries."""
+    return [
+        ("Content-Type", "application/json; charset=utf-8"),
+        ("Location", location_of(request_id)),
+        ("Preference-Applied", "respond-async"),
+        ("X-Request-Id", request_id),
+    ]
 
 
 def kept_headers(request_id: str, attempt: int, call: Call) -> Headers:

@@ -20,12 +20,15 @@ from supervisord_ai.clock import Clock
 from supervisord_ai.core.calls import Call, Face, Form, JsonObject
 from supervisord_ai.core.patience import Patience
 from supervisord_ai.errors import UpstreamCut
+from supervisord_ai.gateway.cache import replay
 from supervisord_ai.gateway.headers import headers_of
 from supervisord_ai.gateway.request import End, Head, Outcome, Request
-from supervisord_ai.gateway.spool import Spool, SpoolFull
+from supervisord_ai.gateway.spool import SpoolFull
 from supervisord_ai.ollama.client import OllamaClient, Reply
 from supervisord_ai.serve.http import Exchange
-from supervisord_ai.wire.ndjson import LineSplitter, LineTooLong, reencode
+from supervisord_ai.store.rows import Answer
+from supervisord_ai.wire.faces import renewed_raw
+from supervisord_ai.wire.ndjson import LineSplitter, LineTooLong, reencode, write_line
 from supervisord_ai.wire.ollama import Assembler, error_body, error_line
 from supervisord_ai.wire.sse import EventSplitter, is_final
 from supervisord_ai.wire.sse import reencode as reencode_event
@@ -43,20 +46,23 @@ _BLOCK_BYTES = 65_536
 async def pull(
     request: Request, client: OllamaClient, clock: Clock, patience: Patience, on_begin: Callable[[], None]
 ) -> Outcome:
-    """Make the upstream call and write its answer into the request's spool. Not to be called for a request that is abandoned.
+    """Make the upstream call of a request and write its answer for everybody who shares it. Not to be called when nobody does.
 
     `on_begin` is called with the first byte.
 
     Raises:
         UpstreamUnreachable: not one byte of an answer came; it may be asked again.
     """
-    call = request.call
-    request.call_scope = trio.CancelScope(deadline=clock.monotonic() + patience.silence_s)
+    call, answer, job = request.call, request.answer, request.answer.job
+    assert job is not None
+    answer.asked_by = request
+    allowed_s = patience.first_byte_s if call.upstream_streams else patience.silence_s
+    job.scope = trio.CancelScope(deadline=clock.monotonic() + allowed_s)
     outcome = _LEFT
-    with request.call_scope as scope:
+    with job.scope as scope:
         try:
             async with client.open("POST", call.upstream_path, body=call.upstream_body) as reply:
-                request.begin(head_of(reply, call), clock.monotonic())
+                answer.begin(head_of(reply, call), clock.monotonic())
                 on_begin()
                 outcome = await _write(request, _Upstream(reply, request, clock, patience))
         except UpstreamCut as exc:
@@ -65,10 +71,16 @@ async def pull(
             outcome = Outcome(End.FAULT, 507, "the answer is larger than the spool has room for")
         except LineTooLong:
             outcome = Outcome(End.FAULT, 502, "Ollama sent a line longer than any client reads")
-    request.call_scope = None
-    if scope.cancelled_caught and not request.is_abandoned:
-        return Outcome(End.FAULT, 504, f"Ollama was silent for {patience.silence_s:.0f} s")
+    job.scope = None
+    if scope.cancelled_caught and not job.is_abandoned:
+        silent_s = allowed_s if answer.head is None else _gap_s(call, patience)
+        return Outcome(End.FAULT, 504, f"Ollama was silent for {silent_s:.0f} s")
     return _LEFT if scope.cancelled_caught else outcome
+
+
+def _gap_s(call: Call, patience: Patience) -> float:
+    """How long nothing may come after something has come."""
+    return patience.stall_s if call.upstream_streams else patience.silence_s
 
 
 def head_of(reply: Reply, call: Call) -> Head:
@@ -83,15 +95,15 @@ class _Upstream:
 
     def __init__(self, reply: Reply, request: Request, clock: Clock, patience: Patience) -> None:
         self._reply = reply
-        self._request = request
+        self._job = request.answer.job
+        self._gap_s = _gap_s(request.call, patience)
         self._clock = clock
-        self._patience = patience
 
     async def next_chunk(self) -> bytes | None:
         """Return the next chunk, None at the clean end."""
         chunk = await self._reply.next_chunk()
-        if not self._request.is_abandoned and self._request.call_scope is not None:
-            self._request.call_scope.deadline = self._clock.monotonic() + self._patience.silence_s
+        if self._job is not None and not self._job.is_abandoned and self._job.scope is not None:
+            self._job.scope.deadline = self._clock.monotonic() + self._gap_s
         return chunk
 
 
@@ -159,7 +171,9 @@ async def deliver(exchange: Exchange, request: Request, clock: Clock) -> None:
     """
     await request.wait_begun()
     head = request.head
-    if head is None:
+    if request.found is not None:
+        await replay_found(exchange, request, request.found, clock)
+    elif head is None:
         await deliver_fault(exchange, request, clock)
     elif head.form is Form.LINES and not request.call.asked_stream:
         await _deliver_assembled(exchange, request, clock)
@@ -173,6 +187,20 @@ async def deliver_fault(exchange: Exchange, request: Request, clock: Clock) -> N
     """Answer an error of ours, before anything else was sent."""
     outcome = await request.wait_over()
     await respond_fault(exchange, request.call.face, outcome, headers_of(request, clock.monotonic()))
+
+
+async def replay_found(exchange: Exchange, request: Request, answer: Answer, clock: Clock) -> None:
+    """Give an answer that was stored while the request waited."""
+    now = clock.monotonic()
+    await replay(
+        exchange,
+        request.call,
+        answer,
+        headers_of(request, now),
+        took_s=now - request.times.accepted_at,
+        now_wall=clock.wall(),
+        fresh_id=request.id,
+    )
 
 
 async def respond_fault(exchange: Exchange, face: Face, outcome: Outcome, headers: list[tuple[str, str]]) -> None:
@@ -192,7 +220,10 @@ async def _deliver_assembled(exchange: Exchange, request: Request, clock: Clock)
     assembler = Assembler()
     for line in request.spool.whole().splitlines():
         assembler.feed(json.loads(line))
-    body = json.dumps(assembler.result(), separators=(",", ":")).encode()
+    result = assembler.result()
+    if request.is_echoed:
+        result["model"] = request.call.model
+    body = json.dumps(result, separators=(",", ":")).encode()
     await exchange.respond(200, [("Content-Type", JSON), *headers_of(request, clock.monotonic())], body)
 
 
@@ -205,17 +236,16 @@ async def _deliver_body(exchange: Exchange, request: Request, head: Head, clock:
     # one gets it as Ollama would have sent it.
     is_plain_json = head.content_type == "application/json" and not request.call.asked_stream
     content_type = JSON if is_plain_json and request.call.face is Face.OLLAMA else head.content_type
-    await exchange.respond(
-        head.status, [("Content-Type", content_type), *headers_of(request, clock.monotonic())], request.spool.whole()
-    )
+    body = Echo(request, head, clock).body(request.spool.whole()) if request.is_echoed else request.spool.whole()
+    await exchange.respond(head.status, [("Content-Type", content_type), *headers_of(request, clock.monotonic())], body)
 
 
 async def _deliver_stream(exchange: Exchange, request: Request, head: Head, clock: Clock) -> None:
-    if not await request.spool.wait_beyond(0) and (await request.wait_over()).end in {End.FAULT, End.LEFT}:
+    if not await request.wait_beyond(0) and (await request.wait_over()).end in {End.FAULT, End.LEFT}:
         await deliver_fault(exchange, request, clock)  # nothing is on the wire yet: the status can still be a true one
         return
     await exchange.start(head.status, [("Content-Type", head.content_type), *headers_of(request, clock.monotonic())])
-    frames = _Frames(request.spool, head.form)
+    frames = _Frames(request, Echo(request, head, clock) if request.is_echoed else None)
     while (frame := await frames.next()) is not None:
         await exchange.send(frame)
     outcome = await request.wait_over()
@@ -227,28 +257,64 @@ async def _deliver_stream(exchange: Exchange, request: Request, head: Head, cloc
     await exchange.finish()
 
 
-class _Frames:
-    """A reader's place in a spool. Lines are given one at a time, as Ollama sends them; other bytes as they are there."""
+class Echo:
+    """Makes a frame of a shared answer the answer of one of its other callers: his model name, an id and time of his own."""
 
-    def __init__(self, spool: Spool, form: Form) -> None:
-        self._spool = spool
-        self._form = form
+    def __init__(self, request: Request, head: Head, clock: Clock) -> None:
+        self._model = request.call.model or ""
+        self._id = request.id
+        self._created = int(clock.wall())
+        self._is_native = request.call.face is Face.OLLAMA
+        self._is_error = head.status != 200
+
+    def line(self, line: bytes) -> bytes:
+        """A native line."""
+        fields = cast("JsonObject", json.loads(line))
+        return write_line(fields | {"model": self._model}) if "model" in fields else line
+
+    def event(self, event: bytes) -> bytes:
+        """A whole SSE event."""
+        return renewed_raw(event, is_stream=True, model=self._model, created=self._created, new_id=self._id)
+
+    def body(self, body: bytes) -> bytes:
+        """A body that is not a stream."""
+        if self._is_error:
+            return body
+        if not self._is_native:
+            return renewed_raw(body, is_stream=False, model=self._model, created=self._created, new_id=self._id)
+        return self.line(body).rstrip(b"\n")
+
+
+class _Frames:
+    """A reader's place in an answer. Lines are given one at a time, as Ollama sends them; other bytes as they are there."""
+
+    def __init__(self, request: Request, echo: Echo | None) -> None:
+        assert request.head is not None
+        self._request = request
+        self._form = request.head.form
+        self._echo = echo
+        self._events = EventSplitter() if echo is not None and request.head.form is Form.RAW else None
         self._offset = 0
-        self._lines: deque[bytes] = deque()  # read already, not given yet
+        self._ready: deque[bytes] = deque()  # read already, not given yet
 
     async def next(self) -> bytes | None:
         """Return the next frame, None at the end."""
         size = _BLOCK_BYTES
-        while not self._lines:
-            if not await self._spool.wait_beyond(self._offset):
+        while not self._ready:
+            if not await self._request.wait_beyond(self._offset):
                 return None
-            block = self._spool.read(self._offset, size)
+            block = self._request.spool.read(self._offset, size)
             if self._form is Form.LINES:
                 # The writer writes whole lines: a line is cut here by the block's size only.
                 block = block[: block.rfind(b"\n") + 1]
-                self._lines.extend(block.splitlines(keepends=True))
+                self._ready.extend(block.splitlines(keepends=True))
                 size *= 2
+            elif self._events is not None:
+                self._ready.extend(self._events.feed(block))
             else:
-                self._lines.append(block)
+                self._ready.append(block)
             self._offset += len(block)
-        return self._lines.popleft()
+        frame = self._ready.popleft()
+        if self._echo is None:
+            return frame
+        return self._echo.event(frame) if self._events is not None else self._echo.line(frame)

@@ -1,17 +1,26 @@
-"""One accepted request while it lives in memory: from its row to the last reader of its answer."""
+"""One accepted request while it lives in memory, the answer it shares with its twins, and the slot job that brings it.
+
+    Request (one caller's row, outcome, times) >-- SharedAnswer (head, spool) >-- SlotJob (one upstream call, one slot)
+
+Most requests have an answer and a job of their own. Coalesced ones share the answer: it is written once and read by each from
+its start. Batched ones share the job: it brings several answers. A request that leaves is over at once as long as others go
+on; the last one to leave ends the upstream call.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import trio
 
+from supervisord_ai.core.admission import CacheWish
 from supervisord_ai.core.calls import Call, Form
 from supervisord_ai.core.request_state import RowEvent, next_state
 from supervisord_ai.core.scheduler import Ticket
 from supervisord_ai.gateway.spool import Spool
-from supervisord_ai.store.rows import RequestRow
+from supervisord_ai.store.rows import Answer, RequestRow
 
 
 class End(StrEnum):
@@ -55,8 +64,75 @@ class Times:
     load_s: float = 0.0
 
 
+class SharedAnswer:
+    """An answer on its way and everybody it is for. Written by its slot job, read by any number of readers."""
+
+    def __init__(self, spool: Spool) -> None:
+        self.spool = spool
+        self.head: Head | None = None
+        self.job: SlotJob | None = None  # None while it waits for a slot
+        self.asked_by: Request | None = None  # whose body was sent: the answer echoes that request's model
+        self.is_merged = False  # it came with another's: no call was made for it
+        self.is_closed = False  # nobody can join any more: its end is known
+        self._requests: list[Request] = []
+
+    def __repr__(self) -> str:
+        return f"<SharedAnswer of {len(self._requests)}, {self.spool!r}>"
+
+    @property
+    def waiting(self) -> list[Request]:
+        """Those who still wait for its end, first come first."""
+        return [request for request in self._requests if not request.is_over]
+
+    @property
+    def first(self) -> Request | None:
+        """The one that speaks for all where something is done once."""
+        waiting = self.waiting
+        return waiting[0] if waiting else None
+
+    def add(self, request: Request) -> None:
+        """One more whom it is for."""
+        self._requests.append(request)
+
+    def let_go(self, request: Request) -> None:
+        """One reads it no more; after the last its bytes go."""
+        if request in self._requests:
+            self._requests.remove(request)
+        if not self._requests:
+            self.spool.close()
+
+    def begin(self, head: Head, now: float) -> None:
+        """The first byte is here."""
+        self.head = head
+        for request in self.waiting:
+            request.begun(now)
+
+    def close(self) -> None:
+        """No more bytes will come, and no more requests."""
+        self.is_closed = True
+        self.spool.end()
+
+
+class SlotJob:
+    """One upstream call on one slot and the answers it brings: one, or those of a batch. The slot is leased to its holder."""
+
+    def __init__(self, holder: Request, answers: Sequence[SharedAnswer]) -> None:
+        self.holder = holder
+        self.answers = tuple(answers)
+        self.scope: trio.CancelScope | None = None  # around the upstream call
+        self.is_abandoned = False
+
+    def __repr__(self) -> str:
+        return f"<SlotJob of {self.holder.id}, {len(self.answers)} answers for {len(self.requests)} requests>"
+
+    @property
+    def requests(self) -> list[Request]:
+        """Everybody who still waits for what it brings."""
+        return [request for answer in self.answers for request in answer.waiting]
+
+
 class Request:
-    """The one memory of a request. `backlog` moves its state; its slot job writes head and spool; readers only read.
+    """The one memory of a request. `backlog` moves its state; its slot job writes its answer; readers only read.
 
     Live objects compare by identity.
     """
@@ -65,20 +141,21 @@ class Request:
         self.row = row
         self.call = call
         self.ticket = ticket
-        self.spool = spool
         self.state = row.state
         self.attempt = 0  # of the call that runs, counted from 1
         self.tries = 0  # calls that reached Ollama and brought nothing back
         self.times = Times(accepted_at)
-        self.head: Head | None = None
+        self.answer = SharedAnswer(spool)
+        self.answer.add(self)
+        self.found: Answer | None = None  # it was stored while this request waited: no call is needed
         self.outcome: Outcome | None = None
         self.readers = 0
         self.is_durable = False  # its row is committed
         self.awaits_return = False  # recovered, and its caller has not come back yet
-        self.is_abandoned = False
         self.cache_status = ""
         self.stores_as: bytes | None = None  # the cache key under which a good answer is kept
-        self.call_scope: trio.CancelScope | None = None  # around the upstream call
+        self.shares_as: bytes | None = None  # the same, for whoever may be given the answer of another's call
+        self.wish = CacheWish()
         self._news = trio.Event()
 
     def __repr__(self) -> str:
@@ -93,17 +170,46 @@ class Request:
         return self.row.agent
 
     @property
+    def spool(self) -> Spool:
+        return self.answer.spool
+
+    @property
+    def head(self) -> Head | None:
+        return self.answer.head
+
+    @property
     def is_over(self) -> bool:
         """Its outcome is known, and is the same for every reader."""
         return self.outcome is not None
+
+    @property
+    def is_abandoned(self) -> bool:
+        """The call that brings its answer goes on for nobody."""
+        return self.answer.job is not None and self.answer.job.is_abandoned
+
+    @property
+    def is_echoed(self) -> bool:
+        """Its answer names the model as another request did."""
+        return self.answer.asked_by not in {None, self}
+
+    @property
+    def is_collapsed(self) -> bool:
+        """No call was made for it: it shared the call of another."""
+        return self.is_echoed or self.answer.is_merged
 
     def move(self, event: RowEvent) -> None:
         """Move along the table of `core/request_state.py`."""
         self.state = next_state(self.state, event)
 
-    def begin(self, head: Head, now: float) -> None:
-        """The first byte of the answer is here."""
-        self.head = head
+    def join(self, answer: SharedAnswer) -> None:
+        """Wait for the answer of a twin from now on. Not once an own one has begun."""
+        assert self.answer.head is None
+        self.answer.let_go(self)
+        self.answer = answer
+        answer.add(self)
+
+    def begun(self, now: float) -> None:
+        """The first byte of the answer is here, or was when it came."""
         self.times.first_byte_at = now
         self._wake()
 
@@ -112,21 +218,30 @@ class Request:
         assert self.outcome is None
         self.outcome = outcome
         self.times.ended_at = now
-        self.spool.end()
         self._wake()
+        self.answer.spool.wake()  # a reader in the middle of a shared answer hears that this request has left
 
     def abandon(self, close_by: float) -> None:
         """Nobody reads any more: end the upstream call just after its next chunk, at the latest at `close_by`."""
-        self.is_abandoned = True
-        if self.call_scope is not None:
-            self.call_scope.deadline = min(self.call_scope.deadline, close_by)
+        job = self.answer.job
+        assert job is not None
+        job.is_abandoned = True
+        if job.scope is not None:
+            job.scope.deadline = min(job.scope.deadline, close_by)
+
+    @property
+    def can_be_taken_back(self) -> bool:
+        """The call that was abandoned has not been ended yet."""
+        job = self.answer.job
+        return job is not None and job.scope is not None and not job.scope.cancel_called and not self.is_over
 
     def take_back(self, silent_until: float) -> bool:
         """Somebody reads again before the call was ended; False when that is too late."""
-        if self.call_scope is None or self.call_scope.cancel_called or self.is_over:
+        job = self.answer.job
+        if job is None or job.scope is None or not self.can_be_taken_back:
             return False
-        self.is_abandoned = False
-        self.call_scope.deadline = silent_until
+        job.is_abandoned = False
+        job.scope.deadline = silent_until
         return True
 
     async def wait_begun(self) -> None:
@@ -134,11 +249,26 @@ class Request:
         while self.head is None and self.outcome is None:
             await self._news.wait()
 
+    async def wait_beyond(self, offset: int) -> bool:
+        """Return True when the answer has bytes after `offset`, False when it ended there, or this request has left it."""
+        spool = self.answer.spool
+        while not self._has_left:
+            if len(spool) > offset:
+                return True
+            if spool.is_ended:
+                return False
+            await spool.wait_news()
+        return False
+
     async def wait_over(self) -> Outcome:
         """Return the end."""
         while self.outcome is None:
             await self._news.wait()
         return self.outcome
+
+    @property
+    def _has_left(self) -> bool:
+        return self.outcome is not None and self.outcome.end is End.LEFT
 
     def _wake(self) -> None:
         self._news.set()

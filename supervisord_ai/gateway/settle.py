@@ -14,12 +14,13 @@ from typing import cast
 import trio
 
 from supervisord_ai.clock import Clock
+from supervisord_ai.core.batch import weight_of
 from supervisord_ai.core.calls import Face, Form, JsonObject
 from supervisord_ai.core.request_state import RowEvent, RowState
-from supervisord_ai.core.scheduler import Scheduler
+from supervisord_ai.core.scheduler import Scheduler, Ticket
 from supervisord_ai.errors import StoreFault
 from supervisord_ai.gateway.cache import AnswerCache
-from supervisord_ai.gateway.request import End, Head, Outcome, Request
+from supervisord_ai.gateway.request import End, Head, Outcome, Request, SlotJob
 from supervisord_ai.gateway.tally import Tally
 from supervisord_ai.store.requests import Requests
 from supervisord_ai.store.rows import Answer
@@ -43,20 +44,51 @@ class Settle:
         self._tally = tally
         self._clock = clock
 
-    async def after_slot(self, request: Request, outcome: Outcome) -> None:
-        """End a request that held a slot. The slot is free when this first waits."""
-        is_typical = outcome.end is End.WHOLE and request.head is not None and request.head.status == 200
-        self._scheduler.settle(request.id, self._clock.monotonic(), ended_well=is_typical)
+    async def after_slot(self, job: SlotJob, outcome: Outcome) -> None:
+        """End the requests of a slot job. The slot is free when this first waits."""
+        requests = job.requests
+        is_typical = outcome.end is End.WHOLE and all(answer.head and answer.head.status == 200 for answer in job.answers)
+        self._scheduler.settle(job.holder.id, self._clock.monotonic(), ended_well=is_typical, parts=parts_of(job))
+        for answer in job.answers:
+            answer.close()
         with trio.CancelScope(deadline=self._clock.monotonic() + SETTLE_WITHIN_S, shield=True):
-            await self._write(request, outcome)
-        self._end(request, outcome)
+            async with trio.open_nursery() as nursery:
+                for request in requests:
+                    nursery.start_soon(self._write, request, outcome)
+        for request in requests:
+            if not request.is_over:  # left while the rows were written
+                self._end(request, outcome)
 
-    def after_bug(self, request: Request, outcome: Outcome) -> None:
-        """End a request whose slot job failed where nobody expected it, perhaps in `after_slot` itself. Waits for nothing."""
-        if self._scheduler.holds_slot(request.id):
-            self._scheduler.settle(request.id, self._clock.monotonic(), ended_well=False)
-        if not request.is_over:
+    def after_bug(self, job: SlotJob, outcome: Outcome) -> None:
+        """End the requests of a slot job that failed where nobody expected it, perhaps in `after_slot`. Waits for nothing."""
+        if self._scheduler.holds_slot(job.holder.id):
+            self._scheduler.settle(job.holder.id, self._clock.monotonic(), ended_well=False)
+        for answer in job.answers:
+            answer.close()
+        for request in job.requests:
             self.without_slot(request, outcome, outcome.message)
+
+    def look_again(self, job: SlotJob) -> bool:
+        """Whether all that a slot job would bring was stored while its requests waited."""
+        requests = job.requests
+        if all(self.look_again_for(request) for request in requests):
+            return True
+        for request in requests:
+            request.found = None
+        return False
+
+    def look_again_for(self, request: Request) -> bool:
+        """Whether what a request waits for was stored meanwhile: it is answered with that then."""
+        if request.shares_as is not None:
+            request.found = self._cache.again(request.shares_as, request.agent, request.wish)
+        return request.found is not None
+
+    async def give_found(self, request: Request) -> None:
+        """End a request that never got a slot with what was found for it."""
+        with trio.CancelScope(deadline=self._clock.monotonic() + SETTLE_WITHIN_S, shield=True):
+            await self._write(request, Outcome(End.WHOLE))
+        if not request.is_over:
+            self._end(request, Outcome(End.WHOLE))
 
     def without_slot(self, request: Request, outcome: Outcome, reason: str) -> None:
         """End a request that waited, or never got so far."""
@@ -65,14 +97,22 @@ class Settle:
         self._end(request, outcome)
 
     async def _write(self, request: Request, outcome: Outcome) -> None:
+        if request.found is not None:
+            request.cache_status = "hit; detail=waited"
+            await self._finish_row(request, request.found)
+            return
         answer = self._answer(request, outcome)
         if answer is None:
             self._requests.cancel(request.id, outcome.message or outcome.end.value)
             return
-        self._tally.tokens += generated_tokens(answer.body)
-        if request.stores_as is not None and not _why_not_kept(request, answer):
-            self._cache.put(request.stores_as, answer, request.call, request.agent)
-            request.cache_status += "; stored"
+        if request is request.answer.first:
+            self._tally.tokens += generated_tokens(answer.body)
+            if request.stores_as is not None and not _why_not_kept(request, answer):
+                self._cache.put(request.stores_as, answer, request.call, request.agent)
+                request.cache_status += "; stored"
+        await self._finish_row(request, answer)
+
+    async def _finish_row(self, request: Request, answer: Answer) -> None:
         try:
             await self._requests.finish(request.id, answer)
         except StoreFault as exc:
@@ -95,6 +135,8 @@ class Settle:
 
     def _end(self, request: Request, outcome: Outcome) -> None:
         match outcome.end:
+            case End.WHOLE if request.found is not None:
+                self._tally.cached += 1
             case End.WHOLE | End.UNFINISHED | End.ERROR:
                 self._tally.answered += 1
             case End.LEFT:
@@ -105,7 +147,9 @@ class Settle:
                 self._tally.failed += 1
         request.move(RowEvent.ANSWERED if outcome.end is End.WHOLE else RowEvent.CANCELLED)
         now, times = self._clock.monotonic(), request.times
-        if times.started_at is not None:
+        if request.is_collapsed and outcome.end is not End.LEFT:
+            self._tally.coalesced += 1
+        elif times.started_at is not None and request.found is None:
             self._tally.waited_s += times.started_at - times.accepted_at
             self._tally.generated_s += now - times.started_at
         request.finish(outcome, now)
@@ -117,6 +161,15 @@ class Settle:
             outcome.end,
             f" ({outcome.message})" if outcome.message else "",
         )
+
+
+def parts_of(job: SlotJob) -> list[tuple[Ticket, float]]:
+    """Who is charged for a slot's time, with weights: an answer by its size, those who share one alike."""
+    parts = []
+    for answer in job.answers:
+        waiting = answer.waiting
+        parts += [(request.ticket, weight_of(request.ticket) / len(waiting)) for request in waiting]
+    return parts
 
 
 def kept_form(request: Request, head: Head) -> Form:

@@ -101,12 +101,12 @@ class Spool:
                 self._space.give_back(memory=0, disk=len(data))
                 raise SpoolFull from exc
             self._file_bytes += len(data)
-        self._wake()
+        self.wake()
 
     def end(self) -> None:
         """No more bytes will come. May be called again."""
         self.is_ended = True
-        self._wake()
+        self.wake()
 
     def read(self, offset: int, max_bytes: int = 65_536) -> bytes:
         """Return what is there from `offset` on; b"" when nothing is there yet."""
@@ -122,13 +122,9 @@ class Spool:
         """Return everything written so far."""
         return self.read(0, len(self._memory)) + self.read(len(self._memory), self._file_bytes)
 
-    async def wait_beyond(self, offset: int) -> bool:
-        """Return True when there are bytes after `offset`, False when the spool ended there."""
-        while len(self) <= offset:
-            if self.is_ended:
-                return False
-            await self._news.wait()
-        return True
+    async def wait_news(self) -> None:
+        """Return when there is more, or the end, or somebody says `wake`."""
+        await self._news.wait()
 
     def close(self) -> None:
         """Let go of everything. May be called again."""
@@ -139,8 +135,9 @@ class Spool:
         if self._file is not None:
             self._file.close()
             self._file = None
-        self._wake()
+        self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Let its readers look again."""
         self._news.set()
         self._news = trio.Event()

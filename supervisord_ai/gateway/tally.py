@@ -10,7 +10,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.asked = self.answered = self.cached = self.refused = self.failed = self.cancelled = 0
-        self.recovered = self.rejoined = self.tokens = 0
+        self.recovered = self.rejoined = self.coalesced = self.tokens = 0
         self.waited_s = self.generated_s = 0.0
 
     def totals(self) -> Totals:
@@ -24,6 +24,7 @@ class Tally:
             cancelled=self.cancelled,
             recovered=self.recovered,
             rejoined=self.rejoined,
+            coalesced=self.coalesced,
             waited_s=self.waited_s,
             generated_s=self.generated_s,
             tokens=self.tokens,

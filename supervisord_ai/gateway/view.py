@@ -23,6 +23,8 @@ class BackendView:
     """One Ollama. `state` is ready, waiting (never reached yet) or unreachable (was reached before).
 
     `way` says in words what `url` does not: which one was found, or how the engine is that we keep; else "".
+    `breaker` is closed, open or half-open. `healed`: how often a model was unloaded because a slot of it was lost;
+    `restarted`: how often the engine was restarted because it hung.
     """
 
     name: str
@@ -35,6 +37,9 @@ class BackendView:
     loading: str | None
     resident: tuple[str, ...]
     way: str = ""
+    breaker: str = "closed"
+    healed: int = 0
+    restarted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +99,10 @@ class Totals:
 
     `asked`: inference requests understood. Each ends as exactly one of `answered` (by a slot, with whatever status Ollama gave),
     `cached`, `refused` (by us, before or after it waited), `failed` (upstream broke it) or `cancelled` (its caller left).
+    `coalesced`: those of them that shared the call of another.
     `recovered`: rows found at the start. `rejoined`: callers that came back to a row or to its kept answer.
-    `waited_s` and `generated_s` are summed over those that got a slot, `tokens` over the answers that were kept whole.
+    `waited_s` and `generated_s` are summed over those that had a call of their own, `tokens` over the answers that were kept
+    whole.
     """
 
     asked: int = 0
@@ -106,6 +113,7 @@ class Totals:
     cancelled: int = 0
     recovered: int = 0
     rejoined: int = 0
+    coalesced: int = 0
     waited_s: float = 0.0
     generated_s: float = 0.0
     tokens: int = 0

@@ -157,7 +157,8 @@ def summary(
         "key": question["key"],
         "kind": question["kind"],
         "status": 200,
-        "is_hit": "hit" in [part.strip().split("=")[0] for part in head.get("cache-status", "").split(";")],
+        # From the cache, or by the call of another who asked the same or beside it: no call was made for it.
+        "is_hit": bool({"hit", "collapsed"} & {part.strip() for part in head.get("cache-status", "").split(";")}),
         "attempt": int(head.get("x-ai-attempt", 1)),
         "tries": tries,
         "tokens": last.get("eval_count", 0),
