@@ -3,6 +3,7 @@
 #
 #   setup_venv base|dev     create or refresh $VENV (default: .venv in the checkout); sets $PY
 #   setup_engine            bring the embedded engine and its model into $VENV
+#   setup_clients           bring the SDKs that tests run as agents into $VENV/clients, an environment of their own
 #
 # Nothing is done twice: a stamp holds the checksum of what was installed, so a second run takes well under a second.
 
@@ -57,4 +58,23 @@ setup_engine() {
     "$PY" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null ||
         die "the embedded engine needs libgomp: apt-get install -y libgomp1"
     "$PY" -m supervisord_ai engine install
+}
+
+setup_clients() {
+    clients=$VENV/clients
+    npm=
+    if command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1; then npm=yes; fi
+    want=$(cksum <"$ROOT/requirements/clients.lock"; cksum <"$ROOT/tests/system/node/package-lock.json"; printf '%s' "$npm")
+    if [ -f "$clients/.installed" ] && [ "$(cat "$clients/.installed")" = "$want" ]; then
+        return 0
+    fi
+    say "installing the SDKs that tests run as agents (clients.lock)"
+    "$PY" -m venv "$clients" || die "could not make $clients"
+    "$clients/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+        -r "$ROOT/requirements/clients.lock" || die "pip could not install clients.lock"
+    if [ -n "$npm" ]; then
+        cp "$ROOT/tests/system/node/package.json" "$ROOT/tests/system/node/package-lock.json" "$clients/"
+        npm ci --silent --no-audit --no-fund --prefix "$clients" >&2 || say "npm could not install ollama-js: its tests are skipped"
+    fi
+    printf '%s' "$want" >"$clients/.installed"
 }

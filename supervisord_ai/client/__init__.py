@@ -5,8 +5,8 @@
     async with client.http() as http:                       # an httpx.AsyncClient
         answer = await http.post("/api/chat", json={"model": "llama3.2:3b", "messages": messages, "stream": False})
 
-    ollama = client.ollama()                                # ollama.AsyncClient, if that package is installed
-    answer = await ollama.chat("llama3.2:3b", messages)
+    async with client.ollama() as ollama:                   # an ollama.AsyncClient, if that package is installed
+        answer = await ollama.chat("llama3.2:3b", messages)
 
 Any client that takes an httpx transport takes `client.Transport()`, and a synchronous one `client.sync_transport()`. The
 socket is the one in AI_SUPERVISOR_SOCKET, which every agent has. Nothing here is needed: an agent that knows only Ollama's
