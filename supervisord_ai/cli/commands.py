@@ -71,6 +71,7 @@ def build_parser() -> Parser:
     _add_looking(commands)
     _add_work(commands)
     _add_config_and_engine(commands)
+    _add_takeover(commands)
     completion = _command(commands, "completion", "completion", "print the completion script of a shell")
     completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
     return parser
@@ -183,6 +184,23 @@ def _add_work(commands: Any) -> None:
     clear.add_argument("--tier", choices=["all", "l1", "l2"], default="all", help="l1: in memory, l2: in the file (default: all)")
 
     _command(commands, "reload", "reload", "read the config again and do what changed", config=True, json=True, action="reload")
+
+
+def _add_takeover(commands: Any) -> None:
+    words = "move this system's Ollama behind us: whoever calls localhost:11434 needs no change"
+    takeover = _command(commands, "takeover", "takeover", words, config=True)
+    how = takeover.add_mutually_exclusive_group()
+    how.add_argument("--undo", action="store_true", help="move it back")
+    how.add_argument("--print", dest="print_lines", action="store_true", help="print what to do by hand, also on Windows")
+    takeover.add_argument("--unit", metavar="NAME", default="ollama.service", help="its service (default: ollama.service)")
+    takeover.add_argument("--port", metavar="PORT", type=_port, default=11436, help="where it is to listen (default: 11436)")
+    takeover.add_argument("--yes", action="store_true", help="other machines that use it may lose it")
+
+
+def _port(word: str) -> int:
+    if not word.isdecimal() or not 0 < int(word) < 65_536:
+        raise argparse.ArgumentTypeError(f"{word} is not a port: 1 to 65535")
+    return int(word)
 
 
 def _add_config_and_engine(commands: Any) -> None:

@@ -1,16 +1,26 @@
-"""The door to systemd: tells it how far we are (sd_notify(3)). Does nothing where nobody asked to be told."""
+"""The door to systemd: tells it how far we are (sd_notify(3)), and changes the services of others when their owner says so."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
 import socket
+import stat
+import subprocess
 from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Protocol
 
+from supervisord_ai.core.takeover import UnitFacts
 from supervisord_ai.errors import HostFault
 
 
 class Notifier:
-    """Where `NOTIFY_SOCKET` points. The variable is taken out of the environment: no child of ours may speak for us."""
+    """Where `NOTIFY_SOCKET` points; does nothing where nobody asked to be told.
+
+    The variable is taken out of the environment: no child of ours may speak for us.
+    """
 
     def __init__(self, environ: MutableMapping[str, str] | None = None) -> None:
         environ = os.environ if environ is None else environ
@@ -42,3 +52,126 @@ class Notifier:
                 sender.sendto(message.encode(), address)
             except OSError as exc:
                 raise HostFault(f"NOTIFY_SOCKET {self._address}: {exc.strerror}") from exc
+
+
+UNITS = Path("/etc/systemd/system")
+SYSTEMCTL_S = 90.0  # systemd itself gives up a stop after 90 s
+
+
+class Services(Protocol):
+    """What is asked of the system's services; `Systemctl` is the machine's, `tests/fakes/services.py` is made up."""
+
+    def facts(self, unit: str) -> UnitFacts:
+        """Return what systemd says of a service, drop-ins applied."""
+
+    def start(self, unit: str) -> None: ...
+
+    def stop(self, unit: str) -> None: ...
+
+    def restart(self, unit: str) -> None: ...
+
+    def drop_in(self, unit: str, name: str) -> str | None:
+        """Return the text of a drop-in, None where there is none."""
+
+    def write_drop_in(self, unit: str, name: str, text: str) -> None:
+        """Write a drop-in whole or not at all, and have systemd read it."""
+
+    def remove_drop_in(self, unit: str, name: str) -> None:
+        """Remove a drop-in, and its folder if that was all, and have systemd read it."""
+
+
+class Systemctl:
+    """The services of this machine, by systemctl(1). Everything raises HostFault with what systemctl said."""
+
+    def __init__(self, units: Path = UNITS, command: tuple[str, ...] = ("systemctl",)) -> None:
+        self._units = units
+        self._command = command
+
+    def __repr__(self) -> str:
+        return f"<systemctl {self._units}>"
+
+    def facts(self, unit: str) -> UnitFacts:
+        text = self._run("show", "--property=LoadState,ActiveState,Environment", unit)
+        said = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+        try:
+            words = shlex.split(said.get("Environment", ""))
+        except ValueError as exc:
+            raise HostFault(f"systemctl show {unit}: Environment cannot be read: {exc}") from exc
+        environment = dict(word.split("=", 1) for word in words if "=" in word)
+        return UnitFacts(said.get("LoadState") == "loaded", said.get("ActiveState") == "active", environment)
+
+    def start(self, unit: str) -> None:
+        self._run("start", unit)
+
+    def stop(self, unit: str) -> None:
+        self._run("stop", unit)
+
+    def restart(self, unit: str) -> None:
+        self._run("restart", unit)
+
+    def drop_in(self, unit: str, name: str) -> str | None:
+        try:
+            return self._path(unit, name).read_text()
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise HostFault(f"{self._path(unit, name)}: {exc.strerror}") from exc
+
+    def write_drop_in(self, unit: str, name: str, text: str) -> None:
+        path = self._path(unit, name)
+        try:
+            path.parent.mkdir(mode=0o755, exist_ok=True)
+            replace_file(path, text.encode(), mode=0o644)
+        except OSError as exc:
+            raise HostFault(f"{path}: {exc.strerror}") from exc
+        self._run("daemon-reload")
+
+    def remove_drop_in(self, unit: str, name: str) -> None:
+        path = self._path(unit, name)
+        try:
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the owner's own drop-ins are in it
+                path.parent.rmdir()
+        except OSError as exc:
+            raise HostFault(f"{path}: {exc.strerror}") from exc
+        self._run("daemon-reload")
+
+    def _path(self, unit: str, name: str) -> Path:
+        return self._units / f"{unit}.d" / name
+
+    def _run(self, *words: str) -> str:
+        command = [*self._command, *words]
+        environ = {**os.environ, "LC_ALL": "C", "SYSTEMD_COLORS": "0", "SYSTEMD_PAGER": ""}
+        try:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SYSTEMCTL_S, env=environ, check=False
+            )
+        except OSError as exc:
+            raise HostFault(f"{command[0]}: {exc.strerror}") from exc
+        except subprocess.TimeoutExpired as exc:
+            raise HostFault(f"{' '.join(command)}: not done within {SYSTEMCTL_S:.0f} s") from exc
+        if done.returncode != 0:
+            raise HostFault(f"{' '.join(command)}: {done.stderr.strip() or f'exit code {done.returncode}'}")
+        return done.stdout
+
+
+def replace_file(path: Path, content: bytes, *, mode: int | None = None) -> None:
+    """Write a file whole or not at all; one that is there keeps its owner and mode, unless `mode` says otherwise.
+
+    Raises:
+        OSError: it could not be written; the file is as it was.
+    """
+    new = path.with_name(f".{path.name}.new")
+    old = path.stat() if path.exists() else None
+    try:
+        with new.open("wb") as file:
+            file.write(content)
+            if old is not None:
+                os.fchown(file.fileno(), old.st_uid, old.st_gid)
+            os.fchmod(file.fileno(), mode if mode is not None else stat.S_IMODE(old.st_mode) if old is not None else 0o644)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise

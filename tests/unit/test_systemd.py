@@ -1,14 +1,16 @@
-"""How far we are, told to whoever asked."""
+"""How far we are, told to whoever asked; and what is asked of the services of others."""
 
 from __future__ import annotations
 
 import socket
+import sys
 from pathlib import Path
 
 import pytest
 
+from supervisord_ai.core.takeover import UnitFacts
 from supervisord_ai.errors import HostFault
-from supervisord_ai.host.systemd import Notifier
+from supervisord_ai.host.systemd import Notifier, Systemctl, replace_file
 
 
 def listening(address: str) -> socket.socket:
@@ -38,3 +40,69 @@ def test_where_nobody_asked_nobody_is_told_and_one_who_cannot_be_reached_is_name
     Notifier({}).ready("x")
     with pytest.raises(HostFault, match=r"NOTIFY_SOCKET /.*/nowhere: No such file"):
         Notifier({"NOTIFY_SOCKET": str(tmp_path / "nowhere")}).ready("x")
+
+
+# --- services of others --------------------------------------------------------------------------------------------------
+
+SYSTEMCTL = """\
+import sys
+words = sys.argv[1:]
+open({log!r}, "a").write(" ".join(words) + "\\n")
+if words[0] == "show":
+    print("LoadState=loaded\\nActiveState=active\\nEnvironment=PATH=/usr/bin:/bin \\"OLLAMA_HOST=0.0.0.0:1\\" \\"A=b c=d\\" FLAG")
+if words[-1] == "broken.service":
+    sys.exit("Job for broken.service failed.")
+"""
+
+
+def systemctl(folder: Path) -> tuple[Systemctl, Path]:
+    log, script = folder / "log", folder / "systemctl.py"
+    script.write_text(SYSTEMCTL.format(log=str(log)))
+    (folder / "units").mkdir()
+    return Systemctl(folder / "units", (sys.executable, "-S", str(script))), log
+
+
+def test_what_systemd_says_of_a_service_is_read_with_its_quotes(tmp_path: Path) -> None:
+    services, _ = systemctl(tmp_path)
+    facts = services.facts("ollama.service")
+    assert facts == UnitFacts(True, True, {"PATH": "/usr/bin:/bin", "OLLAMA_HOST": "0.0.0.0:1", "A": "b c=d"})
+
+
+def test_a_drop_in_is_written_whole_read_by_systemd_and_removed_with_its_empty_folder(tmp_path: Path) -> None:
+    services, log = systemctl(tmp_path)
+    assert services.drop_in("ollama.service", "x.conf") is None
+    services.write_drop_in("ollama.service", "x.conf", "[Service]\n")
+    folder = tmp_path / "units" / "ollama.service.d"
+    assert [path.name for path in folder.iterdir()] == ["x.conf"]
+    assert (folder / "x.conf").stat().st_mode & 0o777 == 0o644
+    assert services.drop_in("ollama.service", "x.conf") == "[Service]\n"
+    (folder / "owner.conf").write_text("")
+    services.remove_drop_in("ollama.service", "x.conf")
+    assert [path.name for path in folder.iterdir()] == ["owner.conf"]
+    (folder / "owner.conf").unlink()
+    services.remove_drop_in("ollama.service", "x.conf")
+    assert not folder.exists()
+    assert log.read_text() == "daemon-reload\n" * 3
+
+
+def test_what_systemctl_says_no_to_is_a_fault_of_the_host_in_its_words(tmp_path: Path) -> None:
+    services, log = systemctl(tmp_path)
+    with pytest.raises(HostFault, match=r"restart broken.service: Job for broken.service failed"):
+        services.restart("broken.service")
+    services.start("good.service")
+    services.stop("good.service")
+    assert log.read_text() == "restart broken.service\nstart good.service\nstop good.service\n"
+    with pytest.raises(HostFault, match="No such file"):
+        Systemctl(tmp_path, ("/nowhere/systemctl",)).start("x")
+
+
+def test_a_file_that_is_replaced_keeps_its_mode_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("old")
+    path.chmod(0o640)
+    replace_file(path, b"new")
+    assert path.read_text() == "new"
+    assert path.stat().st_mode & 0o777 == 0o640
+    with pytest.raises(OSError, match="No such file"):
+        replace_file(tmp_path / "nowhere" / "x", b"")
+    assert [one.name for one in tmp_path.iterdir()] == ["config.toml"]

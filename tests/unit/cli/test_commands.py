@@ -46,7 +46,7 @@ GROUPS = {
     "cache": ("stats", "clear"),
     "config": ("show", "check", "plan"),
 }
-WITH_CONFIG = {(word,) for word in ("run", "stop", "status", "health", "events", "reload")} | {
+WITH_CONFIG = {(word,) for word in ("run", "stop", "status", "health", "events", "reload", "takeover")} | {
     (group, action) for group, actions in GROUPS.items() for action in actions
 }
 

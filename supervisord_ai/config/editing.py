@@ -1,0 +1,117 @@
+"""Changes single keys of a config file and leaves every other byte of it as its owner wrote it, comments included.
+
+The change is made on the text, then the text is parsed again: unless it says exactly what was meant and nothing else, the file
+is left alone and its owner is asked to change it himself. So the editing may be simple; it cannot be wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import tomli
+
+from supervisord_ai.config.lines import key_lines
+from supervisord_ai.config.units import shown
+from supervisord_ai.config.values import ListenPolicy
+from supervisord_ai.errors import UsageError
+
+_URL = re.compile(r"""^([^#\n]*?\burl["']?[ \t]*=[ \t]*)("(?:[^"\\\n]|\\.)*"|'[^'\n]*')""")
+_STRING = r"""(?:"(?:[^"\\\n]|\\.)*"|'[^'\n]*')"""
+_TCP = re.compile(rf"""(\btcp["']?[ \t]*=[ \t]*\[)((?:[\s,]|\#[^\n]*|{_STRING})*)\]""")
+
+
+def with_backend_url(text: str, index: int, url: str) -> str:
+    """Return the config with `url` as the address of its backend `index`; one without [[ollama]] gets a table.
+
+    Raises:
+        UsageError: it is written in a way that cannot be changed here; says what to write by hand.
+    """
+    meant = _parsed(text)
+    backends = meant.setdefault("ollama", [])
+    by_hand = f"in [[ollama]], set url = {shown(url)}"
+    if not isinstance(backends, list):
+        raise UsageError(by_hand)
+    if not backends:
+        backends.append({})
+    if not 0 <= index < len(backends) or not isinstance(backends[index], dict):
+        raise UsageError(by_hand)
+    backends[index]["url"] = url
+    where = key_lines(text)
+    lines = text.splitlines(keepends=True)
+    if ("ollama", index, "url") in where:
+        at = where["ollama", index, "url"] - 1
+        lines[at] = _URL.sub(lambda found: found[1] + shown(url), lines[at], count=1)
+        changed = "".join(lines)
+    elif ("ollama", index) in where:
+        changed = _after(lines, where["ollama", index], f"url = {shown(url)}\n")
+    else:
+        changed = f"{_ended(text)}\n[[ollama]]\nurl = {shown(url)}\n"
+    return _checked(changed, meant, by_hand)
+
+
+def with_tcp(text: str, address: str) -> str:
+    """Return the config with one more address in [listen] tcp. Raises: as with_backend_url."""
+    meant = _parsed(text)
+    listen = meant.setdefault("listen", {})
+    by_hand = f"in [listen], add {shown(address)} to tcp"
+    if not isinstance(listen, dict):
+        raise UsageError(by_hand)
+    usual = list(ListenPolicy().tcp)
+    known = listen.get("tcp", usual)
+    if address in known:
+        return text
+    where = key_lines(text)
+    lines = text.splitlines(keepends=True)
+    if ("listen", "tcp") in where:
+        listen["tcp"] = [address, *known]
+        changed = _at_tcp(lines, where["listen", "tcp"], lambda inner: f"{shown(address)}{', ' if known else ''}{inner}")
+    else:
+        listen["tcp"] = [*usual, address]
+        line = f"tcp = [{', '.join(map(shown, listen['tcp']))}]\n"
+        changed = _after(lines, where["listen",], line) if ("listen",) in where else f"{_ended(text)}\n[listen]\n{line}"
+    return _checked(changed, meant, by_hand)
+
+
+def without_tcp(text: str, address: str) -> str:
+    """Return the config without an address in [listen] tcp; unchanged where it is not there. Raises: as with_backend_url."""
+    meant = _parsed(text)
+    known = meant.get("listen", {}).get("tcp", [])
+    if address not in known:
+        return text
+    meant["listen"]["tcp"] = [one for one in known if one != address]
+    element = re.compile(rf"""(["']){re.escape(address)}\1[ \t]*,?[ \t]*""")
+    where = key_lines(text)["listen", "tcp"]
+    changed = _at_tcp(text.splitlines(keepends=True), where, lambda inner: element.sub("", inner))
+    return _checked(changed, meant, f"in [listen], take {shown(address)} out of tcp")
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        return tomli.loads(text)
+    except tomli.TOMLDecodeError as exc:
+        raise UsageError(f"the config cannot be read: {exc}") from exc
+
+
+def _at_tcp(lines: list[str], line: int, change: Any) -> str:
+    before, rest = "".join(lines[: line - 1]), "".join(lines[line - 1 :])
+    return before + _TCP.sub(lambda found: f"{found[1]}{change(found[2])}]", rest, count=1)
+
+
+def _after(lines: list[str], line: int, new: str) -> str:
+    return _ended("".join(lines[:line])) + new + "".join(lines[line:])
+
+
+def _ended(text: str) -> str:
+    return text if not text or text.endswith("\n") else text + "\n"
+
+
+def _checked(changed: str, meant: dict[str, Any], by_hand: str) -> str:
+    """Return the changed text if it says exactly what was meant."""
+    try:
+        says = tomli.loads(changed)
+    except tomli.TOMLDecodeError:
+        says = None
+    if says != meant:
+        raise UsageError(f"the config is written in a way that is left to its owner: {by_hand}")
+    return changed

@@ -1,0 +1,164 @@
+"""`takeover` on a made-up system: the whole way there, the way back from every step of it, and what is refused beforehand."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from supervisord_ai.cli.takeover import Takeover
+from supervisord_ai.config import Config, load
+from supervisord_ai.core.places import Surroundings
+from supervisord_ai.core.takeover import DROP_IN, OUR_UNIT
+from supervisord_ai.errors import HostFault, SupervisorError, UsageError
+from tests.fakes.files import MemoryFiles
+from tests.fakes.services import OLLAMA, FakeSystem
+
+TEXT = """\
+# ours, and well explained
+[listen]
+tcp = ["127.0.0.1:11435"]  # the usual
+[[ollama]]
+url = "http://127.0.0.1:11434"
+"""
+
+
+def system(tmp_path: Path, text: str = TEXT, **changes: Any) -> tuple[FakeSystem, Takeover, Config]:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    made = FakeSystem(path, **changes)
+    config = load(str(path), MemoryFiles({str(path): text}), Surroundings(0, "/root", {}))
+    return made, Takeover("ollama", made, made), config
+
+
+def test_ollama_moves_we_take_its_address_and_the_owner_is_told(tmp_path: Path) -> None:
+    made, takeover, config = system(tmp_path)
+    takeover.move(config, port=11436)
+    assert made.listening == {"127.0.0.1:11436": OLLAMA, "127.0.0.1:11434": OUR_UNIT, "127.0.0.1:11435": OUR_UNIT}
+    says = tomllib.loads(made.config.read_text())
+    assert says["ollama"] == [{"url": "http://127.0.0.1:11436"}]
+    assert set(says["listen"]["tcp"]) == {"127.0.0.1:11435", "127.0.0.1:11434"}
+    assert "# ours, and well explained" in made.config.read_text()
+    assert "# the usual" in made.config.read_text()
+    assert made.deeds == [f"write {DROP_IN}", f"restart {OLLAMA}", f"restart {OUR_UNIT}"]
+    assert "reach ai-supervisor, which asks Ollama 0.12.6" in made.said[1]
+    assert "--undo" in made.said[-1]
+
+
+def test_undo_takes_everything_back_from_what_the_drop_in_tells(tmp_path: Path) -> None:
+    made, takeover, config = system(tmp_path)
+    before = dict(made.listening)
+    takeover.move(config, port=11436)
+    Takeover("ollama", made, made).undo()
+    assert made.listening == before
+    assert made.drop_ins == {}
+    assert tomllib.loads(made.config.read_text()) == tomllib.loads(TEXT)
+    assert "# the usual" in made.config.read_text()
+
+
+def test_an_address_that_was_auto_is_auto_again(tmp_path: Path) -> None:
+    made, takeover, config = system(tmp_path, TEXT.replace("http://127.0.0.1:11434", "auto"))
+    takeover.move(config, port=11436)
+    takeover.undo()
+    assert 'url = "auto"' in made.config.read_text()
+
+
+def test_where_we_do_not_run_yet_it_is_moved_and_the_owner_told_to_start_us(tmp_path: Path) -> None:
+    made, takeover, config = system(tmp_path, we_run=False)
+    takeover.move(config, port=11436)
+    assert made.listening == {"127.0.0.1:11436": OLLAMA}
+    assert any("start ai-supervisor now" in line for line in made.said)
+
+
+@pytest.mark.parametrize("kind", ["fails", "interrupts"])
+@pytest.mark.parametrize("deed", [f"write {DROP_IN}", f"restart {OLLAMA}", f"restart {OUR_UNIT}"])
+def test_whatever_step_fails_or_is_interrupted_everything_is_as_before(tmp_path: Path, deed: str, kind: str) -> None:
+    changes: dict[str, Any] = {kind: {deed}}
+    made, takeover, config = system(tmp_path, **changes)
+    before = dict(made.listening)
+    expected: type[BaseException] = KeyboardInterrupt if kind == "interrupts" else HostFault
+    with pytest.raises(expected):
+        takeover.move(config, port=11436)
+    assert made.listening == before
+    assert made.config.read_text() == TEXT
+    assert made.drop_ins == {}
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        ({"ollama_hates_new_port": True}, r"does not answer at http://127.0.0.1:11436.*everything is as it was before"),
+        ({"we_do_not_start": True}, r"ai-supervisor does not answer at http://127.0.0.1:11434.*everything is as it was before"),
+    ],
+)
+def test_one_that_does_not_come_up_is_put_back(tmp_path: Path, trouble: dict[str, Any], words: str) -> None:
+    made, takeover, config = system(tmp_path, **trouble)
+    before = dict(made.listening)
+    with pytest.raises(HostFault, match=words):
+        takeover.move(config, port=11436)
+    assert (made.listening, made.config.read_text(), made.drop_ins) == (before, TEXT, {})
+
+
+def test_when_the_way_back_fails_too_both_are_said_and_undo_still_works(tmp_path: Path) -> None:
+    made, takeover, config = system(tmp_path, ollama_hates_new_port=True, fails={f"remove {DROP_IN}"})
+    with pytest.raises(HostFault, match=r"does not answer at .*11436.*putting it back failed too.*--undo"):
+        takeover.move(config, port=11436)
+    takeover.undo()
+    assert made.listening["127.0.0.1:11434"] == OLLAMA
+    assert made.config.read_text() == TEXT
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "words"),
+    [
+        (TEXT, {"has_ollama": False}, "systemd knows no ollama.service.*--print"),
+        (TEXT, {"we_run": False, "has_stray_daemon": True}, "a daemon runs that systemd did not start"),
+        (TEXT, {"taken": {"127.0.0.1:11436"}}, "port 11436 is taken"),
+        (TEXT, {"environment": {"OLLAMA_HOST": "0.0.0.0"}}, "other machines may use it.*--yes"),
+        (TEXT, {"environment": {"OLLAMA_HOST": "192.168.1.5:11434"}}, "not this machine's loopback"),
+        (TEXT, {"environment": {"OLLAMA_HOST": "127.0.0.1:11436"}}, "listens at port 11436 already"),
+        (TEXT, {"environment": {"OLLAMA_HOST": "127.0.0.1:11500"}}, "no .*ollama.* is the Ollama at port 11500"),
+        (TEXT.replace("11434", "11999"), {}, "no .*ollama.* is the Ollama at port 11434"),
+        ('ollama = [{ url = "http://127.0.0.1:11434" }]\nlisten = { tcp = [] }\n', {"we_run": False}, "left to its owner"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is_changed(
+    tmp_path: Path, text: str, changes: dict[str, Any], words: str
+) -> None:
+    made, takeover, config = system(tmp_path, text, **changes)
+    if "left to its owner" in words:
+        text = text.replace("url", '"u\\u0072l"')
+        made.config.write_text(text)
+    with pytest.raises(UsageError, match=words):
+        takeover.move(config, port=11436)
+    assert made.deeds == []
+    assert made.config.read_text() == text
+
+
+def test_others_may_lose_it_where_the_owner_says_so_and_it_moves_from_wherever_it_was(tmp_path: Path) -> None:
+    text = TEXT.replace("11434", "11500")
+    made, takeover, config = system(tmp_path, text, environment={"OLLAMA_HOST": "0.0.0.0:11500"})
+    takeover.move(config, port=11436, may_close=True)
+    assert made.listening["127.0.0.1:11500"] == OUR_UNIT
+
+
+def test_twice_is_refused_and_so_is_the_way_back_from_nowhere(tmp_path: Path) -> None:
+    _, takeover, config = system(tmp_path)
+    with pytest.raises(UsageError, match="there is nothing to take back"):
+        takeover.undo()
+    takeover.move(config, port=11436)
+    with pytest.raises(UsageError, match=r"was moved already, to http://127.0.0.1:11436"):
+        takeover.move(config, port=11437)
+
+
+def test_a_drop_in_that_somebody_changed_is_left_to_him(tmp_path: Path) -> None:
+    made, takeover, config = system(tmp_path)
+    takeover.move(config, port=11436)
+    moved = made.config.read_text()
+    (key,) = made.drop_ins
+    made.drop_ins[key] = made.drop_ins[key].replace("# backend = 0\n", "")
+    with pytest.raises(SupervisorError, match="was changed by somebody"):
+        takeover.undo()
+    assert made.config.read_text() == moved

@@ -1,0 +1,48 @@
+"""What a move is, written into the drop-in and read from it; what is printed for those who do it by hand."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+import pytest
+
+from supervisord_ai.core.policies import BackendSpec
+from supervisord_ai.core.takeover import Move, UnitFacts, drop_in, lines_by_hand, plan, read_drop_in
+from supervisord_ai.errors import UsageError
+
+MOVE = Move("/etc/ai-supervisor/config.toml", "127.0.0.1:11434", 11436, 1, "auto")
+
+
+def test_the_drop_in_tells_the_whole_move() -> None:
+    assert read_drop_in(drop_in(MOVE)) == MOVE
+    assert 'Environment="OLLAMA_HOST=127.0.0.1:11436"' in drop_in(MOVE)
+
+
+@pytest.mark.parametrize("line", drop_in(MOVE).splitlines()[1:5] + drop_in(MOVE).splitlines()[6:])
+def test_a_drop_in_that_lacks_a_line_is_not_ours(line: str) -> None:
+    assert read_drop_in(drop_in(MOVE).replace(line + "\n", "")) is None
+
+
+def test_of_several_backends_the_one_at_the_old_address_is_changed_and_one_we_keep_never() -> None:
+    backends = [
+        BackendSpec(name="a", url="http://127.0.0.1:11434", command=("ollama", "serve")),
+        BackendSpec(name="b", url="http://10.0.0.1:11434"),
+        BackendSpec(name="c", url="http://localhost"),
+    ]
+    move = plan("ollama.service", UnitFacts(True, True, {}), config="/c", backends=backends, port=1, may_close=False)
+    assert (move.backend, move.address, move.new_url) == (2, "127.0.0.1:11434", "http://127.0.0.1:1")
+
+
+def test_a_service_that_does_not_run_is_not_moved() -> None:
+    with pytest.raises(UsageError, match="does not run: start it first"):
+        plan("ollama.service", UnitFacts(True, False, {}), config="/c", backends=[], port=1, may_close=False)
+
+
+def test_every_config_that_is_printed_can_be_read() -> None:
+    configs = re.findall(r"^\[\[ollama\]\]\n(?:.+\n)+", lines_by_hand(11440), re.MULTILINE)
+    assert len(configs) == 3
+    urls = [tomllib.loads(config.replace("#", "\n#"))["ollama"][0]["url"] for config in configs]
+    assert urls == ["http://127.0.0.1:11440", "windows", "http://127.0.0.1:11440"]
+    for words in ("setx OLLAMA_HOST", "networkingMode=mirrored", "New-NetFirewallRule", "daemon-reload"):
+        assert words in lines_by_hand()
