@@ -45,13 +45,13 @@ async def warm(bench: Bench) -> None:
 async def test_g1_131_at_once_use_every_slot_to_the_end_and_not_one_more(
     tmp_path: Path, autojump_clock: Clock, slots: int
 ) -> None:
-    double = Double(options=DoubleOptions(parallel=slots))
-    async with running(double), life(tmp_path, double, roster=roster_of(36, 95), slots=slots) as bench:
+    double, roster = Double(options=DoubleOptions(parallel=slots)), roster_of(36, 95)
+    async with running(double), life(tmp_path, double, roster=roster, slots=slots) as bench:
         await warm(bench)
         order = Order(double, each_s=1.0)
         began_at = trio.current_time()
         async with trio.open_nursery() as nursery:
-            for name in bench.gateway._roster.agents:
+            for name in roster.agents:
                 nursery.start_soon(partial(bench.ask, agent(name), f"<{name}>", stream=False))
         counts = double.statistics()
         assert len(order.started) == AGENTS
@@ -134,10 +134,8 @@ async def test_g2_across_the_shipped_classes_no_wait_is_longer_than_the_gap_of_p
     """
     each_s, slots = 1.0, 2
     bound_s = 2 * 15.0 + 5.0 + (AGENTS - 1) * each_s / slots + each_s
-    async with (
-        running(Double()) as double,
-        life(tmp_path, double, roster=roster_of(36, 95), queue=LONG, slots=slots) as bench,
-    ):
+    roster = roster_of(36, 95)
+    async with running(Double()) as double, life(tmp_path, double, roster=roster, queue=LONG, slots=slots) as bench:
         await warm(bench)
         Order(double, each_s)
         waited: dict[str, list[float]] = {"opus": [], "sonnet": []}
@@ -150,7 +148,7 @@ async def test_g2_across_the_shipped_classes_no_wait_is_longer_than_the_gap_of_p
                 waited[caller.agent_class].append(answer.at - asked_at)
 
         async with trio.open_nursery() as nursery:
-            for name in bench.gateway._roster.agents:
+            for name in roster.agents:
                 nursery.start_soon(ask_for_ever, agent(name))
             await trio.sleep(900)
             nursery.cancel_scope.cancel()
