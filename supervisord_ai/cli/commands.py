@@ -90,7 +90,7 @@ def _add_running(commands: Any) -> None:
 
     trial = _command(commands, "try", "trial", "run one command as an agent, with a throw-away daemon and no config")
     where = trial.add_mutually_exclusive_group()
-    where.add_argument("--ollama", metavar="URL", help="the Ollama to use (default: OLLAMA_HOST, else http://127.0.0.1:11434)")
+    where.add_argument("--ollama", metavar="URL", help="the Ollama to use (default: the one that url = \"auto\" finds)")
     where.add_argument("--engine", choices=["embedded"], help="use the embedded engine (ai-supervisor engine install)")
     trial.add_argument("--memory", metavar="SIZE", default="1GB", help="the agent's memory cap (default: 1GB)")
     trial.add_argument("--env", metavar="NAME[=VALUE]", action="append", default=[], help="give the agent this variable too")

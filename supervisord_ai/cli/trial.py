@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
@@ -31,8 +31,11 @@ from supervisord_ai.cli.screen import printable, size_of, span_of
 from supervisord_ai.config.units import MemoryCap, Unreadable
 from supervisord_ai.config.writing import braced, text
 from supervisord_ai.core.agent_state import AgentState
+from supervisord_ai.core.locate import Place, Way, places, what_to_do
 from supervisord_ai.core.places import CONTROL_SOCKET
+from supervisord_ai.core.serving import OLLAMA_PORT
 from supervisord_ai.errors import Denied, HostFault, NotRunning, UsageError
+from supervisord_ai.host import wsl
 
 AGENT = "try"
 DEFAULT_OLLAMA = "http://127.0.0.1:11434"
@@ -50,16 +53,16 @@ def run(args: Namespace) -> int:
         raise UsageError("what is to be run? For example: ai-supervisor try -- python3 my_agent.py")
     if args.engine:
         require_engine()
-    url = EMBEDDED if args.engine else find_ollama(args.ollama, os.environ)
+    found = Found(EMBEDDED, EMBEDDED) if args.engine else find_ollama(args.ollama, os.environ)
     for number in STOPPING:
         signal.signal(number, signal.default_int_handler)  # as ^C: nothing may be left behind
     with tempfile.TemporaryDirectory(prefix="ai-try-") as name:
-        trial = Trial(Path(name), config_of(Path(name), url, words, args))
+        trial = Trial(Path(name), config_of(Path(name), found.url, words, args))
         result = trial.run()
     if args.json:
-        print(json.dumps({"ollama": url, **result.as_json()}, indent=2), file=sys.stderr)
+        print(json.dumps({"ollama": found.url, **result.as_json()}, indent=2), file=sys.stderr)
     else:
-        print(summary(result, url, words), file=sys.stderr)
+        print(summary(result, found.kept, words), file=sys.stderr)
     if result.was_interrupted:
         return Exit.INTERRUPTED
     return Exit.GOOD if result.agent.get("verdict") == "finished" else Exit.NO
@@ -68,44 +71,55 @@ def run(args: Namespace) -> int:
 # --- what to run it before ----------------------------------------------------------------------------------------------
 
 
-def find_ollama(asked: str | None, env: Any) -> str:
-    """Return the URL of an Ollama that answers: the one asked for, else OLLAMA_HOST's, else the usual one.
+@dataclass(frozen=True)
+class Found:
+    """An Ollama that answers: where, and what a config calls it that is to be kept."""
+
+    url: str
+    kept: str
+
+
+def find_ollama(asked: str | None, env: Mapping[str, str]) -> Found:
+    """Return the Ollama that was asked for, else the one that `url = "auto"` would find.
 
     Raises:
-        UsageError: it does not answer.
+        UsageError: it does not answer, or there is none.
     """
-    url = asked or _from_ollama_host(env.get("OLLAMA_HOST", "")) or DEFAULT_OLLAMA
+    facts = wsl.facts(environ=env)
+    tried: list[tuple[Place, str]] = []
+    for place in [_asked_for(asked)] if asked else places("auto", facts):
+        version = _version_at(place.host, place.port)
+        if version is not None:
+            shown = place.url if asked else str(place)
+            print(f"ai-supervisor: Ollama {printable(version)} at {shown}", file=sys.stderr)
+            return Found(place.url, "windows" if place.way is Way.GATEWAY else place.url)
+        tried.append((place, "no answer"))
+    others = "name another with --ollama URL, or use the embedded engine with --engine embedded"
+    if asked:
+        raise UsageError(f"no Ollama answers at {tried[0][0].url.removeprefix('http://')}: start one, {others}")
+    raise UsageError(f"{what_to_do('auto', facts, tried)}; or {others}")
+
+
+def _asked_for(url: str) -> Place:
     where = urlsplit(url if "://" in url else f"http://{url}")
     try:
-        host, port = where.hostname, where.port or 11434
+        host, port = where.hostname, where.port or OLLAMA_PORT
     except ValueError as exc:
         raise UsageError(f"{url} is not an address: write http://host:port") from exc
     if where.scheme != "http" or not host:
         raise UsageError(f"{url} is not an address that can be used: write http://host:port")
+    return Place(host, port, Way.NAMED)
+
+
+def _version_at(host: str, port: int) -> str | None:
     connection = HTTPConnection(host, port, timeout=PROBE_S)
     try:
         connection.request("GET", "/api/version")
-        version = json.loads(connection.getresponse().read())["version"]
-    except (OSError, HTTPException, ValueError, KeyError, TypeError) as exc:
-        raise UsageError(
-            f"no Ollama answers at {host}:{port}: start one, name another with --ollama URL, "
-            "or use the embedded engine with --engine embedded"
-        ) from exc
+        return str(json.loads(connection.getresponse().read())["version"])
+    except (OSError, HTTPException, ValueError, KeyError, TypeError):
+        return None
     finally:
         connection.close()
-    shown_host = f"[{host}]" if ":" in host else host
-    print(f"ai-supervisor: Ollama {printable(str(version))} at {shown_host}:{port}", file=sys.stderr)
-    return f"http://{shown_host}:{port}"
-
-
-def _from_ollama_host(value: str) -> str:
-    """Read OLLAMA_HOST as Ollama's clients do: a host, a port or both; 0.0.0.0 is where a server listens, not where it is."""
-    if not value:
-        return ""
-    rest = value.partition("://")[2] or value
-    host, colon, port = rest.rpartition(":") if ":" in rest and not rest.endswith("]") else (rest, "", "")
-    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "127.0.0.1"}.get(host, host)
-    return f"http://{host}:{port}" if colon and port else f"http://{host}:11434"
 
 
 def config_of(folder: Path, url: str, words: list[str], args: Namespace) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from supervisord_ai.cli.trial import Result, _from_ollama_host, config_of, find_ollama, kept_lines, summary
+from supervisord_ai.cli.trial import Result, config_of, find_ollama, kept_lines, summary
 from supervisord_ai.config import Config, load
 from supervisord_ai.core.places import Surroundings
 from supervisord_ai.errors import UsageError
@@ -49,20 +52,43 @@ def test_what_cannot_be_meant_is_a_usage_error(changes: dict[str, object]) -> No
         config_of(Path("/t"), "embedded", ["true"], asked(**changes))
 
 
-@pytest.mark.parametrize(
-    ("value", "url"),
-    [
-        ("", ""),
-        ("127.0.0.1", "http://127.0.0.1:11434"),
-        ("0.0.0.0:11500", "http://127.0.0.1:11500"),
-        (":11500", "http://127.0.0.1:11500"),
-        ("http://box:1", "http://box:1"),
-        ("[::1]:2", "http://[::1]:2"),
-        ("[::1]", "http://[::1]:11434"),
-    ],
-)
-def test_ollama_host_is_read_as_clients_read_it(value: str, url: str) -> None:
-    assert _from_ollama_host(value) == url
+class Answering:
+    """Something that answers, at a port of the loopback, as long as the block runs."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def __enter__(self) -> Answering:
+        threading.Thread(target=self._answer, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.listener.close()
+
+    def _answer(self) -> None:
+        with suppress(OSError):
+            while True:
+                peer, _ = self.listener.accept()
+                with peer:
+                    peer.recv(4096)
+                    peer.sendall(b"HTTP/1.0 200 OK\r\n\r\n" + self.body)
+
+
+def test_without_a_word_it_is_the_ollama_that_auto_finds(capsys: pytest.CaptureFixture[str]) -> None:
+    with Answering(b'{"version": "0.12.6"}') as one:
+        found = find_ollama(None, {"OLLAMA_HOST": one.address})
+    assert (found.url, found.kept) == (f"http://{one.address}",) * 2
+    assert f"Ollama 0.12.6 at http://{one.address} (OLLAMA_HOST)" in capsys.readouterr().err
+
+
+def test_what_is_no_ollama_is_not_found_and_the_owner_is_told_what_else_there_is() -> None:
+    with Answering(b"<html>") as one:
+        with pytest.raises(UsageError, match=r"no Ollama found.*OLLAMA_HOST\): no answer.*--engine embedded"):
+            find_ollama(None, {"OLLAMA_HOST": one.address})
+        with pytest.raises(UsageError, match=f"no Ollama answers at {one.address}: start one"):
+            find_ollama(one.address, {})
 
 
 @pytest.mark.parametrize("url", ["https://x", "http://h:99999", "http://", "ftp://x"])
