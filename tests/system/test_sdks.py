@@ -22,11 +22,12 @@ from typing import Any
 import pytest
 
 from supervisord_ai.config.writing import braced
+from supervisord_ai.engine.location import MODEL, find
 from tests.system.harness import ROOT, USER_LINE, Daemon, eventually, journal, ollama_double, running_daemon
 
 pytestmark = pytest.mark.slow
 
-MODELS = ("--model", "chat", "--model", "embed", "--token-delay", "5ms", "--load", "50ms")
+DOUBLE = ("--model", "chat", "--model", "embed", "--token-delay", "5ms", "--load", "50ms")
 CLIENTS = Path(sys.prefix) / "clients" / "bin" / "python"
 NODE_MODULES = Path(sys.prefix) / "clients" / "node_modules"
 NODE = shutil.which("node")
@@ -90,7 +91,7 @@ def direct(command: Sequence[str], out: Path, url: str) -> dict[str, Any]:
 @needs_clients
 def test_every_python_sdk_sees_of_us_what_it_sees_of_ollama(folder: Path) -> None:
     program = [str(CLIENTS), str(ROOT / "tests" / "system" / "sdk_agent.py")]
-    with ollama_double(*MODELS) as url:
+    with ollama_double(*DOUBLE) as url:
         expected = direct([*program, str(folder / "direct.json")], folder / "direct.json", url)
         out = folder / "told.json"
         with fleet_of_one(folder, url, [*program, str(out)]) as daemon:
@@ -106,7 +107,7 @@ def test_ollama_js_under_node_sees_of_us_what_it_sees_of_ollama(way: str, folder
     # Node looks for packages beside the program.
     program = Path(shutil.copy(ROOT / "tests" / "system" / "node" / "agent.mjs", folder))
     (folder / "node_modules").symlink_to(NODE_MODULES)
-    with ollama_double(*MODELS) as url:
+    with ollama_double(*DOUBLE) as url:
         expected = direct([NODE, str(program), str(folder / "direct.json"), "tcp"], folder / "direct.json", url)
         out = folder / "told.json"
         with fleet_of_one(folder, url, [NODE, str(program), str(out), way]) as daemon:
@@ -130,12 +131,37 @@ def test_a_shell_script_asks_with_curl_over_the_socket_and_over_tcp(folder: Path
     mv "$1.whoami" "$1"
     """
     out = folder / "told.json"
-    with ollama_double(*MODELS) as url, fleet_of_one(folder, url, ["/bin/sh", "-c", script, "sh", str(out)]) as daemon:
+    with ollama_double(*DOUBLE) as url, fleet_of_one(folder, url, ["/bin/sh", "-c", script, "sh", str(out)]) as daemon:
         assert told_in(out, daemon)["name"] == "sonnet-01"
         for way in ("socket", "tcp", "path", "gzip"):
             assert json.loads((folder / f"told.json.{way}").read_text())["response"] == "w0 w1 w2 "
         assert len(json.loads((folder / "told.json.models").read_text())["data"]) == 2
         assert journal(folder, "SELECT DISTINCT agent FROM requests") == [("sonnet-01",)]
+
+
+@needs_clients
+@pytest.mark.engine
+@pytest.mark.skipif(find().model_file is None, reason="needs `ai-supervisor engine install`")
+def test_openai_and_langchain_talk_with_a_real_model(folder: Path) -> None:
+    script = f"""
+import json, openai, os, sys
+from langchain_ollama import ChatOllama
+asked = "Say one word of greeting."
+message = openai.OpenAI().chat.completions.create(
+    model="{MODEL}", max_tokens=8, temperature=0, messages=[dict(role="user", content=asked)])
+chunks = [part.content for part in ChatOllama(model="{MODEL}", temperature=0, num_predict=8).stream(asked)]
+told = dict(openai=message.choices[0].message.content, tokens=message.usage.completion_tokens, chunks=chunks)
+open(sys.argv[1] + ".tmp", "w").write(json.dumps(told))
+os.rename(sys.argv[1] + ".tmp", sys.argv[1])
+"""
+    out = folder / "told.json"
+    with fleet_of_one(folder, "embedded", [str(CLIENTS), "-c", script, str(out)]) as daemon:
+        told = told_in(out, daemon)
+    assert 1 <= told["tokens"] <= 8
+    assert told["openai"].strip()
+    # The same question at temperature 0 is one text, whoever asks and in whatever face.
+    assert "".join(told["chunks"]) == told["openai"]
+    assert len(told["chunks"]) > 2
 
 
 def test_the_environment_of_an_agent_has_nothing_of_the_daemons(folder: Path) -> None:
@@ -144,7 +170,7 @@ def test_the_environment_of_an_agent_has_nothing_of_the_daemons(folder: Path) ->
     program = [sys.executable, "-c", f"{write}; os.rename(sys.argv[1] + '.tmp', sys.argv[1])", str(out)]
     os.environ["AI_SDKS_TEST_SECRET"] = "not for agents"
     try:
-        with ollama_double(*MODELS) as url, fleet_of_one(folder, url, program) as daemon:
+        with ollama_double(*DOUBLE) as url, fleet_of_one(folder, url, program) as daemon:
             told = told_in(out, daemon)
     finally:
         del os.environ["AI_SDKS_TEST_SECRET"]
