@@ -58,7 +58,7 @@ def add(args: Namespace) -> int:
     if args.external:
         print(f"after the next start of the daemon: ai-supervisor agents token {args.name}")
     else:
-        print(f"{args.name} starts with the next start of the daemon")
+        print("to start it: ai-supervisor reload (or with the next start of the daemon)")
     return Exit.GOOD
 
 

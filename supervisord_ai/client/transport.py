@@ -16,6 +16,7 @@ joins the second to the first. A refusal (429, 503) is an answer: whoever is tol
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from uuid import uuid4
 
 import anyio
 import httpx
+
+log = logging.getLogger(__name__)
 
 KEY = "Idempotency-Key"
 # What the supervisor journals, so that a key means something.
@@ -86,6 +89,8 @@ class Transport(httpx.AsyncBaseTransport):
                 was_seen = not isinstance(error, _NOT_CONNECTED)
                 if (was_seen and not is_repeatable) or anyio.current_time() + wait_s > deadline:
                     raise
+                if pause_s == FIRST_PAUSE_S:  # once a request: whoever mistyped the path should not wait in silence
+                    log.warning("%s: %r; trying again for up to %.0f s", self._socket, error, self._patience_s)
             await anyio.sleep(wait_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             self._sent_again += 1

@@ -164,13 +164,16 @@ def test_a_supervisor_that_is_not_there_yet_is_waited_for_whatever_is_asked(loop
 
 
 @LOOPS
-def test_patience_ends_with_the_error_of_the_last_attempt(loop: str) -> None:
+def test_patience_ends_with_the_error_of_the_last_attempt(loop: str, caplog: pytest.LogCaptureFixture) -> None:
     async def story(path: Path) -> None:
         async with httpx.AsyncClient(transport=Transport(str(path), patience_s=0.2)) as http:
             with pytest.raises(httpx.ConnectError):
                 await http.get("http://localhost/api/tags")
 
     on(loop, story)
+    # Who waits for a socket that is not there is told once, not at each attempt.
+    (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("supervisord_ai.client")]
+    assert "ConnectError" in said
 
 
 @LOOPS

@@ -246,6 +246,8 @@ def test_the_token_of_an_external_agent_is_one_word_or_all_its_variables(
 
 def test_an_agent_of_ours_has_no_token_to_give_away(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     daemon.fleet = fleet_view(agent_view("opus-01"))
+    daemon.roster.agents["opus-01"] = AgentSpec("opus-01", CLASS_DEFAULTS["opus"], ("true",))
+    assert "finds its token in its environment" in err(capsys, "agents", "token", "opus-01", code=Exit.REFUSED)
     assert "there is no agent 'opus-02'; did you mean 'opus-01'?" in err(capsys, "agents", "token", "opus-02", code=Exit.USAGE)
 
 
