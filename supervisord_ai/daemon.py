@@ -49,6 +49,7 @@ from supervisord_ai.gateway.accept import Accept
 from supervisord_ai.gateway.gateway import Gateway, shape_refusal
 from supervisord_ai.host import memory, sockets
 from supervisord_ai.host.cages import Form, find_cages
+from supervisord_ai.host.notify import NotifyFolder
 from supervisord_ai.host.peers import KernelPeers
 from supervisord_ai.host.process import Account, Processes, account
 from supervisord_ai.host.signals import Asked, signals_asked
@@ -160,6 +161,7 @@ class Daemon:
             cages=cages,
             processes=self._processes,
             journal=fleet_journal,
+            notify=NotifyFolder(self._runtime_dir / "notify", for_others=is_shared),
             clock=clock,
             tell=self._tell,
             environ_for=self._environ_for,

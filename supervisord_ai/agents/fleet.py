@@ -33,6 +33,7 @@ from supervisord_ai.core.startup import StartGate
 from supervisord_ai.duty import every
 from supervisord_ai.errors import HostFault, SpawnFailed, UsageError
 from supervisord_ai.host.cgroup import Cages, Guarantee
+from supervisord_ai.host.notify import NotifyDoor
 from supervisord_ai.host.process import ProcessDoor
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class Fleet:
         cages: Cages,
         processes: ProcessDoor,
         journal: Journal,
+        notify: NotifyDoor,
         clock: Clock,
         tell: Callable[[Event], None],
         environ_for: EnvironFor,
@@ -69,7 +71,7 @@ class Fleet:
         self._clock = clock
         self._logs = LogFolder(log_dir, logs)
         self._own_uids = _own_uids(specs, processes)
-        doors = Doors(processes, cages, journal, self._logs, clock, tell, environ_for, self._own_uids)
+        doors = Doors(processes, cages, journal, self._logs, clock, tell, environ_for, self._own_uids, notify)
         self._doors = doors
         gate = StartGate()
         self._make = partial(Agent, doors=doors, restart=restart, gate=gate, rng=rng)

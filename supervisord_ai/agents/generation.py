@@ -21,16 +21,18 @@ from supervisord_ai.agents.output import LogFolder
 from supervisord_ai.clock import Clock
 from supervisord_ai.core.cap import CapDeed, CapWatch
 from supervisord_ai.core.events import AgentStarted, Event
-from supervisord_ai.core.roster import AgentSpec
+from supervisord_ai.core.roster import AgentSpec, Ready
 from supervisord_ai.core.verdict import Evidence, ExitStatus, Verdict, decide
 from supervisord_ai.errors import HostFault, SpawnFailed
 from supervisord_ai.host import signals
 from supervisord_ai.host.cgroup import Cage, Cages, Counters, Guarantee
+from supervisord_ai.host.notify import Notice, NotifyDoor, NotifySocket
 from supervisord_ai.host.process import Launch, ProcessDoor, ProcessHandle
 from supervisord_ai.store.rows import AgentRecord
 
 logger = logging.getLogger(__name__)
 
+UNHEARD_S = 0.1  # strangers who talk and talk cost us no more than ten looks a second
 KILL_S = 5.0  # a killed process that is still there then sits in the kernel
 OOM_SCORE_CRITICAL = 300  # the kernel takes agents before anything else of the machine, and these after the others
 OOM_SCORE_OTHERS = 500
@@ -66,13 +68,23 @@ class Doors:
     tell: Callable[[Event], None]
     environ_for: EnvironFor
     own_uids: frozenset[int]  # uids that belong to one agent alone
+    notify: NotifyDoor
 
 
 class Generation:
     """A caged child and what is needed to judge its end. Compares by identity."""
 
     def __init__(
-        self, spec: AgentSpec, number: int, doors: Doors, *, cage: Cage, handle: ProcessHandle, before: Counters, log_offset: int
+        self,
+        spec: AgentSpec,
+        number: int,
+        doors: Doors,
+        *,
+        cage: Cage,
+        handle: ProcessHandle,
+        notify: NotifySocket | None,
+        before: Counters,
+        log_offset: int,
     ) -> None:
         self.spec = spec
         self.number = number
@@ -84,6 +96,7 @@ class Generation:
         self.refused_at: float | None = None  # by the gateway, last
         self.ended_at = math.inf
         self._doors = doors
+        self._notify = notify
         self._before = before
         self._log_offset = log_offset
         self._cap = CapWatch(spec.policy.memory_bytes)
@@ -102,7 +115,9 @@ class Generation:
         tag = f"{spec.name}.{number}.{secrets.token_hex(8)}"
         account = doors.processes.account(spec.policy.user)
         cage = doors.cages.cage(spec.name)
+        notify = None
         try:
+            notify = _notify_socket(spec, doors, account.uid)
             # Whoever could not be killed when the last one ended: a second copy beside him would be worse than none.
             if left := await cage.kill(within_s=KILL_S):
                 raise SpawnFailed("failed:cage", f"processes {', '.join(map(str, left))} of its last run do not end when killed")
@@ -112,7 +127,7 @@ class Generation:
                 handle = await doors.processes.spawn(
                     Launch(
                         argv=spec.command,
-                        env=environment(spec, account, doors.environ_for(spec, number, tag), tag),
+                        env=environment(spec, account, {**doors.environ_for(spec, number, tag), **_named(notify)}, tag),
                         cwd=spec.cwd or "/",
                         stdout_fd=log_fd,
                         join_files=cage.join_files,
@@ -122,12 +137,16 @@ class Generation:
                     ),
                     hold=True,
                 )
-        except SpawnFailed:
+        except BaseException as exc:
+            if notify is not None:
+                notify.close()
+            if isinstance(exc, HostFault) and not isinstance(exc, SpawnFailed):
+                raise SpawnFailed("failed:cage", str(exc)) from exc
             raise
-        except HostFault as exc:
-            raise SpawnFailed("failed:cage", str(exc)) from exc
         cage.started(handle.pid)
-        generation = cls(spec, number, doors, cage=cage, handle=handle, before=before, log_offset=log_offset)
+        generation = cls(
+            spec, number, doors, cage=cage, handle=handle, notify=notify, before=before, log_offset=log_offset
+        )
         try:
             boot_id = doors.processes.boot_id()
             await doors.journal.started(spec.name, number, handle.pid, handle.start_ticks, boot_id, cage.record, tag)
@@ -154,6 +173,18 @@ class Generation:
         if self._doors.cages.guarantee is not Guarantee.SOFT_RLIMIT:
             return CapDeed.NOTHING
         return self._cap.judge(used_bytes)
+
+    async def hear(self) -> Notice:
+        """Return the next thing that a process of this generation says of itself."""
+        if self._notify is None:
+            await trio.sleep_forever()
+        while True:
+            notice = await self._notify.receive()
+            # While we look it still runs: who waits for our answer (BARRIER=1) is answered when the next one is read.
+            if notice.pid == self.handle.pid or notice.pid in await self.cage.members():
+                return notice
+            logger.warning("agent %s: process %d is none of it and was not heard", self.spec.name, notice.pid)
+            await trio.sleep(UNHEARD_S)
 
     def intend(self, reason: str) -> None:
         """Write down why it is about to be ended."""
@@ -182,9 +213,15 @@ class Generation:
         with trio.move_on_after(KILL_S, shield=True) as scope:
             await self.kill()
             await self.handle.wait()
-            self.handle.close()
+            self.close()
         if scope.cancelled_caught:
             logger.error("%s does not end when killed", self)
+
+    def close(self) -> None:
+        """Give up what is held of it. Its main process has ended."""
+        self.handle.close()
+        if self._notify is not None:
+            self._notify.close()
 
     def judge(self, status: ExitStatus) -> Verdict:
         """Return the verdict. Everyone is gone; the cage has not been used again."""
@@ -206,3 +243,18 @@ class Generation:
                 last_lines=self._doors.logs.tail(self.spec.name, since=self._log_offset),
             )
         )
+
+
+def _notify_socket(spec: AgentSpec, doors: Doors, uid: int) -> NotifySocket | None:
+    """Make its notify socket; only who cannot be ready without one fails for want of it."""
+    try:
+        return doors.notify.open(spec.name, uid=uid)
+    except HostFault as exc:
+        if spec.policy.ready is Ready.NOTIFY:
+            raise
+        logger.warning("agent %s has no notify socket: %s", spec.name, exc)
+        return None
+
+
+def _named(notify: NotifySocket | None) -> dict[str, str]:
+    return {} if notify is None else {"NOTIFY_SOCKET": notify.path}

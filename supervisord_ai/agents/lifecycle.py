@@ -30,6 +30,7 @@ from supervisord_ai.store.rows import AgentRecord
 logger = logging.getLogger(__name__)
 
 RESTING = frozenset({AgentState.STOPPED, AgentState.SCHEDULED, AgentState.FINISHED, AgentState.QUARANTINED})
+HEARD_S = 0.02  # fifty notices a second, and whoever says more waits
 LINGER_S = 2.0  # for those who outlive a main process that ended by itself
 FAULT_BACKOFF_S = 10.0  # the journal or the machine failed us; the agent is not to blame
 
@@ -65,6 +66,7 @@ class Agent:
         self._restarts = 0
         self._verdict: Verdict | None = None
         self._reason = ""  # of a quarantine, or of a wait that is nobody's fault
+        self._status = ""  # what the generation that runs said of itself
 
     def __repr__(self) -> str:
         return f"<agent {self.name} {self.state}>"
@@ -202,6 +204,7 @@ class Agent:
             cap_bytes=self.spec.policy.memory_bytes,
             guarantee=str(self._doors.cages.guarantee),
             log_path=log_path,
+            status=self._status,
         )
 
     # --- the task ---
@@ -312,7 +315,7 @@ class Agent:
             await generation.abandon()
             raise
         finally:
-            self._generation = None
+            self._generation, self._status = None, ""
             self._doors.tell(AgentEnded(self.name, self._number, verdict.word))
         await self._write_end(verdict)
         return verdict, left
@@ -322,6 +325,7 @@ class Agent:
         generation.handle.go()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._become_ready)
+            nursery.start_soon(self._listen, generation)
             nursery.start_soon(self._end_when_told, generation)
             status = await generation.handle.wait()
             generation.ended_at = self._clock.monotonic()
@@ -336,7 +340,7 @@ class Agent:
                 await generation.wait_empty()
         left = await generation.cage.kill(within_s=KILL_S)
         verdict = generation.judge(status)
-        generation.handle.close()
+        generation.close()
         return verdict, left
 
     async def _become_ready(self) -> None:
@@ -348,6 +352,15 @@ class Agent:
         if self.state is AgentState.STARTING:
             self._move(AgentEvent.READY)
             self._doors.tell(AgentReady(self.name, self._number))
+
+    async def _listen(self, generation: Generation) -> None:
+        while True:
+            notice = await generation.hear()
+            if notice.is_ready and self.spec.policy.ready is Ready.NOTIFY:
+                self._ready.set()
+            if notice.status is not None or notice.is_stopping:
+                self._status = notice.status or "stopping"
+            await trio.sleep(HEARD_S)
 
     async def _end_when_told(self, generation: Generation) -> None:
         while self._end_reason is None:

@@ -25,6 +25,7 @@ class AgentView:
     cap_bytes: int
     guarantee: str  # hard | hard-v1 | soft-rlimit
     log_path: str
+    status: str = ""  # what the one that runs last said of itself on its notify socket
 
 
 @dataclass(frozen=True, slots=True)

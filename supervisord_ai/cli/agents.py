@@ -80,6 +80,7 @@ def _show(args: Namespace, door: Door) -> int:
         ("guarantee", one["guarantee"]),
         ("restarts", one["restarts"]),
         ("last end", one["verdict"] or "-"),
+        ("says", one["status"] or "-"),
         ("command", " ".join(one.get("command", ()))),
         ("log", one["log_path"]),
     ]

@@ -12,7 +12,6 @@ NOT_IN_EFFECT: tuple[str, ...] = (
     "memory.enforce",
     "class.X.critical",
     "class.X.substitute",
-    "class.X.ready=notify",
     "ollama.device",
     "ollama.restart_command",
     "ollama[1]",  # a second backend

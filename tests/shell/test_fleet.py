@@ -24,6 +24,7 @@ from supervisord_ai.host.cgroup import Guarantee
 from supervisord_ai.host.process import Launch
 from supervisord_ai.host.signals import KILL, TERM
 from tests.fakes.fleet_journal import MemoryJournal
+from tests.fakes.notify import FakeNotify
 from tests.fakes.process import FakeCages, FakeProcess, FakeProcesses, Program
 
 CLASS = ClassPolicy("opus", memory_bytes=100 * MB, start_s=2.0, grace_s=5.0)
@@ -50,6 +51,7 @@ class World:
         self.processes = FakeProcesses(PROGRAMS)
         self.cages = FakeCages(self.processes)
         self.journal = MemoryJournal()
+        self.notify = FakeNotify()
         self.events: list[Event] = []
         self.on_event: Callable[[Event], object] = lambda event: None
         self.log_dir = log_dir
@@ -69,6 +71,7 @@ class World:
             cages=self.cages,
             processes=self.processes,
             journal=self.journal,
+            notify=self.notify,
             clock=VirtualClock(),
             tell=self._tell,
             environ_for=lambda spec, generation, run_tag: {"GIVEN": f"{spec.name}/{generation}"},
@@ -196,6 +199,59 @@ async def test_readiness_by_request_comes_with_the_first_request_of_this_generat
         await wait_all_tasks_blocked()
         assert states(fleet) == {"one": AgentState.RUNNING}
     assert AgentReady("one", 1) in world.events
+
+
+async def test_readiness_by_notify_comes_with_the_word_of_one_of_its_own_processes(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    world = World(tmp_path, {"one": "gentle-parent", "two": "serve"}, ready=Ready.NOTIFY)
+    async with world.running() as fleet:
+        await trio.sleep(100)
+        main, child = [process.pid for process in world.processes.alive if process.launch.argv[0] == "gentle-parent"]
+        stranger = world.process("serve").pid
+        socket = world.notify.sockets["one"]
+        assert world.process("serve").launch.env["NOTIFY_SOCKET"] == "/notify/two"
+        socket.say(stranger, b"READY=1\nSTATUS=I am one")
+        socket.say(0, b"READY=1")
+        await trio.sleep(1)
+        assert (view(fleet, "one").state, view(fleet, "one").status) == (AgentState.STARTING, "")
+        socket.say(main, b"STATUS=loading")
+        await trio.sleep(1)
+        assert (view(fleet, "one").state, view(fleet, "one").status) == (AgentState.STARTING, "loading")
+        socket.say(child, b"READY=1\nSTATUS=serving")
+        await trio.sleep(1)
+        assert (view(fleet, "one").state, view(fleet, "one").status) == (AgentState.RUNNING, "serving")
+        assert AgentReady("one", 1) in world.events
+        socket.say(main, b"STOPPING=1")
+        await trio.sleep(1)
+        assert view(fleet, "one").status == "stopping"
+        fleet.restart("one")
+        await trio.sleep(10)
+        assert (view(fleet, "one").state, view(fleet, "one").generation) == (AgentState.STARTING, 2)
+        assert view(fleet, "one").status == ""
+        assert socket.is_closed
+    assert all(socket.is_closed for socket in world.notify.sockets.values())
+
+
+async def test_a_word_counts_as_status_only_where_readiness_is_something_else(autojump_clock: MockClock, tmp_path: Path) -> None:
+    world = World(tmp_path, {"one": "serve"}, ready=Ready.REQUEST)
+    async with world.running() as fleet:
+        await trio.sleep(1)
+        world.notify.sockets["one"].say(world.process("serve").pid, b"READY=1\nSTATUS=here")
+        await trio.sleep(1)
+        assert (view(fleet, "one").state, view(fleet, "one").status) == (AgentState.STARTING, "here")
+
+
+async def test_who_needs_no_notify_socket_starts_without_one(autojump_clock: MockClock, tmp_path: Path) -> None:
+    world = World(tmp_path, {"one": "serve", "two": "serve"}, restart=Restart.NO)
+    world.notify.is_broken = True
+    policy = dataclasses.replace(world.specs["two"].policy, ready=Ready.NOTIFY)
+    world.specs["two"] = dataclasses.replace(world.specs["two"], policy=policy)
+    async with world.running() as fleet:
+        await trio.sleep(5)
+        assert states(fleet) == {"one": AgentState.RUNNING, "two": AgentState.FINISHED}
+        assert view(fleet, "two").verdict == "failed:cage"
+        assert "NOTIFY_SOCKET" not in world.process("serve").launch.env
 
 
 # --- ends ---

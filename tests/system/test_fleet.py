@@ -28,6 +28,7 @@ from supervisord_ai.errors import HostFault
 from supervisord_ai.host import procfs
 from supervisord_ai.host.cages import find_cages
 from supervisord_ai.host.cgroup import folder_name
+from supervisord_ai.host.notify import NotifyFolder
 from supervisord_ai.host.process import Launch, Processes
 from tests.eventually import until
 from tests.fakes.fleet_journal import MemoryJournal
@@ -93,6 +94,7 @@ class World:
             cages=self.cages,
             processes=self.processes,
             journal=self.journal,
+            notify=NotifyFolder(self.folder / "notify", for_others=False),
             clock=SystemClock(),
             tell=self._tell,
             environ_for=lambda spec, generation, run_tag: {},
