@@ -328,8 +328,11 @@ class ManagedEngine:
         child.signal(signals.KILL)
 
     async def _terminate(self, child: ProcessHandle) -> None:
-        """Close its lifeline where it has one, else TERM. CONT because a stopped process acts on TERM when it runs again."""
-        if child.stdin is not None:
+        """Close its lifeline where it has one, else TERM for all of it; a stopped process acts on that when it runs again."""
+        if self._kept is not None:
+            await self._kept.cage.signal(signals.TERM)  # its runners too, and what a shell around it started
+            await self._kept.cage.signal(signals.CONT)
+        elif child.stdin is not None:
             await child.stdin.aclose()
         else:
             child.signal(signals.TERM)
@@ -353,7 +356,10 @@ class ManagedEngine:
         after = before
         if self._kept is not None:
             # Its runners hold the models and the GPU; an Ollama that crashed leaves them behind.
-            left = await self._kept.cage.kill(within_s=KILL_S)
+            try:
+                left = await self._kept.cage.kill(within_s=KILL_S)
+            except HostFault as exc:
+                log.error("%s: %s", self.launch.name, exc)
             after = self._kept.cage.counters()
         child.close()
         verdict = decide(self._evidence(status, was_killed, before, after, log_offset))

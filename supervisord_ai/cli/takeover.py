@@ -183,8 +183,8 @@ class Takeover:
         if not we_run:
             return
         services.restart(OUR_UNIT)
-        # Ours and no other: only the supervisor knows who asks. And through it Ollama, the same one as before.
-        if not world.wait(lambda: world.ask(f"{move.old_url}/supervisor/v1/whoami") is not None, ANSWER_WITHIN_S):
+        # Us and nobody else: only the supervisor knows who asks. And through it Ollama, the same one as before.
+        if not world.wait(lambda: self._is_us(move.old_url), ANSWER_WITHIN_S):
             raise HostFault(f"ai-supervisor does not answer at {move.old_url}: see journalctl -u {OUR_UNIT}")
         if not world.wait(lambda: self._version(move.old_url) == version, ANSWER_WITHIN_S):
             raise HostFault(f"Ollama {version} does not answer through ai-supervisor at {move.old_url}")
@@ -249,6 +249,9 @@ class Takeover:
         if move is None:
             raise UsageError(f"{DROP_IN} of {self._unit} was changed by somebody: remove it by hand (systemctl daemon-reload)")
         return move
+
+    def _is_us(self, url: str) -> bool:
+        return "kind" in (self._world.ask(f"{url}/supervisor/v1/whoami") or {})
 
     def _version(self, url: str) -> str | None:
         told = self._world.ask(f"{url}/api/version")

@@ -124,7 +124,7 @@ class FakeSystem:
             return {"version": "0.12.6"} if path == "api/version" else None
         if who == OUR_UNIT:
             if path == "supervisor/v1/whoami":
-                return {"name": "owner"}
+                return {"name": "owner", "kind": "owner"}
             (backend,) = tomllib.loads(self.config.read_text())["ollama"]
             return self.ask(f"{backend['url']}/{path}")
         return None
