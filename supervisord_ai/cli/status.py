@@ -78,7 +78,27 @@ def screen(told: Json) -> Screen:
     page.wrapped(("identity", "bold"), f"{told['identity']['level']}: {told['identity']['detail']}", 11)
     page.wrapped(("guarantee", "bold"), f"{told['guarantee']['level']}: {told['guarantee']['detail']}", 11)
     page.wrapped(("so far", "bold"), so_far(told["totals"]), 11)
+    steps = next_steps(told)
+    if steps:
+        page.line("")
+    for number, step in enumerate(steps):
+        page.wrapped(("next", "bold") if number == 0 else "", step, 11)
     return page
+
+
+def next_steps(told: Json) -> list[str]:
+    """Return what to type about what is wrong, the most urgent first."""
+    steps = []
+    for backend in told["backends"]:
+        if backend["state"] != "ready":
+            steps.append(f"ollama {backend['name']} does not answer: is one running at {backend['url']}?")
+    if told["queue"].get("mode", "open") != "open":
+        steps.append("ai-supervisor queue resume")
+    resting = [one for one in told["agents"]["attention"] if one["state"] == "quarantined"]
+    if resting:
+        name = resting[0]["agent"]
+        steps.append(f"ai-supervisor agents show {name}, agents logs {name}; once mended: ai-supervisor agents release {name}")
+    return steps
 
 
 def so_far(totals: Json) -> str:
@@ -106,7 +126,8 @@ def _backend(page: Screen, backend: Json) -> None:
 
 
 def _queue(page: Screen, queue: Json) -> None:
-    page.title("queue", f"{queue['queued']} waiting, {queue['running']} running")
+    mode = queue.get("mode", "open")
+    page.title("queue", f"{queue['queued']} waiting, {queue['running']} running", ("" if mode == "open" else f"   {mode}", "yellow"))
     for level in queue["by_priority"]:
         if level["queued"]:
             oldest = span_of(level["oldest_s"])

@@ -20,6 +20,7 @@ from supervisord_ai.cli.main import main
 from supervisord_ai.clock import SystemClock
 from supervisord_ai.control.api import Control
 from supervisord_ai.control.report import Usage
+from supervisord_ai.control.verbs import Verbs
 from supervisord_ai.core.agent_state import AgentState
 from supervisord_ai.core.identity import PeerFacts
 from supervisord_ai.core.memory_plan import MemoryPolicy
@@ -33,8 +34,9 @@ from tests.fakes.owner_views import agent_view, backend_view, fleet_view, gatewa
 class Daemon:
     """A control socket in a thread of its own; what is behind it can be changed at any time."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, verbs: Verbs | None = None) -> None:
         self.folder = folder
+        self._verbs = verbs
         self.fleet = fleet_view()
         self.gateway = gateway_view()
         self.roster = Roster()
@@ -62,6 +64,7 @@ class Daemon:
             environment=lambda spec: {"AI_SUPERVISOR_TOKEN": f"token-of-{spec.name}", "OLLAMA_HOST": "http://127.0.0.1:1"},
             may_control=self._may_control,
             stop=self._stop.set,
+            verbs=self._verbs,
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(partial(serve_listener, self._listener.socket, control.on_connection, kind="unix"))
