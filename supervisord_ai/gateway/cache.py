@@ -27,10 +27,11 @@ from supervisord_ai.wire.ollama import as_single, as_stream
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a call's answer would lie: None as `key` means nowhere, and `why` says why."""
+    """Where a call's answer would lie: None as `key` means nowhere, and `why` says why. Not known: ask again later."""
 
     key: bytes | None
     why: str
+    is_known: bool = True
 
 
 def scope_of(caller: Caller, policy: CachePolicy) -> str:
@@ -68,7 +69,7 @@ class AnswerCache:
             case Shareable(key):
                 return Place(key, "")
             case Private(why):
-                return Place(None, why)
+                return Place(None, why, is_known=facts is not None)
 
     def get(self, place: Place, agent: str, wish: CacheWish) -> Answer | None:
         """Return the answer kept for this agent, if it is young enough for the caller and us."""

@@ -9,7 +9,7 @@ on; the last one to leave ends the upstream call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -117,6 +117,7 @@ class SlotJob:
     """One upstream call on one slot and the answers it brings: one, or those of a batch. The slot is leased to its holder."""
 
     def __init__(self, holder: Request, answers: Sequence[SharedAnswer]) -> None:
+        self.id = holder.id  # of the call; the holder may change
         self.holder = holder
         self.answers = tuple(answers)
         self.scope: trio.CancelScope | None = None  # around the upstream call
@@ -156,6 +157,7 @@ class Request:
         self.stores_as: bytes | None = None  # the cache key under which a good answer is kept
         self.shares_as: bytes | None = None  # the same, for whoever may be given the answer of another's call
         self.wish = CacheWish()
+        self.place_late: Callable[[], Awaitable[None]] | None = None  # finds the two when they could not be known at first
         self._news = trio.Event()
 
     def __repr__(self) -> str:

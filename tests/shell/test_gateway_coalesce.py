@@ -270,6 +270,20 @@ async def test_what_was_stored_while_one_waited_needs_no_slot(tmp_path: Path, au
         assert bench.state.statistics().requests.done == 4
 
 
+async def test_what_came_before_ollama_is_asked_of_it_once_too(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with running(Double()) as double:
+        double.is_refusing = True
+        async with life(tmp_path, double, slots=1, is_ready=False) as bench, trio.open_nursery() as nursery:
+            crowd = Crowd(bench, nursery)
+            for name in ("opus-01", "opus-02", "opus-03"):
+                await crowd.asks(agent(name), stream=name != "opus-02")
+            await trio.sleep(5)
+            double.is_refusing = False
+        assert {answer.text() for answer in crowd.answers.values()} == {TEXT}
+        assert calls(double) <= 2  # the load, and one call
+        assert bench.gateway.statistics().totals.cached == 2
+
+
 async def test_each_waits_no_longer_than_its_own_deadline(tmp_path: Path, autojump_clock: Clock) -> None:
     async with running(Double()) as double, life(tmp_path, double, slots=1) as bench:
         await warm(bench)

@@ -179,7 +179,7 @@ def page(result: Outcome) -> Screen:
         row("engine calls", f"{ledger.calls}, counted by the engine; {peak}")
     else:
         row("engine calls", f"{result.answered - result.hits} answers came from {result.engine}, which keeps no count of its own")
-    row("cache hits", f"{result.hits}, answered without the engine")
+    row("cache hits", f"{result.hits}, answered without a call of their own")
     if ledger is not None:
         again = f" + {result.reruns} begun again after the kill" if result.reruns else ""
         total = f"{ledger.calls} calls + {result.hits} hits = {ledger.calls + result.hits}"
