@@ -192,7 +192,9 @@ class Ollamas(FakeProcesses):
             raise UpstreamUnreachable("connection refused")
 
 
-def keeper_of_ollama(world: Ollamas, folder: Path, *, is_only_sampled: bool = False) -> ManagedEngine:
+def keeper_of_ollama(
+    world: Ollamas, folder: Path, *, is_only_sampled: bool = False, restart: RestartPolicy | None = None
+) -> ManagedEngine:
     launch = EngineLaunch(
         "engine-main", ("ollama", "serve"), {"OLLAMA_NUM_PARALLEL": "2"}, "http://127.0.0.1:11434", user="ollama", cap_bytes=8_000
     )
@@ -201,7 +203,7 @@ def keeper_of_ollama(world: Ollamas, folder: Path, *, is_only_sampled: bool = Fa
         processes=world,
         logs=LogFolder(folder, LogsPolicy()),
         clock=VirtualClock(),
-        restart=RestartPolicy(),
+        restart=restart or RestartPolicy(),
         rng=random.Random(1),
         kept=Kept(world.cages.cage("engine-main"), world.journal, world.boot, is_only_sampled=is_only_sampled),
     )
@@ -290,7 +292,7 @@ async def test_told_to_restart_it_ends_by_term_and_is_back_at_once(
     nursery: trio.Nursery, autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     world = Ollamas(Program(takes_s=0.5))
-    engine = keeper_of_ollama(world, tmp_path)
+    engine = keeper_of_ollama(world, tmp_path, restart=RestartPolicy(base_s=3600.0, max_s=3600.0))
     await nursery.start(engine.run, world.probe)
     engine.restart("it hangs")
     await trio.sleep(1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -114,6 +115,18 @@ def test_beside_an_ollama_that_has_its_address_it_is_not_started_and_status_says
         with running_daemon(tmp_path, ollama=url, extra=keeping(port)) as daemon:
             backend_with(daemon, "way", "another Ollama answers")
             assert not (tmp_path / "log" / "engine-main.log").exists()
+
+
+def test_one_that_takes_more_than_the_plan_gives_it_is_ended_with_that_verdict_and_nobody_else_is(tmp_path: Path) -> None:
+    hog = "import time; held = bytearray(300_000_000); time.sleep(600)"
+    port = free_port()
+    words = json.dumps([sys.executable, "-S", "-c", hog])
+    extra = f'command = {words}\n[memory]\nollama = "100MB"\n[class.engine]\n{USER_LINE}'
+    sql = "SELECT verdict FROM agents WHERE name = 'engine-main' AND verdict IS NOT NULL"
+    with running_daemon(tmp_path, ollama=f"http://127.0.0.1:{port}", extra=extra) as daemon:
+        ((verdict,),) = eventually(lambda: journal(tmp_path, sql), what="the engine's end")
+        assert verdict.startswith("oom:")
+        backend_with(daemon, "detail", "restarts")
 
 
 def test_auto_finds_the_ollama_of_ollama_host_and_says_where(tmp_path: Path) -> None:
