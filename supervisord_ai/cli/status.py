@@ -126,8 +126,8 @@ def _backend(page: Screen, backend: Json) -> None:
 
 
 def _queue(page: Screen, queue: Json) -> None:
-    mode = queue.get("mode", "open")
-    page.title("queue", f"{queue['queued']} waiting, {queue['running']} running", ("" if mode == "open" else f"   {mode}", "yellow"))
+    mode = "" if queue.get("mode", "open") == "open" else f"   {queue['mode']}"
+    page.title("queue", f"{queue['queued']} waiting, {queue['running']} running", (mode, "yellow"))
     for level in queue["by_priority"]:
         if level["queued"]:
             oldest = span_of(level["oldest_s"])
