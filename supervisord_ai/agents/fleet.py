@@ -271,6 +271,8 @@ class Fleet:
     def _agent(self, name: str) -> Agent:
         if name not in self._agents:
             raise UsageError(f"there is no agent {name}")
+        if name in self._leaving:
+            raise UsageError(f"{name} is not in the roster any more, it is being ended")
         return self._agents[name]
 
     # --- duties ---

@@ -34,8 +34,6 @@ log = logging.getLogger(__name__)
 JSON = (("Content-Type", "application/json; charset=utf-8"), ("Cache-Control", "no-store"))
 NDJSON = (("Content-Type", "application/x-ndjson"), ("Cache-Control", "no-store"))
 
-AGENT_VERBS = ("start", "stop", "restart", "release")
-MODEL_VERBS = ("load", "unload", "pull", "rm")
 TIERS = ("all", "l1", "l2")
 EVENTS_MAX = 10_000
 
@@ -126,8 +124,7 @@ class Verbs:
         known = [view.name for view in self._agents.statistics().agents]
         names = matching(pattern, known)
         if not names:
-            raise Refused(404, f"there is no agent {pattern!r}" if pattern in known or not _is_pattern(pattern) else
-                          f"no agent's name matches {pattern!r}")
+            raise Refused(404, f"no agent's name matches {pattern!r}" if _is_pattern(pattern) else f"there is no agent {pattern!r}")
         deeds = {
             "start": self._agents.start,
             "stop": self._agents.stop,
@@ -185,10 +182,10 @@ class Verbs:
     # --- models --------------------------------------------------------------------------------------------------------
 
     async def _tell_models(self, exchange: Exchange, model: str, verb: str) -> None:
-        self._note(f"model.{verb}", detail={"model": model})
         try:
             match verb:
                 case "pull":
+                    self._note("model.pull", detail={"model": model})
                     await self._pull(exchange, model)
                     return
                 case "load":
@@ -201,10 +198,12 @@ class Verbs:
             raise Refused(409, str(exc)) from exc
         except UpstreamFault as exc:
             raise Refused(502, f"Ollama did not do it: {exc}") from exc
+        self._note(f"model.{verb}", detail={"model": model})
         await _respond(exchange, 200, {"model": model, "verb": verb})
 
     async def _pull(self, exchange: Exchange, model: str) -> None:
         """Pass on Ollama's own progress, line by line; its end is the end."""
+
         async def tell(chunk: bytes) -> None:
             if not exchange.is_started:
                 await exchange.start(200, NDJSON)

@@ -92,6 +92,8 @@ async def test_an_agent_that_is_wanted_again_before_it_ended_comes_back(autojump
         fleet.follow({})
         await trio.sleep(1)
         assert states(fleet) == {"a": AgentState.STOPPING}  # it is shown until nothing of it is left
+        with pytest.raises(UsageError, match="not in the roster any more"):
+            fleet.start("a")
         fleet.follow(world.specs)
         await trio.sleep(30)
         assert states(fleet) == {"a": RUNNING}
