@@ -124,7 +124,8 @@ class Verbs:
         known = [view.name for view in self._agents.statistics().agents]
         names = matching(pattern, known)
         if not names:
-            raise Refused(404, f"no agent's name matches {pattern!r}" if _is_pattern(pattern) else f"there is no agent {pattern!r}")
+            is_pattern = _is_pattern(pattern)
+            raise Refused(404, f"no agent's name matches {pattern!r}" if is_pattern else f"there is no agent {pattern!r}")
         deeds = {
             "start": self._agents.start,
             "stop": self._agents.stop,
