@@ -6,7 +6,7 @@
     environment   what the agent finds when it wakes
     output        where its stdout and stderr go, and how that stays small
     duty          what is done again and again
-    managed       the embedded engine, a child of ours that is no agent
+    managed       the engines we keep (launches: the embedded one, or a backend's command), children of ours that are no agents
 
 Order at a start: generation number durable, group limited, child in the group and waiting, pid durable, AgentStarted told,
 go. Order at an end: intent noted, TERM to everyone, grace, KILL to everyone, nobody left, counters compared, AgentEnded told,
