@@ -37,7 +37,7 @@ from supervisord_ai.control.api import Control
 from supervisord_ai.control.reload import Reload
 from supervisord_ai.control.report import Usage
 from supervisord_ai.control.verbs import Verbs
-from supervisord_ai.core.events import AgentEnded, AgentReady, AgentStarted, Event
+from supervisord_ai.core.events import AgentEnded, AgentReady, AgentStarted, ChildKilled, Event
 from supervisord_ai.core.identity import EXTERNAL_GENERATION, IdentityPolicy
 from supervisord_ai.core.injection import injected
 from supervisord_ai.core.memory_plan import MemoryPolicy
@@ -243,6 +243,9 @@ class Daemon:
                 self._events.note("agent.started", event.agent, detail={"generation": event.generation, "pid": event.pid})
             case AgentReady():
                 self._events.note("agent.ready", event.agent, detail={"generation": event.generation})
+            case ChildKilled():
+                detail = {"generation": event.generation, "kills": event.kills}
+                self._events.note("agent.child-killed", event.agent, detail=detail)
             case AgentEnded():
                 self._events.note("agent.ended", event.agent, detail={"generation": event.generation, "verdict": event.verdict})
             case _:

@@ -114,6 +114,8 @@ class Fleet:
                 nursery.start_soon(every, ROTATE_S, "rotating logs", self._rotate)
                 if self._cages.guarantee is Guarantee.SOFT_RLIMIT:
                     nursery.start_soon(every, LOOK_S, "looking at memory", self._look)
+                else:
+                    nursery.start_soon(every, LOOK_S, "looking for killed children", self._look_for_killed)
                 nursery.start_soon(self._start_in_batches)
                 self._swept.set()
                 task_status.started()
@@ -284,6 +286,10 @@ class Fleet:
         for name, used in (await self._cages.usage()).items():
             if name in self._agents:
                 self._agents[name].measured(used)
+
+    async def _look_for_killed(self) -> None:
+        for agent in list(self._agents.values()):
+            agent.look()
 
     async def _rotate(self) -> None:
         for name in list(self._agents):

@@ -99,6 +99,7 @@ class Generation:
         self._notify = notify
         self._before = before
         self._log_offset = log_offset
+        self._kills_told = self._kills_seen = before.oom_kills
         self._cap = CapWatch(spec.policy.memory_bytes)
 
     def __repr__(self) -> str:
@@ -173,6 +174,17 @@ class Generation:
         if self._doors.cages.guarantee is not Guarantee.SOFT_RLIMIT:
             return CapDeed.NOTHING
         return self._cap.judge(used_bytes)
+
+    def children_killed(self) -> int:
+        """Return how many of it the OOM killer took since the last look, once it has outlived that by a look.
+
+        The counter rises before the end of a main process that was taken is seen; that end has a verdict and is no child's.
+        """
+        seen = self._kills_seen
+        self._kills_seen = self.cage.oom_kills()
+        killed = seen - self._kills_told
+        self._kills_told = seen
+        return killed
 
     async def hear(self) -> Notice:
         """Return the next thing that a process of this generation says of itself."""

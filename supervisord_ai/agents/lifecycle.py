@@ -17,7 +17,7 @@ from supervisord_ai.agents.view import AgentView
 from supervisord_ai.core import agent_state
 from supervisord_ai.core.agent_state import AgentEvent, AgentState
 from supervisord_ai.core.cap import CapDeed
-from supervisord_ai.core.events import AgentEnded, AgentReady
+from supervisord_ai.core.events import AgentEnded, AgentReady, ChildKilled
 from supervisord_ai.core.policies import RestartPolicy
 from supervisord_ai.core.reload import needs_restart
 from supervisord_ai.core.restart import Quarantine, Rest, RestartIn, RestartLedger, RunAgainIn
@@ -128,6 +128,14 @@ class Agent:
         """The gateway refused a request of this generation, or cut its answer: its end may be put down to that."""
         if self._generation is not None and self._number == generation:
             self._generation.refused_at = self._clock.monotonic()
+
+    def look(self) -> None:
+        """See whether the OOM killer took some of it, and it lives on."""
+        if self._generation is None or self._end_reason is not None:
+            return
+        if killed := self._generation.children_killed():
+            logger.warning("agent %s: the OOM killer took %d processes of it, and it lives on", self.name, killed)
+            self._doors.tell(ChildKilled(self.name, self._number, killed))
 
     def measured(self, used_bytes: int) -> None:
         """Its memory, where only looking limits it."""

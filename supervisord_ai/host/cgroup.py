@@ -76,6 +76,9 @@ class Cage(Protocol):
     def started(self, pid: int) -> None:
         """The generation's main process is this one."""
 
+    def oom_kills(self) -> int:
+        """Read the one counter that is looked at every second."""
+
     def counters(self) -> Counters:
         """Read what the kernel counted. Only memory and peak may be missing."""
 

@@ -56,9 +56,12 @@ class V1Cage:
     def started(self, pid: int) -> None:
         pass
 
+    def oom_kills(self) -> int:
+        return cgroup.keyed(self._memory / "memory.oom_control").get("oom_kill", 0)
+
     def counters(self) -> Counters:
         return Counters(
-            oom_kills=cgroup.keyed(self._memory / "memory.oom_control").get("oom_kill", 0),
+            oom_kills=self.oom_kills(),
             memory_bytes=cgroup.number(self._memory / "memory.usage_in_bytes"),
             peak_bytes=cgroup.number(self._memory / "memory.max_usage_in_bytes"),
         )

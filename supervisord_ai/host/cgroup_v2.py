@@ -44,6 +44,9 @@ class V2Cage:
     def started(self, pid: int) -> None:
         pass
 
+    def oom_kills(self) -> int:
+        return cgroup.keyed(self._group / "memory.events").get("oom_kill", 0)
+
     def counters(self) -> Counters:
         events = cgroup.keyed(self._group / "memory.events")
         local = cgroup.keyed(self._group / "memory.events.local")  # 5.2; memory.events sums the groups below

@@ -212,9 +212,12 @@ class FakeCage:
     def started(self, pid: int) -> None:
         assert pid in self.world.processes
 
+    def oom_kills(self) -> int:
+        return self.world.oom_kills.get(self.path, 0)
+
     def counters(self) -> Counters:
         return Counters(
-            oom_kills=self.world.oom_kills.get(self.path, 0), memory_bytes=self.memory_bytes, peak_bytes=self.peak_bytes
+            oom_kills=self.oom_kills(), memory_bytes=self.memory_bytes, peak_bytes=self.peak_bytes
         )
 
     def _members(self) -> list[FakeProcess]:

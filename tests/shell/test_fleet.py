@@ -16,7 +16,7 @@ from supervisord_ai.agents.fleet import Fleet
 from supervisord_ai.agents.view import AgentView
 from supervisord_ai.clock import VirtualClock
 from supervisord_ai.core.agent_state import AgentState
-from supervisord_ai.core.events import AgentAsked, AgentEnded, AgentReady, AgentStarted, Event, GatewayRefused
+from supervisord_ai.core.events import AgentAsked, AgentEnded, AgentReady, AgentStarted, ChildKilled, Event, GatewayRefused
 from supervisord_ai.core.policies import LogsPolicy, RestartPolicy, StartPolicy
 from supervisord_ai.core.roster import MB, AgentSpec, ClassPolicy, Ready, Restart
 from supervisord_ai.errors import SpawnFailed, StoreFault, UsageError
@@ -328,6 +328,22 @@ async def test_an_oom_kill_is_told_from_a_kill_from_outside(autojump_clock: Mock
         await trio.sleep(1)
         assert view(fleet, "hog").verdict == "oom:own-cap"
         assert view(fleet, "victim").verdict == "killed:external"
+
+
+async def test_a_child_taken_by_the_oom_killer_is_told_once_and_is_no_end(autojump_clock: MockClock, tmp_path: Path) -> None:
+    world = World(tmp_path, {"one": "serve", "hog": "oom", "deaf": "deaf"}, restart=Restart.NO)
+    world.processes.oom_kills["/fake/one"] = 7  # of earlier generations
+    async with world.running() as fleet:
+        await trio.sleep(3)
+        world.processes.oom_kills["/fake/one"] += 2
+        await trio.sleep(10)
+        assert [event for event in world.events if isinstance(event, ChildKilled)] == [ChildKilled("one", 1, 2)]
+        assert view(fleet, "one").state is AgentState.RUNNING
+        assert view(fleet, "hog").verdict == "oom:own-cap"
+        fleet.stop("deaf")
+        world.processes.oom_kills["/fake/deaf"] = 1  # while it is ended: its verdict tells
+        await trio.sleep(10)
+        assert len([event for event in world.events if isinstance(event, ChildKilled)]) == 1
 
 
 async def test_nobody_is_started_again_before_those_who_outlived_him_are_gone(autojump_clock: MockClock, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import dataclasses
 import os
 import random
 import secrets
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence, Sized
 from contextlib import asynccontextmanager
 from functools import partial
@@ -23,7 +24,7 @@ from supervisord_ai.clock import SystemClock
 from supervisord_ai.core.agent_state import AgentState
 from supervisord_ai.core.events import AgentStarted, Event
 from supervisord_ai.core.policies import LogsPolicy, RestartPolicy, StartPolicy
-from supervisord_ai.core.roster import MB, AgentSpec, ClassPolicy
+from supervisord_ai.core.roster import MB, AgentSpec, ClassPolicy, Ready
 from supervisord_ai.errors import HostFault
 from supervisord_ai.host import procfs
 from supervisord_ai.host.cages import find_cages
@@ -268,3 +269,21 @@ async def test_an_agent_with_a_user_of_its_own_cannot_leave_its_group(form: str,
         await fleet.stop_all()
     assert (tmp_path / "logs" / "one.log").read_text().splitlines()[-1] == "nobody"
     assert "left to" not in (tmp_path / "logs" / "one.log").read_text()
+
+
+async def test_a_real_agent_says_itself_that_it_is_ready(form: str, tmp_path: Path) -> None:
+    says = (
+        "import os, socket, time\n"
+        "s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    s.sendto(b'READY=1\\nSTATUS=its child speaks', os.environ['NOTIFY_SOCKET'])\n"
+        "time.sleep(600)\n"
+    )
+    world = World(tmp_path, form, {"one": (sys.executable, "-c", says)}, ready=Ready.NOTIFY)
+    async with world.running() as fleet:
+        await until(lambda: all_are(fleet, AgentState.RUNNING), what="its readiness")
+        assert view(fleet, "one").status == "its child speaks"
+        await fleet.stop_all()
+    assert os.listdir(tmp_path / "notify") == []
+    assert world.alive() == []
