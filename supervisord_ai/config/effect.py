@@ -15,8 +15,6 @@ NOT_IN_EFFECT: tuple[str, ...] = (
     "ollama.device",
     "ollama.restart_command",
     "ollama[1]",  # a second backend
-    "queue.async_deadline",
-    "queue.async_max",
     "breaker.failures",
     "breaker.window",
     "breaker.cool_down",

@@ -72,6 +72,7 @@ class Admitted:
     priority: int
     start_by: float
     not_before: float
+    is_async: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ def admit(
     if not_before > now and (policy.over_rate is OverRate.REJECT or not_before >= start_by):
         what = f"over the rate of class {policy.name}, {policy.rate_per_min:g} a minute"
         return Rejected(429, what, retry_after(not_before - now))
-    admitted = Admitted(priority_for(asked.priority, policy), start_by, not_before)
+    admitted = Admitted(priority_for(asked.priority, policy), start_by, not_before, asked.is_async)
     at = starts_at(admitted) if starts_at is not None else None
     if at is not None and at >= start_by:
         what = f"it would start in about {at - now:.0f} s, and its deadline to start is in {start_by - now:.0f} s"

@@ -36,6 +36,14 @@ class BreakerEvent(StrEnum):
     FAILED = "failed"  # the probe was not
 
 
+class CallEnd(StrEnum):
+    """What the end of a call says of Ollama."""
+
+    WELL = "well"  # it answered in good order, if only to say that the caller is wrong
+    BADLY = "badly"
+    UNKNOWN = "unknown"  # its caller left, or the fault is ours
+
+
 TRANSITIONS: dict[tuple[BreakerState, BreakerEvent], BreakerState] = {
     (BreakerState.CLOSED, BreakerEvent.TRIPPED): BreakerState.OPEN,
     (BreakerState.OPEN, BreakerEvent.COOLED): BreakerState.HALF_OPEN,

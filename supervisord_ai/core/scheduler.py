@@ -16,6 +16,9 @@ The order, when a slot of a backend is free:
 6. Whoever starts takes along all twins that wait for the same answer, and, when nothing else of the backend is free for its
    model, embeds that came with it (`core/coalesce.py`, `core/batch.py`).
 
+Of several backends the one with the least calls chooses first, among those that have the model at all. A model that another
+backend holds and has room for is not loaded here as well.
+
 A load takes a slot and nothing else starts on its backend until it is done: Ollama replaces a runner only when nobody uses
 it, and new calls would keep it busy for ever (ollama#14578). There is one load at a time, because a call cancelled while it
 waits for another's load is never answered (ollama PR #17044). And it waits until every call that was started holds its
@@ -25,8 +28,9 @@ runner: one that the load overtook on its way would have its model loaded right 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 from supervisord_ai.core.batch import BatchPolicy, merge
 from supervisord_ai.core.estimate import Forecast, Lanes, Line, ServiceTimes, forecast
@@ -88,6 +92,18 @@ class Lease:
     has_arrived: bool = False
 
 
+class WaitCause(StrEnum):
+    """What a request waits for."""
+
+    SLOT = "slot"
+    LOAD = "load"
+    RATE = "rate"
+    BACKEND = "backend"
+    BREAKER = "breaker"
+    LEVEL = "level"
+    OWNER = "owner"  # he paused the queue
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """Where a waiting ticket stands. `ahead` counts those that would start before it if nothing else came."""
@@ -131,13 +147,28 @@ class _Backend:
     model_slots: Mapping[str, int] = field(default_factory=dict)
     leases: dict[str, Lease] = field(default_factory=dict)
     bypassed: int = 0
+    may_start: float = math.inf  # how many more calls and loads may begin; the breaker's word
+    held: set[str | None] = field(default_factory=set)  # models of which nothing starts; None: nothing at all does
+    wanted: list[Load] = field(default_factory=list)  # loads that somebody asked for
 
     @property
     def busy(self) -> int:
         own_load = self.loading is not None and not any(lease.ticket.is_load for lease in self.leases.values())
         return len(self.leases) + own_load
 
+    @property
+    def has_room(self) -> bool:
+        """Whether anything may begin here now."""
+        is_open = self.is_ready and self.loading is None and self.may_start > 0 and None not in self.held
+        return is_open and self.busy < self.slots
+
+    def has_at_hand(self, model: str) -> bool:
+        """Whether a call of this model could begin here now without a load."""
+        return self.has_room and model in self.resident and self.can_take(model)
+
     def can_take(self, model: str | None) -> bool:
+        if model in self.held:
+            return False
         if model is None or model not in self.model_slots:
             return True
         return sum(lease.ticket.model == model for lease in self.leases.values()) < self.model_slots[model]
@@ -201,14 +232,18 @@ class Scheduler:
         backend = self._backend_of(ticket_id)
         backend.leases[heir.id] = replace(backend.leases.pop(ticket_id), ticket=heir)
 
-    def put_back(self, ticket_id: str) -> None:
-        """A started ticket reached nobody: it waits again where it stood, and is charged nothing."""
+    def put_back(self, ticket_id: str, tickets: Sequence[Ticket] = ()) -> None:
+        """A started ticket reached nobody: it waits again where it stood, and is charged nothing.
+
+        `tickets`: everybody who waits again, when others came along.
+        """
         backend = self._backend_of(ticket_id)
         ticket = backend.leases.pop(ticket_id).ticket
         if ticket.is_load:
             backend.loading = None
-        self._agents.setdefault(ticket.agent, _Agent()).turn_at = -math.inf
-        self.push(ticket)
+        for each in tickets or (ticket,):
+            self._agents.setdefault(each.agent, _Agent()).turn_at = -math.inf
+            self.push(each)
 
     def settle(
         self, ticket_id: str, now: float, *, ended_well: bool = True, parts: Sequence[tuple[Ticket, float]] = ()
@@ -273,32 +308,66 @@ class Scheduler:
         b = self._backends[backend]
         b.is_ready = False
         b.resident = frozenset()
+        b.wanted.clear()
+
+    def allow(self, backend: str, starts: float) -> None:
+        """So many calls and loads may still begin there: none, one to find out, or any number (infinity)."""
+        self._backends[backend].may_start = starts
+
+    def hold(self, backend: str, model: str | None) -> None:
+        """Start nothing of this model there (None: nothing at all) until `release`. What runs goes on, what waits waits."""
+        self._backends[backend].held.add(model)
+
+    def release(self, backend: str, model: str | None) -> None:
+        """Undo `hold`."""
+        self._backends[backend].held.discard(model)
+
+    def want(self, load: Load) -> None:
+        """Load this model as soon as that may be, before anything else starts there."""
+        wanted = self._backends[load.backend].wanted
+        if load not in wanted:
+            wanted.append(load)
 
     # --- the decision --------------------------------------------------------------------------------------------------
 
     def decide(self, now: float) -> list[Effect]:
         """Return everything that is to be done now."""
         effects: list[Effect] = [Expire(ticket) for ticket in self._waiting.advance(now)]
-        for backend in self._backends.values():
-            while backend.is_ready and backend.loading is None and backend.busy < backend.slots:
-                ticket = self._choose(backend, now)
-                if ticket is None:
+        is_done = False
+        while not is_done:
+            is_done = True
+            for backend in sorted((b for b in self._backends.values() if b.has_room), key=lambda b: b.busy):
+                effect = self._begin(backend, now)
+                if effect is not None:
+                    backend.may_start -= 1
+                    effects.append(effect)
+                    is_done = False
                     break
-                is_load = ticket.is_load or backend.needs_load(ticket)
-                if is_load and backend.awaits_arrivals(now, self.policy.arrival_s):
-                    break
-                if backend.needs_load(ticket):
-                    assert ticket.model is not None
-                    backend.loading = ticket.model
-                    backend.bypassed = 0
-                    effects.append(Load(backend.name, ticket.model, ticket.is_embedding))
-                    break
-                effects.append(self._start(ticket, backend, now))
         return effects
+
+    def _begin(self, backend: _Backend, now: float) -> Start | Load | None:
+        """Begin what is to begin next on a backend that has room."""
+        if backend.wanted:
+            return None if backend.awaits_arrivals(now, self.policy.arrival_s) else self._load(backend, backend.wanted.pop(0))
+        ticket = self._choose(backend, now)
+        if ticket is None:
+            return None
+        if (ticket.is_load or backend.needs_load(ticket)) and backend.awaits_arrivals(now, self.policy.arrival_s):
+            return None
+        if not backend.needs_load(ticket):
+            return self._start(ticket, backend, now)
+        assert ticket.model is not None
+        backend.bypassed = 0
+        return self._load(backend, Load(backend.name, ticket.model, ticket.is_embedding))
+
+    @staticmethod
+    def _load(backend: _Backend, load: Load) -> Load:
+        backend.loading = load.model
+        return load
 
     def next_decision_at(self, now: float) -> float:
         """Return when the passing of time alone changes a decision: a not-before, a start-by, an arrival. Infinity: never."""
-        if not self._waiting:
+        if not self._waiting and not any(backend.wanted for backend in self._backends.values()):
             return math.inf
         leases = (lease for backend in self._backends.values() for lease in backend.leases.values() if not lease.has_arrived)
         arrivals = (lease.started_at + self.policy.arrival_s for lease in leases)
@@ -331,7 +400,7 @@ class Scheduler:
     def _choose(self, backend: _Backend, now: float) -> Ticket | None:
         if self.is_paused:
             return None
-        heads = [(self._turn_key(entry), entry[1], entry[2]) for entry in self._waiting.heads(backend.can_take)]  # 1
+        heads = [(self._turn_key(entry), entry[1], entry[2]) for entry in self._startable(backend)]  # 1
         if not heads:
             return None
         under_floor = self._class_under_floor(heads, now)  # 2
@@ -345,6 +414,26 @@ class Scheduler:
             return first
         backend.bypassed += 1
         return self._first(at_hand, now)
+
+    def _startable(self, backend: _Backend) -> Iterator[Entry]:
+        return self._waiting.heads(lambda model: self._may_go(model, backend))
+
+    def _may_go(self, model: str | None, backend: _Backend) -> bool:
+        """Whether a call of this model may begin on this backend, or wait for it to be loaded there."""
+        if not backend.can_take(model):
+            return False
+        others = [other for other in self._backends.values() if other is not backend]
+        if model is None or not others:
+            return True
+        if not self._has(backend, model):
+            return False
+        if model in backend.resident or model not in backend.installed or model in backend.unloadable:
+            return True
+        return not any(other.has_at_hand(model) or other.loading == model for other in others)
+
+    def _has(self, backend: _Backend, model: str | None) -> bool:
+        """Whether a backend has a model; what none has is anybody's, and Ollama says that it is not there."""
+        return model in backend.installed or all(model not in other.installed for other in self._backends.values())
 
     def _turn_key(self, entry: Entry) -> float:
         """The key with which a ticket competes: of its arrival, or of the beginning of its agent's turn if that was later."""
@@ -409,6 +498,10 @@ class Scheduler:
         """Return how many of this agent's requests wait."""
         return self._waiting.count_of(agent)
 
+    def queued_async(self, agent: str | None = None) -> int:
+        """Return how many asynchronous requests wait, of all or of one agent."""
+        return self._waiting.count_async(agent)
+
     @property
     def queued(self) -> int:
         """How many wait."""
@@ -439,6 +532,24 @@ class Scheduler:
         """Return the models a backend holds, as far as is known."""
         return self._backends[backend].resident
 
+    def in_flight(self, backend: str, model: str | None) -> int:
+        """Return how many calls and loads of this model (None: of any) run on a backend."""
+        b = self._backends[backend]
+        if model is None:
+            return b.busy
+        loads = b.loading == model and not any(lease.ticket.is_load for lease in b.leases.values())
+        return sum(lease.ticket.model == model for lease in b.leases.values()) + loads
+
+    def is_wanted(self, load: Load) -> bool:
+        """Return whether a load that was asked for is still to come to its end."""
+        b = self._backends[load.backend]
+        return load in b.wanted or b.loading == load.model
+
+    def model_slots(self, backend: str, model: str) -> int:
+        """Return how many calls of this model a backend serves at once."""
+        b = self._backends[backend]
+        return min(b.model_slots.get(model, b.slots), b.slots)
+
     def order(self) -> list[Ticket]:
         """Return the waiting in about the order they would start: agents in turns, by key within a turn."""
         return self._waiting.order(self._turn_key)
@@ -456,7 +567,7 @@ class Scheduler:
         `mine` waits, or is one of `entering`, or is put behind both. What starts after `until` is only reckoned.
         """
         ready = [backend for backend in self._backends.values() if backend.is_ready]
-        if not ready:
+        if not ready or self.is_paused:
             return None
         extra = list(entering)
         if mine.id not in self._waiting and all(ticket.id != mine.id for ticket in extra):
@@ -476,18 +587,33 @@ class Scheduler:
         )
 
     def reason(self, ticket: Ticket, now: float) -> str:
-        """Return why a waiting ticket waits."""
+        """Return why a waiting ticket waits, in words for people."""
+        return self._why(ticket, now)[1]
+
+    def cause(self, ticket: Ticket, now: float) -> WaitCause:
+        """Return the same in one word for programs."""
+        return self._why(ticket, now)[0]
+
+    def _why(self, ticket: Ticket, now: float) -> tuple[WaitCause, str]:
         if self.is_paused:
-            return "its owner paused the queue"
+            return WaitCause.OWNER, "its owner paused the queue"
         if ticket.not_before > now:
-            return f"not before {ticket.not_before - now:.0f} s from now"
+            return WaitCause.RATE, f"not before {ticket.not_before - now:.0f} s from now"
         ready = [backend for backend in self._backends.values() if backend.is_ready]
         if not ready:
-            return "no backend answers"
+            return WaitCause.BACKEND, "no backend answers"
+        ready = [backend for backend in ready if self._has(backend, ticket.model)]
+        if not ready:
+            return WaitCause.BACKEND, f"no backend that has {ticket.model} answers"
+        ready = [backend for backend in ready if backend.may_start > 0]
+        if not ready:
+            return WaitCause.BREAKER, "the breaker is open, or lets one call through to find out"
+        if all(not backend.held.isdisjoint({None, ticket.model}) for backend in ready):
+            return WaitCause.LOAD, f"{ticket.model} is being unloaded or looked after"
         if ticket.model is not None and any(backend.loading == ticket.model for backend in ready):
-            return f"{ticket.model} is being loaded"
+            return WaitCause.LOAD, f"{ticket.model} is being loaded"
         if any(backend.loading is not None for backend in ready):
-            return "another model is being loaded"
+            return WaitCause.LOAD, "another model is being loaded"
         if not any(backend.can_take(ticket.model) for backend in ready):
-            return f"all slots of {ticket.model} are busy"
-        return "all slots are busy"
+            return WaitCause.SLOT, f"all slots of {ticket.model} are busy"
+        return WaitCause.SLOT, "all slots are busy"

@@ -16,6 +16,7 @@ from __future__ import annotations
 import heapq
 import math
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -36,6 +37,7 @@ class Ticket:
     `start_by`: it is never started at or after that. `not_before`: not earlier than that (its rate; the grace of an orphan).
     `model` is canonical; None asks for none. `is_load` tickets are the caller's own load calls: they use the load lane.
     `shares`: tickets with the same one are answered by one call. `merges`: tickets with the same key may become one call.
+    `is_async`: nobody waits for it on a connection.
     """
 
     id: str
@@ -51,6 +53,7 @@ class Ticket:
     is_load: bool = False
     shares: bytes | None = None
     merges: Mergeable | None = None
+    is_async: bool = False
 
 
 Entry = tuple[float, int, Ticket]
@@ -71,6 +74,7 @@ class Waiting:
         self._not_before: list[_Time] = []
         self._sequence = 0
         self._alike: dict[tuple[str, bytes], dict[str, Ticket]] = {}
+        self._async: Counter[str] = Counter()  # by agent
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -87,6 +91,8 @@ class Waiting:
         self._sequence += 1
         entry = (ticket.arrived_at + ticket.priority * self._level_s, self._sequence, ticket)
         self._entries[ticket.id] = entry
+        if ticket.is_async:
+            self._async[ticket.agent] += 1
         for place in _alike(ticket):
             self._alike.setdefault(place, {})[ticket.id] = ticket
         insort(self._by_agent.setdefault(ticket.agent, []), entry)
@@ -103,6 +109,8 @@ class Waiting:
         if entry is None:
             return None
         ticket = entry[2]
+        if ticket.is_async:
+            self._async[ticket.agent] -= 1
         for place in _alike(ticket):
             del self._alike[place][ticket_id]
             if not self._alike[place]:
@@ -187,6 +195,10 @@ class Waiting:
         """Return a waiting ticket."""
         entry = self._entries.get(ticket_id)
         return entry[2] if entry is not None else None
+
+    def count_async(self, agent: str | None = None) -> int:
+        """Return how many wait for whom nobody waits on a connection, of all or of one agent."""
+        return self._async.total() if agent is None else self._async[agent]
 
     def count_of(self, agent: str) -> int:
         """Return how many tickets of this agent wait."""

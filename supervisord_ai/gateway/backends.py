@@ -1,28 +1,35 @@
 """What is known of one Ollama: whether it answers, which models it has and holds, what each can do.
 
-One task per backend (`watch`) finds it, finds it back and keeps the knowledge fresh. The scheduler is told; nobody else acts on
-it. Between two refreshes facts are asked for when they are needed, at most once per model and manifest.
+One task per backend (`watch`) finds it, finds it back, lets its breaker cool and keeps the knowledge fresh. The scheduler is
+told; nobody else acts on it. Between two refreshes facts are asked for when they are needed, at most once per model and manifest.
+A model's slots are known before its first call starts: they are asked for with its load, or when it is found loaded.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
 
 import trio
 
 from supervisord_ai.clock import Clock
+from supervisord_ai.core.breaker import Breaker, BreakerState, CallEnd
 from supervisord_ai.core.cache_policy import ModelFacts
 from supervisord_ai.core.model_facts import canonical_name, digests_of, facts_of, resident_of, serves_one_at_a_time
 from supervisord_ai.core.patience import Patience, next_probe_s
-from supervisord_ai.core.policies import BackendSpec, ModelsPolicy
+from supervisord_ai.core.policies import BackendSpec, BreakerPolicy, ModelsPolicy
 from supervisord_ai.core.scheduler import Scheduler
-from supervisord_ai.errors import UpstreamFault
+from supervisord_ai.core.watchdog import HangWatch, SlotWatch
+from supervisord_ai.errors import UpstreamFault, UpstreamStalled
 from supervisord_ai.gateway.view import BackendView, RunningView
 from supervisord_ai.ollama.client import OllamaClient
 
 log = logging.getLogger(__name__)
+
+RESTART_WITHIN_S = 60.0
+_STARTS = {BreakerState.CLOSED: math.inf, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 0}
 
 
 class BackendState(StrEnum):
@@ -46,9 +53,20 @@ class Backend:
         patience: Patience,
         clock: Clock,
         on_change: Callable[[], None],
+        breaker: BreakerPolicy | None = None,
+        restart: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.spec = spec
         self.client = client
+        self.breaker = Breaker(breaker)
+        self.healed = 0  # models unloaded because a slot of theirs was lost
+        self.restarted = 0
+        self.refusal = ""  # why the last load was refused, in Ollama's words
+        self._restart = restart
+        self._slots = SlotWatch()
+        self._hang = HangWatch()
+        self._doubts: list[str] = []
+        self._doubted = trio.Event()
         self.state = BackendState.WAITING
         self.detail = "not asked yet"
         self.version = ""
@@ -75,17 +93,37 @@ class Backend:
         pause_s = 0.0
         while True:
             self._wake = trio.Event()
+            asked_at = self._clock.monotonic()
             try:
                 await self.refresh()
+            except UpstreamStalled as exc:
+                self.lost(str(exc))
+                await self._perhaps_restart(asked_at)
             except UpstreamFault as exc:
+                self._hang.refused()
                 self.lost(str(exc) or "no answer")
+            else:
+                self._hang.answered()
+                self._cool()
             if self.state is BackendState.READY:
                 pause_s = 0.0
-                with trio.move_on_after(self._patience.refresh_s):
+                look_again_at = self._clock.monotonic() + self._patience.refresh_s
+                with trio.CancelScope(deadline=min(look_again_at, self.breaker.cools_at)):
                     await self._wake.wait()
             else:
                 pause_s = next_probe_s(pause_s, self._patience)
                 await trio.sleep(pause_s)
+
+    async def _perhaps_restart(self, silent_since: float) -> None:
+        """Restart an engine that accepts and never answers, where its owner has said how."""
+        if self._restart is None or not self._hang.silent(silent_since, self._clock.monotonic()):
+            return
+        log.warning("backend %s at %s hangs: it is restarted", self.spec.name, self.spec.url)
+        self.restarted += 1
+        with trio.move_on_after(RESTART_WITHIN_S) as scope:
+            await self._restart()
+        if scope.cancelled_caught:
+            log.error("the restart of backend %s did not end within %.0f s", self.spec.name, RESTART_WITHIN_S)
 
     async def refresh(self, *, also_resident: str | None = None) -> None:
         """Ask everything anew and tell the scheduler.
@@ -100,15 +138,18 @@ class Backend:
                 self.version = await self.client.version()
                 await self._read_tags()
                 loaded = await self.client.ps()
+                resident = resident_of(loaded, self._digests) | ({also_resident} if also_resident is not None else set())
+                for model in resident:
+                    await self._ask_facts(model)
             if scope.cancelled_caught:
-                raise UpstreamFault(f"no answer to a small call within {self._patience.small_call_s:.0f} s")
+                raise UpstreamStalled(self._patience.small_call_s)
         if self.state is not BackendState.READY:
             log.info("backend %s at %s answers: Ollama %s", self.spec.name, self.client.where() or self.spec.url, self.version)
         self.state = BackendState.READY
         self.detail = f"Ollama {self.version}, {len(self._digests)} models"
         self._scheduler.backend_ready(
             self.spec.name,
-            resident=resident_of(loaded, self._digests) | ({also_resident} if also_resident is not None else set()),
+            resident=resident,
             installed=frozenset(self._digests),
             model_slots=self._known_slots(),
         )
@@ -127,6 +168,70 @@ class Backend:
         """An answer broke: find out now, and not with the next refresh, whether it is still there."""
         self._wake.set()
 
+    # --- its calls -----------------------------------------------------------------------------------------------------
+
+    def call_started(self, call: str, model: str | None) -> None:
+        """A call is handed over."""
+        self._slots.started(call, model or "", self._clock.monotonic())
+
+    def call_spoke(self, call: str, model: str | None) -> None:
+        """The first byte of its answer is here."""
+        slots = self._scheduler.model_slots(self.spec.name, model or "")
+        if self._slots.spoke(call, model or "", slots, self._clock.monotonic()):
+            self._doubt(model)
+
+    def call_ended(self, call: str, model: str | None, end: CallEnd, *, was_silent: bool = False) -> None:
+        """A call is over. `was_silent`: it was given up without a byte."""
+        if self._slots.ended(call, model or "", self._clock.monotonic(), was_silent=was_silent):
+            self._doubt(model)
+        self.judge(end)
+
+    def judge(self, end: CallEnd) -> None:
+        """Tell the breaker how a call or a load ended."""
+        before = self.breaker.state
+        match end:
+            case CallEnd.WELL:
+                self.breaker.success()
+            case CallEnd.BADLY:
+                self.breaker.fault(self._clock.monotonic())
+            case CallEnd.UNKNOWN:
+                pass
+        self._follow_breaker(before)
+
+    def _cool(self) -> None:
+        """It answers small calls: an open breaker whose time has come lets one call through, and another if that told nothing."""
+        before = self.breaker.state
+        self.breaker.cool(self._clock.monotonic())
+        if before is not BreakerState.HALF_OPEN or self._scheduler.busy(self.spec.name) == 0:
+            self._follow_breaker(before)
+
+    def _follow_breaker(self, before: BreakerState) -> None:
+        state = self.breaker.state
+        if state is not before:
+            log.warning("the breaker of backend %s is %s", self.spec.name, state)
+        if state is not before or state is BreakerState.HALF_OPEN:
+            self._scheduler.allow(self.spec.name, _STARTS[state])
+            if state is BreakerState.OPEN:
+                self._wake.set()  # the watch waits until it cools, and not for the next refresh
+            self._on_change()
+
+    def _doubt(self, model: str | None) -> None:
+        if model is not None and model in self._digests and model not in self._doubts:
+            log.warning("backend %s has perhaps lost a slot of %s", self.spec.name, model)
+            self._doubts.append(model)
+            self._doubted.set()
+
+    async def next_doubt(self) -> str:
+        """Return a model whose slots are to be proved."""
+        while not self._doubts:
+            self._doubted = trio.Event()
+            await self._doubted.wait()
+        return self._doubts.pop(0)
+
+    def proved(self, model: str) -> None:
+        """The slots of a model have been counted."""
+        self._slots.proved(model)
+
     # --- its models ----------------------------------------------------------------------------------------------------
 
     async def facts(self, model: str) -> ModelFacts | None:
@@ -140,8 +245,13 @@ class Backend:
         return self._facts.get(self._digests.get(model, ""))
 
     def has(self, model: str) -> bool:
-        """Say whether a model was installed when it was last asked."""
+        """Say whether a model is installed, by its canonical name, as far as is known."""
         return model in self._digests
+
+    def names_of(self, model: str) -> frozenset[str]:
+        """Return every name of this model's manifest, its own among them: they share one runner."""
+        digest = self._digests.get(model)
+        return frozenset({model} | {name for name, other in self._digests.items() if other == digest})
 
     def invalidate(self) -> None:
         """Something changed what is installed: what is known of digests is old."""
@@ -154,7 +264,7 @@ class Backend:
             with trio.move_on_after(self._patience.small_call_s) as scope:
                 await self._ask_facts(model)
             if scope.cancelled_caught:
-                self.lost(f"no answer to a small call within {self._patience.small_call_s:.0f} s")
+                self.lost(str(UpstreamStalled(self._patience.small_call_s)))
         except UpstreamFault as exc:
             self.lost(str(exc) or "no answer")
 
@@ -178,7 +288,8 @@ class Backend:
 
     def _known_slots(self) -> dict[str, int]:
         found = {name: 1 for name, digest in self._digests.items() if digest in self._one_slot}
-        return found | {name: min(slots, self.spec.slots) for name, slots in self._model_slots.items()}
+        # More than Ollama gives a model would only wait in its own queue, which has no order.
+        return found | {name: min(slots, self.spec.slots, found.get(name, slots)) for name, slots in self._model_slots.items()}
 
     # --- loads ---------------------------------------------------------------------------------------------------------
 
@@ -206,5 +317,8 @@ class Backend:
             running=running,
             loading=self._scheduler.loading(name),
             resident=tuple(sorted(self._scheduler.resident(name))),
+            breaker=self.breaker.state.value,
+            healed=self.healed,
+            restarted=self.restarted,
             way=way,
         )

@@ -4,8 +4,12 @@ Memory is the truth while the daemon lives; the journal is what it is rebuilt fr
 
 - entering: its row is on its way to the disk. It counts against its caller's limit already, and may be left.
 - queued: durable, and in the scheduler.
+- asleep: queued, but on disk only; its caller asked `Prefer: respond-async` and memory is for those who wait on a connection.
 - running: a slot job of `dispatch.py` has it.
 - over: its outcome is known; it stays until its last reader has gone.
+
+Requests that may share an answer (`core/coalesce.py`) wait side by side and run together; who comes while the call runs joins
+it, from the first byte of the answer.
 
 Who leaves is out at once wherever it stands. After a crash the rows come back: queued ones as they were, running ones as a
 second attempt, never a third. Their callers find them by key, or once by digest; those who do not come back within the
@@ -16,29 +20,33 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import trio
 
 from supervisord_ai.clock import Clock
-from supervisord_ai.core.admission import Admitted, Counts
+from supervisord_ai.core.admission import Admitted
 from supervisord_ai.core.cache_policy import is_embedding
 from supervisord_ai.core.calls import Call, Face
+from supervisord_ai.core.coalesce import Leaving, leaving
 from supervisord_ai.core.estimate import Forecast, retry_after
 from supervisord_ai.core.identity import Caller
 from supervisord_ai.core.patience import Patience
 from supervisord_ai.core.policies import QueuePolicy
-from supervisord_ai.core.request_state import RowState, next_attempt
+from supervisord_ai.core.request_state import RowEvent, RowState, next_attempt
 from supervisord_ai.core.roster import ClassPolicy
 from supervisord_ai.core.scheduler import Scheduler, Ticket
 from supervisord_ai.errors import Refused, StoreFault
-from supervisord_ai.gateway.request import End, Outcome, Request
+from supervisord_ai.gateway.asleep import Asleep, Judge
+from supervisord_ai.gateway.batch import mergeable
+from supervisord_ai.gateway.request import End, Outcome, Request, SharedAnswer, SlotJob
 from supervisord_ai.gateway.settle import Settle
 from supervisord_ai.gateway.spool import Spool, SpoolSpace
 from supervisord_ai.gateway.tally import Tally
 from supervisord_ai.store.requests import Requests
 from supervisord_ai.store.rows import Answer, RequestRow
+from supervisord_ai.store.writes import Unmatched
 from supervisord_ai.wire.faces import error_body
 
 log = logging.getLogger(__name__)
@@ -70,6 +78,7 @@ class Backlog:
         clock: Clock,
         new_id: Callable[[], str],
         on_change: Callable[[], None],
+        judge: Judge,
     ) -> None:
         self._queue = queue
         self._patience = patience
@@ -86,7 +95,12 @@ class Backlog:
         self._by_key: dict[tuple[str, str], Request] = {}
         self._returning: dict[tuple[str, bytes], deque[str]] = {}  # (agent, digest) -> recovered rows nobody came back to
         self._generations: dict[str, int] = {}
+        self._shared: dict[bytes, SharedAnswer] = {}  # what waits or runs and may be joined, by its cache key
         self._entering: dict[str, Ticket] = {}  # by id: their rows are on their way to the disk
+        self._durable: dict[str, trio.Event] = {}  # by id: set when the row is written, or will not be
+        self.asleep = Asleep(
+            scheduler=scheduler, requests=requests, space=space, tally=tally, judge=judge, know=self._know
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold the tasks that write rows."""
@@ -118,13 +132,14 @@ class Backlog:
             priority=admitted.priority,
             accepted_wall=now_wall,
             deadline_wall=now_wall + (admitted.start_by - now),
-            is_async=False,
+            is_async=admitted.is_async,
         )
         ticket = self._ticket(row, call, policy, arrived_at=now, start_by=admitted.start_by, not_before=admitted.not_before)
         request = Request(row, call, ticket, Spool(self._space), accepted_at=now)
         request.attempt = 1
         self._know(request)
         self._entering[row.id] = ticket
+        self._durable[row.id] = trio.Event()
         self._nursery.start_soon(self._write_row, request)
         return request
 
@@ -137,15 +152,95 @@ class Backlog:
             fault = exc
         finally:
             del self._entering[request.id]
+            self._durable.pop(request.id).set()
         if request.is_over:  # left while its row was written
             self._requests.cancel(request.id, "its caller left")
         elif fault is not None:
             log.error("request %s of %s cannot be accepted: %s", request.id, request.agent, fault)
             message = "the journal cannot be written, so nothing can be promised"
             self._over(request, Outcome(End.FAULT, 503, message, retry_after_s=5.0), str(fault))
+        elif self._settle.look_again_for(request):  # stored since it came
+            await self._settle.give_found(request)
+            self.ended([request])
         else:
+            await self._line_up(request)
+
+    async def wait_durable(self, request: Request) -> bool:
+        """Return whether the row of a request is safe on disk, when that is decided."""
+        while (written := self._durable.get(request.id)) is not None:
+            await written.wait()
+        return request.is_durable
+
+    async def wake(self, request_id: str, ticket: Ticket | None = None) -> Request | None:
+        """Return a request that lives, read back if it sleeps; None when there is none. `ticket`: it was started with it."""
+        return await self.asleep.wake(request_id, ticket) or self._by_id.get(request_id)
+
+    async def wake_keyed(self, agent: str, key: str | None) -> None:
+        """Have the request to which an agent gave this key in memory, so that it can be joined."""
+        request_id = self.asleep.keyed(agent, key) if key is not None else None
+        if request_id is not None:
+            await self.asleep.wake(request_id)
+
+    async def _line_up(self, request: Request) -> None:
+        """Wait for a slot, or share what a twin waits for or has begun."""
+        if request.row.is_async and request.readers == 0 and len(self._by_id) > self._queue.memory_max:
+            self.asleep.put(request)
+            self._forget(request)
+            self._on_change()
+            return
+        request.ticket = replace(request.ticket, shares=request.shares_as)
+        answer = self._shared.get(request.shares_as) if request.shares_as is not None else None
+        if answer is not None and (answer.is_closed or not self._goes_on(answer)):
+            answer = None
+        if answer is not None:
+            request.join(answer)
+        elif request.shares_as is not None:
+            self._shared[request.shares_as] = request.answer
+        if answer is None or answer.job is None:
             self._scheduler.push(request.ticket)
             self._on_change()
+            return
+        now = self._clock.monotonic()
+        request.move(RowEvent.CLAIMED)
+        request.times.started_at = now
+        if request.head is not None:
+            request.begun(now)
+        log.info("request %s of %s joins %s", request.id, request.agent, answer.job.holder.id)
+        if request.is_abandoned:
+            request.take_back(now + self._patience.silence_s)
+            for leaver in answer.waiting[:-1]:
+                self.leave(leaver, "its caller left")  # it was kept only because nobody else was there
+        await self.claim([request])
+
+    @staticmethod
+    def _goes_on(answer: SharedAnswer) -> bool:
+        """Whether an answer will come to its end, or can be made to."""
+        first = answer.first
+        return first is not None and (not first.is_abandoned or first.can_be_taken_back)
+
+    async def claim(self, requests: Sequence[Request]) -> None:
+        """Write that these run; returns when that is durable."""
+
+        async def claim_one(request: Request) -> None:
+            try:
+                await self._requests.claim(request.id, request.attempt)
+            except (StoreFault, Unmatched) as exc:  # unmatched: it has left before this was written
+                log.warning("request %s of %s runs without a mark in the journal: %s", request.id, request.agent, exc)
+
+        async with trio.open_nursery() as nursery:
+            for request in requests:
+                nursery.start_soon(claim_one, request)
+
+    def wait_again(self, job: SlotJob, *, is_alone: bool) -> None:
+        """A slot job brought nothing: its requests wait again where they stood; `is_alone`: not in a batch any more."""
+        requests = job.requests
+        for answer in job.answers:
+            answer.job = None
+        for request in requests:
+            request.move(RowEvent.RETURNED)
+            if is_alone:
+                request.ticket = replace(request.ticket, merges=None)
+        self._scheduler.put_back(job.holder.id, [request.ticket for request in requests])
 
     @staticmethod
     def _ticket(
@@ -163,6 +258,8 @@ class Backlog:
             not_before=not_before,
             is_embedding=is_embedding(call.route.op),
             is_load=call.is_load,
+            merges=mergeable(call),
+            is_async=row.is_async,
         )
 
     def _know(self, request: Request) -> None:
@@ -242,44 +339,68 @@ class Backlog:
             return
         if request.is_over:
             self._forget(request)
-        elif has_left:
+        elif has_left and not request.row.is_async:
             self.leave(request, "its caller left")
 
     def leave(self, request: Request, reason: str) -> None:
         """Nobody wants it any more: out of the queue now, or off its slot just after the next chunk. Loads go on."""
         if request.is_over:
             return
-        if request.state is RowState.QUEUED:
-            self._scheduler.remove(request.id)
-            self._over(request, _LEFT, reason)
-            self._on_change()
-        elif not request.ticket.is_load:
-            request.abandon(self._clock.monotonic() + self._patience.leaver_grace_s)
+        job = request.answer.job if request.state is RowState.RUNNING else None
+        heirs = [other for other in job.requests if other is not request] if job is not None else []
+        match leaving(is_running=job is not None, is_load=request.ticket.is_load, others=len(heirs)):
+            case Leaving.NOTHING:
+                pass
+            case Leaving.CLOSE:
+                request.abandon(self._clock.monotonic() + self._patience.leaver_grace_s)
+            case Leaving.OUT:
+                self._scheduler.remove(request.id)
+                if job is not None and job.holder is request:
+                    self._hand_over(job, heirs[0])
+                self._over(request, _LEFT, reason)
+                self._on_change()
+
+    def _hand_over(self, job: SlotJob, heir: Request) -> None:
+        """The one whose turn it was has left; the slot is now somebody else's who shares the call."""
+        if self._scheduler.holds_slot(job.holder.id):
+            self._scheduler.hand_over(job.holder.id, heir.ticket)
+        job.holder = heir
 
     def expire(self, ticket: Ticket) -> None:
         """A ticket's time to start has passed; the scheduler has let it go."""
-        request = self._by_id[ticket.id]
         now = self._clock.monotonic()
-        wait_s = self._scheduler.service.wait_s(self._scheduler.queued, self._scheduler.slots)
         why = self._scheduler.reason(ticket, now)
+        if self.asleep.expire(ticket, why):
+            return
+        request = self._by_id[ticket.id]
+        wait_s = self._scheduler.service.wait_s(self._scheduler.queued, self._scheduler.slots)
         message = f"no slot came free within {ticket.start_by - request.times.accepted_at:.0f} s: {why}"
-        self._over(request, Outcome(End.FAULT, 503, message, retry_after(wait_s)), "deadline")
+        self._over(request, Outcome(End.FAULT, 503, message, retry_after(wait_s)), message)
 
-    def ended(self, request: Request) -> None:
-        """Its slot job has settled it."""
-        if request.readers == 0:
-            self._forget(request)
+    def ended(self, requests: Sequence[Request]) -> None:
+        """Their slot job has settled them."""
+        for request in requests:
+            self._unshare(request)
+            if request.readers == 0:
+                self._forget(request)
 
     def _over(self, request: Request, outcome: Outcome, reason: str) -> None:
         self._settle.without_slot(request, outcome, reason)
+        self._unshare(request)
         if request.readers == 0:
             self._forget(request)
+
+    def _unshare(self, request: Request) -> None:
+        """Once nobody waits for an answer any more it is not joined."""
+        key = request.shares_as
+        if key is not None and self._shared.get(key) is request.answer and not request.answer.waiting:
+            del self._shared[key]
 
     def _forget(self, request: Request) -> None:
         self._by_id.pop(request.id, None)
         if request.row.key is not None and self._by_key.get((request.agent, request.row.key)) is request:
             del self._by_key[request.agent, request.row.key]
-        request.spool.close()
+        request.answer.let_go(request)
 
     # --- agents --------------------------------------------------------------------------------------------------------
 
@@ -293,7 +414,8 @@ class Backlog:
     def agent_ended(self, agent: str, generation: int) -> None:
         """Every process of that generation is gone: what it asked while we lived is left, keyed or not."""
         for request in self._of(agent):
-            if request.row.generation == generation and (not request.awaits_return or _dies_with_generation(request.row)):
+            is_its = request.row.generation == generation and not request.row.is_async
+            if is_its and (not request.awaits_return or _dies_with_generation(request.row)):
                 self.leave(request, f"generation {generation} of its agent ended")
 
     def _of(self, agent: str) -> list[Request]:
@@ -315,18 +437,19 @@ class Backlog:
             self._requests.cancel(row.id, f"generation {row.generation} of its agent ended")
             self._tally.cancelled += 1
             return
-        alone_until = now + self._queue.orphan_grace_s
+        # Nobody has to come back for an asynchronous request: it stands where it stood.
+        alone_until = accepted_at if row.is_async else now + self._queue.orphan_grace_s
         # A deadline that passed while we were down was not the caller's doing: it gets the grace to come back, and a slot.
-        start_by = max(now + (row.deadline_wall - now_wall), alone_until + self._queue.deadline_s)
+        start_by = max(now + (row.deadline_wall - now_wall), max(alone_until, now) + self._queue.deadline_s)
         ticket = self._ticket(row, call, policy, arrived_at=alone_until, start_by=start_by, not_before=alone_until)
         request = Request(replace(row, state=RowState.QUEUED), call, ticket, Spool(self._space), accepted_at=accepted_at)
         request.attempt = attempt
         request.is_durable = True
-        request.awaits_return = True
+        request.awaits_return = not row.is_async
         self._know(request)
-        if row.key is None:
+        if row.key is None and not row.is_async:
             self._returning.setdefault((row.agent, row.digest), deque()).append(row.id)
-        self._scheduler.push(ticket)
+        await self._line_up(request)
         log.info("request %s of %s is back in the backlog as attempt %d", row.id, row.agent, attempt)
 
     def give_up(self, row: RequestRow, why: str) -> None:
@@ -368,35 +491,14 @@ class Backlog:
         """Return a request that lives."""
         return self._by_id.get(request_id)
 
-    def queued_of(self, agent: str) -> int:
-        """How many of this agent's requests wait, those entering included."""
-        return self._scheduler.queued_of(agent) + sum(ticket.agent == agent for ticket in self._entering.values())
-
     @property
     def queued(self) -> int:
         return self._scheduler.queued + len(self._entering)
 
-    def counts(self, agent: str) -> Counts:
-        """Return what admission asks about those who wait already."""
-        wait_s = self._scheduler.service.wait_s(self.queued, self._scheduler.slots)
-        return Counts(of_agent=self.queued_of(agent), whole=self.queued, wait_s=wait_s)
-
-    def forecast(self, caller: Caller, policy: ClassPolicy, call: Call, admitted: Admitted) -> Forecast | None:
-        """Return when a request that is not here yet would start; None while that cannot be known."""
-        now = self._clock.monotonic()
-        ticket = Ticket(
-            id="",
-            agent=caller.name,
-            agent_class=caller.agent_class,
-            priority=admitted.priority,
-            arrived_at=now,
-            start_by=admitted.start_by,
-            model=call.canonical_model,
-            weight=policy.weight,
-            not_before=admitted.not_before,
-            is_embedding=is_embedding(call.route.op),
-        )
-        return self._scheduler.forecast(ticket, now, entering=self._entering.values(), until=admitted.start_by)
+    @property
+    def entering(self) -> list[Ticket]:
+        """Those whose rows are on their way to the disk."""
+        return list(self._entering.values())
 
     def forecast_of(self, ticket: Ticket) -> Forecast | None:
         """Return when a request that waits here will start; None while that cannot be known."""

@@ -8,16 +8,19 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from urllib.parse import parse_qs
 
 import trio
 
 from supervisord_ai.clock import Clock
-from supervisord_ai.core.calls import Call, Op
+from supervisord_ai.core.calls import Call, Form, Op
 from supervisord_ai.core.events import AgentEnded, AgentReady, AgentStarted, Event
 from supervisord_ai.core.identity import Caller, CallerKind
+from supervisord_ai.core.request_state import RowState
 from supervisord_ai.core.scheduler import Scheduler
 from supervisord_ai.errors import Refused
+from supervisord_ai.gateway.asleep import Sleeper
 from supervisord_ai.gateway.backlog import Backlog
 from supervisord_ai.gateway.callers import Callers
 from supervisord_ai.gateway.headers import rfc3339
@@ -25,6 +28,7 @@ from supervisord_ai.gateway.request import Request
 from supervisord_ai.serve.http import Exchange
 from supervisord_ai.store.requests import Requests
 from supervisord_ai.store.rows import Answer, RequestRow
+from supervisord_ai.wire.ollama import single_of
 
 WAIT_MAX_S = 60.0
 _JSON = ("Content-Type", "application/json; charset=utf-8")
@@ -75,9 +79,14 @@ class Desk:
         ]
 
     async def _tell_of(self, exchange: Exchange, caller: Caller, request_id: str) -> None:
-        request = self._backlog.get(request_id)
-        if request is not None and _may_see(caller, request.row):
-            with trio.move_on_after(_wait_s(exchange.head.query)):
+        wait_s = _wait_s(exchange.head.query)
+        sleeper = self._backlog.asleep.get(request_id)
+        if sleeper is not None and wait_s == 0.0 and _may_see(caller, sleeper.agent):
+            await _respond(exchange, self._sleeping(sleeper))
+            return
+        request = await self._backlog.wake(request_id) if self._is_seen(caller, request_id) else None
+        if request is not None:
+            with trio.move_on_after(wait_s):
                 await request.wait_over()
             if not request.is_over:
                 await _respond(exchange, self._living(request))
@@ -86,8 +95,32 @@ class Desk:
         answer = self._requests.answer(row.id)
         told: dict[str, object] = {"id": row.id, "state": row.state.value, "attempt": row.attempt}
         if answer is not None:
-            told["answer"] = _told_answer(answer)
+            told["answer"] = _told_answer(answer, row)
+        elif request is not None and request.outcome is not None:
+            # Its row says so with the next commit.
+            told["state"], told["reason"] = RowState.CANCELLED.value, request.outcome.message
+        elif row.state is RowState.CANCELLED:
+            told["reason"] = self._requests.why_cancelled(row.id)
         await _respond(exchange, told)
+
+    def _is_seen(self, caller: Caller, request_id: str) -> bool:
+        request, sleeper = self._backlog.get(request_id), self._backlog.asleep.get(request_id)
+        agent = request.agent if request is not None else sleeper.agent if sleeper is not None else None
+        return agent is not None and _may_see(caller, agent)
+
+    def explain(self, request_id: str) -> Mapping[str, object] | None:
+        """Return what is known of a request that waits or runs, for its owner; None when it does neither."""
+        request, sleeper = self._backlog.get(request_id), self._backlog.asleep.get(request_id)
+        if request is not None:
+            return {**self._living(request), "agent": request.agent, "path": request.call.path, "model": request.call.model}
+        if sleeper is not None:
+            return {**self._sleeping(sleeper), "agent": sleeper.agent, "path": sleeper.path, "model": sleeper.model}
+        return None
+
+    def _sleeping(self, sleeper: Sleeper) -> dict[str, object]:
+        now = self._clock.monotonic()
+        told: dict[str, object] = {"id": sleeper.id, "state": RowState.QUEUED.value, "attempt": sleeper.attempt}
+        return told | {"waited_s": round(now - sleeper.accepted_at, 3)} | self._place(sleeper.id, now)
 
     def _living(self, request: Request) -> dict[str, object]:
         now = self._clock.monotonic()
@@ -97,18 +130,33 @@ class Desk:
             "attempt": request.attempt,
             "waited_s": round(now - request.times.accepted_at, 3),
         }
-        standing = self._scheduler.standing(request.id, now)
-        if standing is not None:
-            told["position"] = standing.ahead + 1
-            told["ahead"] = standing.ahead
-            told["reason"] = standing.reason
-            forecast = self._backlog.forecast_of(request.ticket)
-            told["estimate_s"] = round(forecast.starts_at - now, 1) if forecast is not None else None
-        return told
+        return told | self._place(request.id, now)
+
+    def _place(self, request_id: str, now: float) -> dict[str, object]:
+        """Where a waiting request stands, what it waits for, and when it will start if nothing else comes."""
+        ticket, standing = self._scheduler.waiting(request_id), self._scheduler.standing(request_id, now)
+        if ticket is None or standing is None:
+            return {}
+        forecast = self._backlog.forecast_of(ticket)
+        return {
+            "position": standing.ahead + 1,
+            "ahead": standing.ahead,
+            "reason": standing.reason,
+            "waits_for": self._scheduler.cause(ticket, now).value,
+            "priority": ticket.priority,
+            "estimate_s": round(forecast.starts_at - now, 1) if forecast is not None else None,
+            "start_within_s": round(ticket.start_by - now, 1),
+        }
 
     async def _cancel(self, exchange: Exchange, caller: Caller, request_id: str) -> None:
+        sleeper = self._backlog.asleep.get(request_id)
+        if sleeper is not None and _may_see(caller, sleeper.agent):
+            self._backlog.asleep.leave(request_id, "it was cancelled")
+            told = {"id": sleeper.id, "state": RowState.CANCELLED.value, "attempt": sleeper.attempt}
+            await _respond(exchange, told)
+            return
         request = self._backlog.get(request_id)
-        if request is None or not _may_see(caller, request.row):
+        if request is None or not _may_see(caller, request.agent):
             row = self._row(caller, request_id)
             await _respond(exchange, {"id": row.id, "state": row.state.value, "attempt": row.attempt})
             return
@@ -118,14 +166,14 @@ class Desk:
 
     def _row(self, caller: Caller, request_id: str) -> RequestRow:
         row = self._requests.row(request_id)
-        if row is None or not _may_see(caller, row):
+        if row is None or not _may_see(caller, row.agent):
             raise Refused(404, f"there is no request {request_id[:64]} of yours")
         return row
 
 
-def _may_see(caller: Caller, row: RequestRow) -> bool:
+def _may_see(caller: Caller, agent: str) -> bool:
     """Guests are one caller to the queue, but strangers to each other: a guest's id is all that it needs, and random."""
-    return caller.kind is CallerKind.OWNER or row.agent == caller.name
+    return caller.kind is CallerKind.OWNER or agent == caller.name
 
 
 def _whoami(caller: Caller) -> dict[str, object]:
@@ -138,7 +186,10 @@ def _whoami(caller: Caller) -> dict[str, object]:
     }
 
 
-def _told_answer(answer: Answer) -> dict[str, object]:
+def _told_answer(answer: Answer, row: RequestRow) -> dict[str, object]:
+    """The answer in the form that was asked for: kept lines become one body again where no stream was asked."""
+    if answer.form == Form.LINES and not row.asked_stream and answer.status == 200:
+        answer = replace(answer, content_type=_JSON[1], body=single_of(answer.body))
     told: dict[str, object] = {"status": answer.status, "content_type": answer.content_type}
     told["finished_at"] = rfc3339(answer.finished_wall)
     try:

@@ -17,15 +17,17 @@ from typing import assert_never
 import trio
 
 from supervisord_ai.clock import Clock
+from supervisord_ai.core.breaker import CallEnd, is_upstream_fault
 from supervisord_ai.core.calls import Pins
 from supervisord_ai.core.patience import Patience, may_ask_again
 from supervisord_ai.core.request_state import RowEvent
-from supervisord_ai.core.scheduler import Effect, Expire, Load, Scheduler, Start
-from supervisord_ai.errors import StoreFault, UpstreamFault, UpstreamUnreachable
-from supervisord_ai.gateway.backends import Backend
+from supervisord_ai.core.scheduler import Expire, Load, Scheduler, Start
+from supervisord_ai.errors import UpstreamFault, UpstreamUnreachable
+from supervisord_ai.gateway.backends import Backend, BackendState
 from supervisord_ai.gateway.backlog import Backlog
+from supervisord_ai.gateway.batch import BatchFailed, pull_batch
 from supervisord_ai.gateway.relay import pull
-from supervisord_ai.gateway.request import End, Outcome, Request
+from supervisord_ai.gateway.request import End, Outcome, SlotJob
 from supervisord_ai.gateway.settle import Settle
 from supervisord_ai.gateway.view import RunningView
 from supervisord_ai.store.requests import Requests
@@ -81,96 +83,144 @@ class Dispatch:
             match effect:
                 case Expire(ticket):
                     self._backlog.expire(ticket)
-                case Start() | Load():
-                    self._nursery.start_soon(self._job, effect)
+                case Start() if self._backlog.asleep.get(effect.ticket.id) is not None:
+                    self._nursery.start_soon(self._job_of_sleeper, effect)
+                case Start():
+                    # Now, and not in the job's first step: who leaves in between must find itself running.
+                    self._nursery.start_soon(self._job, effect, self._board(effect))
+                case Load():
+                    self._nursery.start_soon(self._load_job, effect)
                 case _:
                     assert_never(effect)
         self._changed.set()  # the timer looks again at when time alone will change something
 
     # --- one slot job --------------------------------------------------------------------------------------------------
 
-    async def _job(self, effect: Start | Load) -> None:
+    def _board(self, start: Start) -> SlotJob:
+        """Put everybody who comes along into one job."""
+        now = self._clock.monotonic()
+        found = [self._backlog.get(ticket.id) for ticket in (start.ticket, *start.riders)]
+        requests = [request for request in found if request is not None]
+        assert len(requests) == len(found), f"{start} is of a request that is nobody's"
+        job = SlotJob(requests[0], list(dict.fromkeys(request.answer for request in requests)))
+        for answer in job.answers:
+            answer.job = job
+        backend = self._backends[start.backend]
+        for request in requests:
+            request.move(RowEvent.CLAIMED)
+            request.times.started_at = now
+            request.times.load_s = backend.load_wait_s(request.call.canonical_model, request.times.accepted_at)
+            log.info("request %s of %s starts on %s, attempt %d", request.id, request.agent, start.backend, request.attempt)
+        return job
+
+    async def _job_of_sleeper(self, start: Start) -> None:
+        """The slot is taken while the body is read back from the disk."""
+        request = None
         try:
-            await self._do(effect)
+            request = await self._backlog.wake(start.ticket.id, start.ticket)
         except Exception:
-            log.exception("a slot job failed: %r", effect)
-            self._end_of_failed(effect)
+            log.exception("request %s cannot be read back", start.ticket.id)
+            self._backlog.asleep.leave(start.ticket.id, "it cannot be read back")
+        if request is None:
+            self._scheduler.settle(start.ticket.id, self._clock.monotonic(), ended_well=False)
+            self.pump()
+            return
+        await self._job(start, self._board(start))
+
+    async def _job(self, start: Start, job: SlotJob) -> None:
+        try:
+            await self._run(job, self._backends[start.backend])
+        except Exception:
+            log.exception("a slot job failed: %r", start)
+            requests = job.requests
+            self._settle.after_bug(job, Outcome(End.FAULT, 500, "internal error of the supervisor, see its log"))
+            self._backlog.ended(requests)
         self.pump()
 
-    async def _do(self, effect: Start | Load) -> None:
-        backend = self._backends[effect.backend]
-        match effect:
-            case Load(_, model, is_embedding):
-                await self._load(backend, model, is_embedding=is_embedding)
-            case Start(ticket, _):
-                request = self._backlog.get(ticket.id)
-                assert request is not None, f"{ticket} was started and is nobody's"
-                await self._run(request, backend)
-            case _:
-                assert_never(effect)
-
-    def _end_of_failed(self, effect: Effect) -> None:
-        """The deed failed at a place nobody thought of: what it held is given back all the same."""
-        match effect:
-            case Load(backend, model, _):
-                self._scheduler.loaded(backend, model, is_resident=False)
-            case Start(ticket, backend):
-                request = self._backlog.get(ticket.id)
-                if request is None:
-                    self._scheduler.settle(ticket.id, self._clock.monotonic(), ended_well=False)
+    async def _run(self, job: SlotJob, backend: Backend) -> None:
+        began_at = self._clock.monotonic()
+        for request in job.requests:
+            if request.place_late is not None:
+                await request.place_late()
+        if self._settle.look_again(job):
+            outcome = Outcome(End.WHOLE)
+        else:
+            try:
+                outcome = await self._call(job, backend)
+            except UpstreamUnreachable as exc:
+                backend.lost(str(exc))
+                if self._waits_again(job, exc):
                     return
-                self._settle.after_bug(request, Outcome(End.FAULT, 500, "internal error of the supervisor, see its log"))
-                self._backlog.ended(request)
-            case Expire():
-                pass
-            case _:
-                assert_never(effect)
-
-    async def _run(self, request: Request, backend: Backend) -> None:
-        now = self._clock.monotonic()
-        request.move(RowEvent.CLAIMED)
-        request.times.started_at = now
-        request.times.load_s = backend.load_wait_s(request.call.canonical_model, request.times.accepted_at)
-        log.info("request %s of %s starts on %s, attempt %d", request.id, request.agent, backend.spec.name, request.attempt)
-        try:
-            outcome = await self._call(request, backend)
-        except UpstreamUnreachable as exc:
-            backend.lost(str(exc))
-            if self._waits_again(request, exc):
-                return
-            outcome = Outcome(End.FAULT, 502, f"Ollama cannot be reached: {exc}") if not request.is_abandoned else _LEFT
-        await self._settle.after_slot(request, outcome)
-        self._backlog.ended(request)
+                outcome = Outcome(End.FAULT, 502, f"Ollama cannot be reached: {exc}") if not job.is_abandoned else _LEFT
+            except BatchFailed as exc:
+                log.info("a batch of %d is asked for one by one: %s", len(job.answers), exc)
+                if not job.is_abandoned:
+                    self._backlog.wait_again(job, is_alone=True)
+                    return
+                outcome = _LEFT
+        requests = job.requests
+        await self._settle.after_slot(job, outcome)
+        self._backlog.ended(requests)
         if outcome.end is End.FAULT and outcome.status == 502:
             backend.ask_now()
-        if request.ticket.is_load:
-            await self._after_load(backend, request.call.canonical_model or "", now)
+        if job.holder.ticket.is_load:
+            await self._after_load(backend, job.holder.call.canonical_model or "", began_at)
 
-    async def _call(self, request: Request, backend: Backend) -> Outcome:
-        try:
-            # Before the call: a row found running after a crash was perhaps answered, and that is what attempts count.
-            await self._requests.claim(request.id, request.attempt)
-        except StoreFault as exc:
-            log.warning("request %s of %s runs without a mark in the journal: %s", request.id, request.agent, exc)
-        if request.is_abandoned:
+    async def _call(self, job: SlotJob, backend: Backend) -> Outcome:
+        # Before the call: a row found running after a crash was perhaps answered, and that is what attempts count.
+        await self._backlog.claim(job.requests)
+        if job.is_abandoned:
             return _LEFT
-        return await pull(request, backend.client, self._clock, self._patience, partial(self._arrived, request))
+        called, model = job.id, job.holder.call.canonical_model
+        end, was_silent = CallEnd.UNKNOWN, False
+        backend.call_started(called, model)
+        try:
+            outcome = await self._pull(job, backend)
+            end = blame(job, outcome)
+            was_silent = outcome.status == 504 and all(answer.head is None for answer in job.answers)
+        except UpstreamUnreachable:
+            end = blame(job, Outcome(End.FAULT, 502))
+            raise
+        finally:
+            backend.call_ended(called, model, end, was_silent=was_silent)
+        if was_silent and backend.state is not BackendState.READY:
+            # Not this call alone: the backend answers nothing. It may be asked again once it is back.
+            raise UpstreamUnreachable(outcome.message, was_sent=True)
+        return outcome
 
-    def _arrived(self, request: Request) -> None:
-        self._scheduler.arrived(request.id)
+    async def _pull(self, job: SlotJob, backend: Backend) -> Outcome:
+        begun = partial(self._arrived, job, backend)
+        if len(job.answers) > 1:
+            log.info("%d embeds go to %s as one", len(job.answers), backend.spec.name)
+            return await pull_batch(job, backend.client, self._clock, self._patience, begun)
+        return await pull(job.holder, backend.client, self._clock, self._patience, begun)
+
+    def _arrived(self, job: SlotJob, backend: Backend) -> None:
+        backend.call_spoke(job.id, job.holder.call.canonical_model)
+        self._scheduler.arrived(job.holder.id)
         self.pump()
 
-    def _waits_again(self, request: Request, fault: UpstreamUnreachable) -> bool:
-        """Put a request that brought nothing back into the backlog, unless nobody waits or it had its tries."""
-        request.tries += fault.was_sent
-        if request.is_abandoned or not may_ask_again(request.tries, self._patience):
+    def _waits_again(self, job: SlotJob, fault: UpstreamUnreachable) -> bool:
+        """Put requests that were brought nothing back into the backlog, unless nobody waits or they had their tries."""
+        requests = job.requests
+        for request in requests:
+            request.tries += fault.was_sent
+        if job.is_abandoned or not may_ask_again(max(request.tries for request in requests), self._patience):
             return False
-        log.info("request %s of %s waits again: %s", request.id, request.agent, fault)
-        request.move(RowEvent.RETURNED)
-        self._scheduler.put_back(request.id)
+        log.info("request %s of %s waits again: %s", job.holder.id, job.holder.agent, fault)
+        self._backlog.wait_again(job, is_alone=fault.was_sent and len(job.answers) > 1)
         return True
 
     # --- the load lane -------------------------------------------------------------------------------------------------
+
+    async def _load_job(self, load: Load) -> None:
+        backend = self._backends[load.backend]
+        try:
+            await self._load(backend, load.model, is_embedding=load.is_embedding)
+        except Exception:
+            log.exception("a slot job failed: %r", load)
+            self._scheduler.loaded(load.backend, load.model, is_resident=False)
+        self.pump()
 
     async def _load(self, backend: Backend, model: str, *, is_embedding: bool) -> None:
         """Load a model so that its callers find it loaded. Ours alone, so no leaver can end it."""
@@ -178,15 +228,20 @@ class Dispatch:
         path, body = load_request(model, is_embedding=is_embedding, num_ctx=pins.num_ctx, keep_alive_s=pins.keep_alive_s)
         began_at = self._clock.monotonic()
         is_loaded = False
+        await backend.facts(model)  # how many calls it serves at once is known before the first one
         log.info("backend %s loads %s", backend.spec.name, model)
         try:
             async with backend.client.open("POST", path, body=body) as reply:
                 is_loaded = reply.status == 200
-                while await reply.next_chunk() is not None:
-                    pass
+                told = bytearray()
+                while (chunk := await reply.next_chunk()) is not None:
+                    told += chunk[:1000]
+            backend.refusal = "" if is_loaded else told.decode("utf-8", "replace")[:1000].strip()
+            backend.judge(CallEnd.WELL if is_loaded else CallEnd.UNKNOWN)
         except UpstreamFault as exc:
             is_loaded = False
             backend.lost(str(exc))
+            backend.judge(CallEnd.BADLY)
         if is_loaded:
             await self._after_load(backend, model, began_at)
         else:
@@ -216,3 +271,24 @@ class Dispatch:
                     RunningView(request.id, request.agent, call.model, call.path, since_s, lease.ticket.priority, request.attempt)
                 )
         return tuple(views)
+
+
+def blame(job: SlotJob, outcome: Outcome) -> CallEnd:
+    """Say what the end of a call tells of the backend. Leavers, callers' own faults and ours are no fault of Ollama's."""
+    if job.is_abandoned:
+        return CallEnd.UNKNOWN
+    match outcome.end:
+        case End.FAULT:
+            return CallEnd.BADLY if outcome.status in {502, 504} else CallEnd.UNKNOWN
+        case End.LEFT:
+            return CallEnd.UNKNOWN
+        case End.ERROR:
+            return CallEnd.BADLY if is_upstream_fault(500, outcome.message) else CallEnd.WELL
+        case End.WHOLE | End.UNFINISHED:
+            head = job.holder.head
+            if head is None or head.status < 500:
+                return CallEnd.WELL
+            said = job.holder.spool.read(0, 4096).decode("utf-8", "replace")
+            return CallEnd.BADLY if is_upstream_fault(head.status, said) else CallEnd.WELL
+        case _:
+            assert_never(outcome.end)

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 
 import trio
 
 from supervisord_ai.clock import Clock
-from supervisord_ai.core.admission import Admitted, Asked, Rejected, admit, read_asked
-from supervisord_ai.core.cache_policy import is_embedding
+from supervisord_ai.core.admission import Asked, Rejected, read_asked
+from supervisord_ai.core.batch import BatchPolicy
 from supervisord_ai.core.calls import Call, Kind, Matched, ModelPins, Pins, find_route
-from supervisord_ai.core.events import AgentAsked, AgentEnded, AgentReady, AgentStarted, Event
+from supervisord_ai.core.coalesce import shares_as
+from supervisord_ai.core.events import AgentAsked, AgentEnded, AgentReady, AgentStarted, Event, GatewayRefused
 from supervisord_ai.core.identity import Caller, CallerKind
 from supervisord_ai.core.model_facts import canonical_name
 from supervisord_ai.core.patience import Patience
-from supervisord_ai.core.policies import BackendSpec, CachePolicy, LimitsPolicy, ModelsPolicy, QueuePolicy
+from supervisord_ai.core.policies import BackendSpec, BreakerPolicy, CachePolicy, LimitsPolicy, ModelsPolicy, QueuePolicy
 from supervisord_ai.core.queue_mode import MODES, RETRY_AFTER_S, QueueMode, QueueVerb, admits, starts
 from supervisord_ai.core.roster import ClassPolicy, Roster
-from supervisord_ai.core.scheduler import Scheduler
+from supervisord_ai.core.scheduler import Scheduler, SchedulerPolicy
 from supervisord_ai.duty import kept_up
-from supervisord_ai.errors import PeerGone, Refused
+from supervisord_ai.errors import PeerGone, Refused, UpstreamFault
+from supervisord_ai.gateway.admit import Admit
 from supervisord_ai.gateway.backends import Backend, BackendState
 from supervisord_ai.gateway.backlog import Backlog, Kept
 from supervisord_ai.gateway.cache import AnswerCache, Place, replay
@@ -31,19 +36,22 @@ from supervisord_ai.gateway.classify import classify
 from supervisord_ai.gateway.desk import Desk
 from supervisord_ai.gateway.dispatch import Dispatch
 from supervisord_ai.gateway.forward import Forward
-from supervisord_ai.gateway.headers import hit_headers, kept_headers, not_granted, rfc3339
+from supervisord_ai.gateway.headers import accepted_headers, hit_headers, kept_headers, location_of, not_granted, rfc3339
 from supervisord_ai.gateway.ingest import Ingest
-from supervisord_ai.gateway.models import Models, PlainLanes
-from supervisord_ai.gateway.relay import deliver
-from supervisord_ai.gateway.request import Request
+from supervisord_ai.gateway.models import Models
+from supervisord_ai.gateway.relay import deliver, respond_fault
+from supervisord_ai.gateway.request import End, Request
 from supervisord_ai.gateway.settle import Settle
 from supervisord_ai.gateway.spool import SpoolSpace
 from supervisord_ai.gateway.tally import Tally
+from supervisord_ai.gateway.upkeep import Lanes, Upkeep
 from supervisord_ai.gateway.view import GatewayView, PriorityView, QueuedView
 from supervisord_ai.ollama.client import OllamaClient
 from supervisord_ai.serve.http import Exchange, Handler
 from supervisord_ai.store.cache import CacheFile
+from supervisord_ai.store.disk import RunSync
 from supervisord_ai.store.requests import Requests
+from supervisord_ai.store.rows import RequestRow
 from supervisord_ai.wire.faces import refusal
 from supervisord_ai.wire.gzip_body import is_gzip
 from supervisord_ai.wire.http1 import RequestHead
@@ -51,7 +59,18 @@ from supervisord_ai.wire.ollama import unload_body
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
 RETENTION_EVERY_S = 60.0
+READ_ELSEWHERE_BYTES = 1_000_000  # reading this much takes about 20 ms
+
+_reading = trio.CapacityLimiter(1)  # threads that read bodies take turns at the interpreter anyhow
+
+
+async def in_own_thread(fn: Callable[[*Ts], T], *args: *Ts) -> T:
+    """Run it in a thread that is for reading bodies only: an acknowledgement must not wait behind it."""
+    return await trio.to_thread.run_sync(fn, *args, limiter=_reading)
 
 
 def shape_refusal(head: RequestHead | None, refused: Refused) -> tuple[list[tuple[str, str]], bytes]:
@@ -78,8 +97,12 @@ class Gateway:
         new_id: Callable[[], str],
         spool_dir: Path,
         patience: Patience | None = None,
+        run_sync: RunSync = in_own_thread,
+        breaker: BreakerPolicy | None = None,
+        restarts: Mapping[str, Callable[[], Awaitable[None]]] | None = None,
     ) -> None:
         patience = patience or Patience()
+        self._run_sync = run_sync
         self._callers = Callers(roster)
         self._queue = queue
         self._limits = limits
@@ -91,12 +114,23 @@ class Gateway:
         self._mode = QueueMode.OPEN
         self._tally = Tally()
         self._space = SpoolSpace(spool_dir, memory_bytes=limits.spool_bytes, disk_bytes=limits.spool_disk_bytes)
-        self._scheduler = Scheduler({spec.name: spec.slots for spec, _ in backends})
+        self._scheduler = Scheduler(
+            {spec.name: spec.slots for spec, _ in backends},
+            SchedulerPolicy(batch=BatchPolicy(requests_max=queue.batch_max, window_s=queue.batch_window_s)),
+        )
         self._cache = AnswerCache(cache, cache_file, clock)
         settle = Settle(scheduler=self._scheduler, requests=requests, cache=self._cache, tally=self._tally, clock=clock)
         self._backends = [
             Backend(
-                spec, client, scheduler=self._scheduler, models=models, patience=patience, clock=clock, on_change=self._pump
+                spec,
+                client,
+                scheduler=self._scheduler,
+                models=models,
+                patience=patience,
+                clock=clock,
+                on_change=self._pump,
+                breaker=breaker,
+                restart=(restarts or {}).get(spec.name),
             )
             for spec, client in backends
         ]
@@ -111,6 +145,10 @@ class Gateway:
             clock=clock,
             new_id=new_id,
             on_change=self._pump,
+            judge=self._judge,
+        )
+        self._admit = Admit(
+            queue=queue, scheduler=self._scheduler, backlog=self._backlog, callers=self._callers, clock=clock
         )
         self._dispatch = Dispatch(
             scheduler=self._scheduler,
@@ -122,7 +160,12 @@ class Gateway:
             pins=self._pins,
             clock=clock,
         )
-        self.models = Models(self._backends, PlainLanes(self._backends, self._pins))
+        self._upkeeps = [
+            Upkeep(backend, scheduler=self._scheduler, pins=self._pins, clock=clock, on_change=self._pump)
+            for backend in self._backends
+        ]
+        self._lanes = Lanes(self._upkeeps, self._scheduler)
+        self.models = Models(self._backends, self._lanes)
         self._forward = Forward()
         self._ingest = Ingest(limits.ingest_bytes)
         self._desk = Desk(callers=self._callers, backlog=self._backlog, scheduler=self._scheduler, requests=requests, clock=clock)
@@ -138,6 +181,8 @@ class Gateway:
             await nursery.start(self._dispatch.run)
             for backend in self._backends:
                 nursery.start_soon(kept_up, f"watching {backend.spec.name}", backend.watch)
+            for upkeep in self._upkeeps:
+                nursery.start_soon(kept_up, f"the upkeep of {upkeep.backend.spec.name}", upkeep.watch)
             nursery.start_soon(kept_up, "retention", self._forget_old)
             task_status.started()
 
@@ -167,9 +212,15 @@ class Gateway:
             except Refused as refused:
                 if exchange.is_started:
                     raise
+                self._tell_refused(caller, is_refused=refused.status in {429, 503})  # first: it may end when it reads this
                 await answer_refusal(exchange, refused)
 
         return handle
+
+    def _tell_refused(self, caller: Caller, *, is_refused: bool) -> None:
+        """Tell of what an agent may end of, and is not to blame for."""
+        if is_refused and caller.kind is CallerKind.AGENT:
+            self._tell(GatewayRefused(caller.name, caller.generation))
 
     async def _serve(self, exchange: Exchange, caller: Caller) -> None:
         head = exchange.head
@@ -192,42 +243,54 @@ class Gateway:
     async def _serve_body(self, exchange: Exchange, caller: Caller, body: bytes) -> None:
         head = exchange.head
         is_owner = caller.kind is CallerKind.OWNER
-        call = classify(head.method, head.path, body, is_admin_allowed=is_owner, pins=self._pins, query=head.query)
+        call = await self._classify(head.method, head.path, body, is_owner=is_owner, query=head.query)
         match call.route.kind:
             case Kind.INFERENCE:
                 await self._infer(exchange, caller, call)
             case Kind.METADATA:
-                await self._forward.metadata(exchange, call, self._backend())
+                await self._forward.metadata(exchange, call, self._backend(call.canonical_model))
             case Kind.ADMIN:
-                await self._forward.admin(exchange, call, self._backend())
+                await self._forward.admin(exchange, call, self._backend(call.canonical_model))
             case Kind.SUPERVISOR:
                 await self._desk.serve(exchange, caller, call)
             case Kind.REFUSED:
                 raise Refused(403, "this route is not carried")
 
-    def _backend(self) -> Backend:
-        """The backend for what needs no slot: the first that answers."""
-        ready = [backend for backend in self._backends if backend.state is BackendState.READY]
-        return (ready or self._backends)[0]
+    async def _classify(self, method: str, path: str, body: bytes, *, is_owner: bool, query: str = "") -> Call:
+        """Read a body. A large one (images) takes up to a second, in which everybody else would wait: not on the loop."""
+        judge = partial(classify, method, path, body, is_admin_allowed=is_owner, pins=self._pins, query=query)
+        return judge() if len(body) < READ_ELSEWHERE_BYTES else await self._run_sync(judge)
+
+    def _backend(self, model: str | None = None) -> Backend:
+        """The backend for what needs no slot: the first that answers, of those that have the model if any has."""
+        holders = [backend for backend in self._backends if model is not None and backend.has(model)]
+        ready = [backend for backend in holders or self._backends if backend.state is BackendState.READY]
+        return (ready or holders or self._backends)[0]
 
     async def _infer(self, exchange: Exchange, caller: Caller, call: Call) -> None:
         asked = read_asked(exchange.head.headers.get)
         if call.is_unload:
             await self._unload(exchange, call)
             return
+        await self._backlog.wake_keyed(caller.name, asked.key)
         came_back = self._backlog.rejoin(caller, call, asked.key)
         if came_back is None:
-            place = await self._cache.place(call, caller, self._backend())
+            place = await self._cache.place(call, caller, self._backend(call.canonical_model))
             if await self._from_cache(exchange, caller, call, asked, place):
                 return
+            await self._backlog.wake_keyed(caller.name, asked.key)
             # Nothing is awaited from here to `enter`: two requests with one key must become one.
             came_back = self._backlog.rejoin(caller, call, asked.key) or self._take_in(exchange, caller, call, asked, place)
         else:
             self._tally.rejoined += 1
         if isinstance(came_back, Kept):
             await self._give_kept(exchange, call, came_back)
+        elif asked.is_async and came_back.row.is_async and not came_back.is_over:
+            await self._acknowledge(exchange, came_back)
         else:
             await self._attend(exchange, came_back)
+            is_ours = came_back.outcome is not None and came_back.outcome.end is End.FAULT
+            self._tell_refused(caller, is_refused=is_ours)
 
     def _take_in(self, exchange: Exchange, caller: Caller, call: Call, asked: Asked, place: Place) -> Request:
         """Admit a new request and put it into the backlog. Raises: Refused."""
@@ -236,36 +299,23 @@ class Gateway:
             self._tally.refused += 1
             raise Refused(503, "the owner drains the queue: nothing new is taken in", retry_after_s=RETRY_AFTER_S)
         policy = self._callers.policy(caller)
-        now = self._clock.monotonic()
-        service = self._scheduler.service
-        generation_s = service.of(call.canonical_model, is_embedding=is_embedding(call.route.op))
-        decision = admit(
-            asked,
-            policy,
-            self._queue,
-            self._callers.rate(caller, policy, now),
-            self._backlog.counts(caller.name),
-            now=now,
-            one_body_s=None if call.asked_stream else generation_s,
-            starts_at=lambda admitted: self._starts_at(caller, policy, call, admitted, now),
-        )
+        decision = self._admit.decide(caller, policy, call, asked)
         if isinstance(decision, Rejected):
             self._tally.refused += 1
             log.info("%s refused: %d %s", caller.name, decision.status, decision.message)
             raise Refused(decision.status, decision.message, retry_after_s=decision.retry_after_s)
         request = self._backlog.enter(caller, policy, call, decision, key=asked.key, method=exchange.head.method)
-        request.stores_as = None if asked.cache.no_store else place.key
-        request.cache_status = miss_status(asked, place)
+        request.wish = asked.cache
+        put_in_place(request, asked, place)
+        if not place.is_known:
+            request.place_late = partial(self._place_late, request, caller, asked)
         return request
 
-    def _starts_at(self, caller: Caller, policy: ClassPolicy, call: Call, admitted: Admitted, now: float) -> float | None:
-        """Forecast the start of a request that is not in the backlog yet; None when nobody knows, or it is soon enough anyhow."""
-        scheduler, backlog = self._scheduler, self._backlog
-        at_the_latest_s = (backlog.queued + scheduler.slots) * scheduler.service.longest_s  # were it alone on one slot
-        if not scheduler.service.is_known or max(admitted.not_before, now) + at_the_latest_s < admitted.start_by:
-            return None
-        told = backlog.forecast(caller, policy, call, admitted)
-        return told.starts_at if told is not None else None
+    async def _place_late(self, request: Request, caller: Caller, asked: Asked) -> None:
+        """The model of a request could not be asked about when it came; now that it starts it can."""
+        request.place_late = None
+        place = await self._cache.place(request.call, caller, self._backend(request.call.canonical_model))
+        put_in_place(request, asked, place)
 
     async def _from_cache(self, exchange: Exchange, caller: Caller, call: Call, asked: Asked, place: Place) -> bool:
         """Answer from the cache if it can be; the caller may also have asked for nothing else."""
@@ -297,6 +347,15 @@ class Gateway:
         now_wall = self._clock.wall()
         await replay(exchange, call, kept.answer, headers, took_s=0.0, now_wall=now_wall, fresh_id=kept.row.id)
 
+    async def _acknowledge(self, exchange: Exchange, request: Request) -> None:
+        """Say that a request is accepted and where its answer will be, once its row is safe. RFC 7240 section 4.1."""
+        if not await self._backlog.wait_durable(request):
+            outcome = await request.wait_over()
+            await respond_fault(exchange, request.call.face, outcome, [("X-Request-Id", request.id)])
+            return
+        told = {"id": request.id, "state": request.state.value, "location": location_of(request.id)}
+        await exchange.respond(202, accepted_headers(request.id), json.dumps(told, separators=(",", ":")).encode())
+
     async def _attend(self, exchange: Exchange, request: Request) -> None:
         """Give a request's answer to its caller, and notice when the caller leaves."""
         is_delivered = has_left = False
@@ -324,7 +383,12 @@ class Gateway:
     async def _unload(self, exchange: Exchange, call: Call) -> None:
         """An unload needs no slot. Granted to the owner only; for others it is answered as if, and nothing happens."""
         if call.is_granted:
-            await self._forward.admin(exchange, call, self._backend())
+            backend = self._backend(call.canonical_model)
+            try:
+                async with self._lanes.of(backend).drained(call.canonical_model or ""):
+                    await self._forward.admin(exchange, call, backend)
+            except UpstreamFault as exc:
+                raise Refused(504, str(exc)) from exc
             return
         body = unload_body(call.route.op, call.model or "", rfc3339(self._clock.wall()))
         options = [("X-AI-Options", not_granted(call.not_granted))] if call.not_granted else []
@@ -345,7 +409,9 @@ class Gateway:
         return self._mode
 
     def cancel(self, request_id: str) -> bool:
-        """Take a request out of the queue, or off its slot; False when it does not live. Its caller is told that it is cancelled."""
+        """Take a request out of the queue, or off its slot; False when it does not live. Its caller is told so."""
+        if self._backlog.asleep.leave(request_id, "its owner cancelled it"):
+            return True
         request = self._backlog.get(request_id)
         if request is None or request.is_over:
             return False
@@ -367,21 +433,32 @@ class Gateway:
 
     async def _recover(self) -> None:
         """Bring the rows of the last life back into the backlog."""
-        rows = self._requests.recover()
-        for row in rows:
-            policy = self._callers.row_policy(row.agent, row.agent_class)
-            if policy is None:
-                self._backlog.give_up(row, f"{row.agent} is not in the roster any more")
+        ids = self._requests.unfinished()
+        for request_id in ids:  # one body at a time: all of them may not fit into memory
+            row = self._requests.row(request_id)
+            if row is None:
                 continue
             try:
-                is_owner = row.agent_class == CallerKind.OWNER
-                call = classify(row.method, row.path, row.body, is_admin_allowed=is_owner, pins=self._pins)
+                call, policy = await self._judge(row)
             except Refused as refused:
-                self._backlog.give_up(row, str(refused))
+                self._backlog.give_up(row, refused.message)
                 continue
             await self._backlog.restore(row, call, policy)
-        if rows:
-            log.info("%d requests of the last life are back", len(rows))
+            await trio.lowlevel.checkpoint()
+        if ids:
+            log.info("%d requests of the last life are back", len(ids))
+
+    async def _judge(self, row: RequestRow) -> tuple[Call, ClassPolicy]:
+        """Read a row of the journal as when it was accepted.
+
+        Raises:
+            Refused: its asker is gone, or it cannot be read any more.
+        """
+        policy = self._callers.row_policy(row.agent, row.agent_class)
+        if policy is None:
+            raise Refused(403, f"{row.agent} is not in the roster any more")
+        is_owner = row.agent_class == CallerKind.OWNER
+        return await self._classify(row.method, row.path, row.body, is_owner=is_owner), policy
 
     async def _forget_old(self) -> None:
         """Kept answers are kept for `result_keep`, then their rows go."""
@@ -399,12 +476,15 @@ class Gateway:
         waiting = self._scheduler.order()
         queue = []
         for ticket in waiting:
-            request = self._backlog.get(ticket.id)
+            request, sleeper = self._backlog.get(ticket.id), self._backlog.asleep.get(ticket.id)
             if request is not None:
-                waited_s = now - request.times.accepted_at
-                reason = self._scheduler.reason(ticket, now)
-                call = request.call
-                queue.append(QueuedView(ticket.id, ticket.agent, call.model, call.path, waited_s, ticket.priority, reason))
+                model, path, accepted_at = request.call.model, request.call.path, request.times.accepted_at
+            elif sleeper is not None:
+                model, path, accepted_at = sleeper.model, sleeper.path, sleeper.accepted_at
+            else:
+                continue
+            reason = self._scheduler.reason(ticket, now)
+            queue.append(QueuedView(ticket.id, ticket.agent, model, path, now - accepted_at, ticket.priority, reason))
         counts = Counter(view.priority for view in queue)
         levels = tuple(
             PriorityView(level, counts[level], max(view.waited_s for view in queue if view.priority == level))
@@ -432,6 +512,13 @@ async def answer_refusal(exchange: Exchange, refused: Refused) -> None:
     if refused.close:
         exchange.keeps_connection = False
     await exchange.respond(refused.status, headers, body)
+
+
+def put_in_place(request: Request, asked: Asked, place: Place) -> None:
+    """Note where a request's answer is kept, and who may share it."""
+    request.stores_as = None if asked.cache.no_store else place.key
+    request.shares_as = shares_as(place.key, asked.cache)
+    request.cache_status = miss_status(asked, place)
 
 
 def miss_status(asked: Asked, place: Place) -> str:

@@ -8,19 +8,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import trio
-
-from supervisord_ai.core.calls import Pins
 from supervisord_ai.core.model_facts import canonical_name
 from supervisord_ai.core.model_name import BadName, CloudName, NoName, read_name
 from supervisord_ai.errors import UpstreamFault, UpstreamUnreachable, UsageError
 from supervisord_ai.gateway.backends import Backend, BackendState
-from supervisord_ai.wire.ollama import load_request
 
 log = logging.getLogger(__name__)
 
 REMOVE_WITHIN_S = 60.0
-POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,48 +46,6 @@ class Lanes(Protocol):
 
     async def load(self, model: str) -> None: ...
     async def unload(self, model: str) -> None: ...
-
-
-class PlainLanes:
-    """Loads and unloads by asking each backend, which lets the calls of a model end before it unloads it."""
-
-    def __init__(self, backends: Sequence[Backend], pins: Pins) -> None:
-        self._backends = backends
-        self._pins = pins
-
-    async def load(self, model: str) -> None:
-        """Load a model on the first backend that has it; return when it is loaded. Raises: UpstreamFault."""
-        backend = next(backend for backend in self._backends if backend.has(model))
-        facts = await backend.facts(model)
-        pins = self._pins.of(model)
-        path, body = load_request(
-            model,
-            is_embedding=facts is not None and facts.capabilities & {"embedding", "completion"} == {"embedding"},
-            num_ctx=pins.num_ctx,
-            keep_alive_s=pins.keep_alive_s,
-        )
-        told = b""
-        async with backend.client.open("POST", path, body=body) as reply:
-            while (chunk := await reply.next_chunk()) is not None:
-                told = (told + chunk)[-4096:]
-        await backend.refresh()
-        if reply.status != 200:
-            raise UpstreamUnreachable(f"{backend.spec.name} did not load {model}: {told.decode(errors='replace')[:300]}")
-
-    async def unload(self, model: str) -> None:
-        """Unload a model wherever it is loaded; return when it is gone. Raises: UpstreamFault."""
-        for backend in self._backends:
-            if not await self._is_loaded(backend, model):
-                continue
-            unload = {"model": model, "keep_alive": 0}
-            await backend.client.request_json("POST", "/api/generate", unload, timeout_s=REMOVE_WITHIN_S)
-            while await self._is_loaded(backend, model):
-                await trio.sleep(POLL_S)
-            await backend.refresh()
-
-    @staticmethod
-    async def _is_loaded(backend: Backend, model: str) -> bool:
-        return any(canonical_name(str(one.get("name"))) == model for one in await backend.client.ps())
 
 
 class Models:

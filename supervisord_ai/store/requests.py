@@ -125,6 +125,16 @@ class Requests:
         sql = f"{_ROW} WHERE r.state IN ('{RowState.QUEUED}', '{RowState.RUNNING}') ORDER BY r.seq"
         return _rows(self._database.read(sql))
 
+    def unfinished(self) -> list[str]:
+        """Return the ids of the queued and running rows, oldest first: their bodies together may not fit into memory."""
+        sql = f"SELECT id FROM requests WHERE state IN ('{RowState.QUEUED}', '{RowState.RUNNING}') ORDER BY seq"
+        return [str(request_id) for (request_id,) in self._database.read(sql)]
+
+    def why_cancelled(self, request_id: str) -> str:
+        """Return why a row was cancelled; "" when it was not, or nothing was said."""
+        rows = self._database.read("SELECT reason FROM requests WHERE id = ?", (request_id,))
+        return str(rows[0][0] or "") if rows else ""
+
     def find(self, agent: str, *, key: str | None, digest: bytes) -> RequestRow | None:
         """Return the agent's newest row that is not cancelled, by key if one is given, else by digest."""
         by, value = ("key", key) if key is not None else ("digest", digest)

@@ -120,6 +120,17 @@ def as_single(lines: bytes, model: str, created_at: str, total_ns: int) -> bytes
     return encode(_renewed(assembler.result(), model, created_at, total_ns))
 
 
+def single_of(lines: bytes) -> bytes:
+    """Make one body of kept native lines, as it would have been sent when it was new."""
+    kept = _read_kept(lines)
+    if len(kept) == 1 and not {"response", "message"} & kept[0].keys():
+        return encode(kept[0])
+    assembler = Assembler()
+    for line in kept:
+        assembler.feed(line)
+    return encode(assembler.result())
+
+
 def _read_kept(lines: bytes) -> list[JsonObject]:
     return [read_line(line) for line in lines.split(b"\n") if line.strip()]
 
@@ -192,6 +203,18 @@ def load_request(model: str, *, is_embedding: bool, num_ctx: int | None, keep_al
 def unload_request(model: str) -> tuple[str, bytes]:
     """Path and body of the call that unloads a model, once nobody uses it: poll `/api/ps` to see it gone."""
     return "/api/generate", encode({"model": model, "keep_alive": 0})
+
+
+def probe_request(model: str, *, is_embedding: bool, num_ctx: int | None, keep_alive_s: float | None) -> tuple[str, bytes]:
+    """Path and body of a small call that speaks for a while: as many at once as a model has slots must all be speaking."""
+    body: JsonObject = {"model": model}
+    options: JsonObject = {} if num_ctx is None else {"num_ctx": num_ctx}
+    if keep_alive_s is not None:
+        body["keep_alive"] = keep_alive_json(keep_alive_s)
+    if is_embedding:
+        return "/api/embed", encode(body | {"input": "probe", "options": options})
+    options |= {"num_predict": 32, "temperature": 0}
+    return "/api/generate", encode(body | {"prompt": "Count from 1 to 100.", "stream": True, "options": options})
 
 
 def keep_alive_json(seconds: float) -> Json:

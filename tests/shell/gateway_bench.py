@@ -184,6 +184,7 @@ async def life(
         tell=events.append,
         new_id=lambda: f"{next(numbers):024x}",
         spool_dir=folder,
+        run_sync=inline,
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(state.run)

@@ -42,7 +42,7 @@ async def test_131_at_once_are_served_two_at_a_time(tmp_path: Path, autojump_clo
         await bench.ask(agent("opus-01"), "[[n=1]]")  # the load is behind us
         began_at = trio.current_time()
         async with trio.open_nursery() as nursery:
-            for name in bench.gateway._roster.agents:
+            for name in bench.gateway._callers.roster.agents:
                 nursery.start_soon(ask, name)
         assert len(answers) == 131
         assert all(answer.text().count("w") == 10 for answer in answers)

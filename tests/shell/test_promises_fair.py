@@ -30,7 +30,7 @@ class Order:
 
     def _script(self, ask: Ask) -> Script:
         self.started.append((trio.current_time(), ask.prompt.partition("<")[2].partition(">")[0]))
-        return Script(tokens=("x",), first_s=self._each_s)
+        return Script(tokens=("x", "y"), first_s=self._each_s / 2, delay_s=self._each_s / 2)
 
     def names(self) -> list[str]:
         return [name for _, name in self.started]

@@ -370,8 +370,6 @@ def test_the_keys_without_effect_are_these() -> None:
         "ollama.device",
         "ollama.restart_command",
         "ollama[1]",
-        "queue.async_deadline",
-        "queue.async_max",
         "breaker.failures",
         "breaker.window",
         "breaker.cool_down",

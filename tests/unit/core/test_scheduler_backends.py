@@ -1,0 +1,163 @@
+"""Several backends, breakers, loads and unloads that somebody asked for: which backend begins what, in made-up time."""
+
+from __future__ import annotations
+
+import math
+
+from supervisord_ai.core.scheduler import Load, Scheduler, Start
+from tests.unit.core.test_scheduler import ticket
+
+HAS_BOTH = {"resident": frozenset({"small"}), "installed": frozenset({"small", "big"})}
+SMALL = frozenset({"small"})
+BIG = frozenset({"big"})
+
+
+def two(**slots: int) -> Scheduler:
+    return Scheduler({"first": slots.get("first", 2), "second": slots.get("second", 2)})
+
+
+def places(scheduler: Scheduler, now: float = 0) -> list[str]:
+    return [effect.backend for effect in scheduler.decide(now) if isinstance(effect, Start)]
+
+
+def test_the_backend_with_the_least_calls_gets_the_next_one() -> None:
+    scheduler = two(second=4)
+    for name in ("first", "second"):
+        scheduler.backend_ready(name, resident=SMALL, installed=SMALL)
+    for number in range(6):
+        scheduler.push(ticket(f"opus-{number}", model="small"))
+    assert places(scheduler) == ["first", "second", "first", "second", "second", "second"]
+
+
+def test_a_model_is_asked_for_only_where_it_is_installed() -> None:
+    scheduler = two()
+    scheduler.backend_ready("first", resident=SMALL, installed=SMALL)
+    scheduler.backend_ready("second", resident=BIG, installed=BIG)
+    for number in range(4):
+        scheduler.push(ticket(f"opus-{number}", model="big"))
+    assert places(scheduler) == ["second", "second"]
+
+
+def test_a_model_waits_for_the_backend_that_has_it_even_while_that_is_lost() -> None:
+    scheduler = two()
+    scheduler.backend_ready("first", resident=SMALL, installed=SMALL)
+    scheduler.backend_ready("second", resident=BIG, installed=BIG)
+    scheduler.backend_lost("second")
+    wants_big = ticket("opus-1", model="big")
+    scheduler.push(wants_big)
+    assert places(scheduler) == []
+    assert scheduler.reason(wants_big, 0) == "no backend that has big answers"
+    scheduler.backend_ready("second", resident=BIG, installed=BIG)
+    assert places(scheduler) == ["second"]
+
+
+def test_a_model_that_nobody_has_goes_anywhere_and_gets_the_real_error() -> None:
+    scheduler = two()
+    scheduler.backend_ready("first", resident=SMALL, installed=SMALL)
+    scheduler.push(ticket("opus-1", model="nope"))
+    assert places(scheduler) == ["first"]
+
+
+def test_a_model_is_not_loaded_twice_while_another_backend_has_room_for_it() -> None:
+    scheduler = two()
+    scheduler.backend_ready("first", resident=frozenset(), installed=SMALL)
+    scheduler.backend_ready("second", resident=SMALL, installed=SMALL)
+    scheduler.push(ticket("opus-1", model="small"))
+    scheduler.push(ticket("opus-2", model="small"))
+    assert places(scheduler) == ["second", "second"]
+    scheduler.push(ticket("opus-3", model="small"))
+    assert scheduler.decide(0) == [Load("first", "small", is_embedding=False)]
+
+
+def test_one_call_loads_its_model_on_one_backend() -> None:
+    scheduler = two()
+    for name in ("first", "second"):
+        scheduler.backend_ready(name, resident=frozenset(), installed=SMALL)
+    scheduler.push(ticket("opus-1", model="small"))
+    assert [type(effect) for effect in scheduler.decide(0)] == [Load]
+
+
+def test_an_open_breaker_starts_nothing_and_lets_nobody_go() -> None:
+    scheduler = Scheduler({"main": 2})
+    scheduler.backend_ready("main", resident=SMALL, installed=SMALL)
+    scheduler.allow("main", 0)
+    waits = ticket("opus-1", model="small")
+    scheduler.push(waits)
+    assert scheduler.decide(0) == []
+    assert "breaker" in scheduler.reason(waits, 0)
+    assert scheduler.queued == 1
+
+
+def test_half_open_lets_one_call_through() -> None:
+    scheduler = Scheduler({"main": 2})
+    scheduler.backend_ready("main", resident=SMALL, installed=SMALL)
+    for number in range(5):
+        scheduler.push(ticket(f"opus-{number}", model="small"))
+    scheduler.allow("main", 1)
+    assert len(scheduler.decide(0)) == 1
+    assert scheduler.decide(0) == []
+    scheduler.allow("main", math.inf)
+    assert len(scheduler.decide(0)) == 1
+
+
+def test_while_one_backend_is_open_the_other_serves() -> None:
+    scheduler = two()
+    for name in ("first", "second"):
+        scheduler.backend_ready(name, resident=SMALL, installed=SMALL)
+    scheduler.allow("first", 0)
+    for number in range(4):
+        scheduler.push(ticket(f"opus-{number}", model="small"))
+    assert places(scheduler) == ["second", "second"]
+
+
+def test_of_a_model_that_is_held_nothing_starts_and_others_pass() -> None:
+    scheduler = Scheduler({"main": 2})
+    scheduler.backend_ready("main", resident=SMALL | BIG, installed=SMALL | BIG)
+    scheduler.hold("main", "small")
+    held = ticket("opus-1", model="small")
+    scheduler.push(held)
+    scheduler.push(ticket("opus-2", at=1, model="big"))
+    begun = [effect.ticket.model for effect in scheduler.decide(2) if isinstance(effect, Start)]
+    assert begun == ["big"]
+    assert "unloaded" in scheduler.reason(held, 2)
+    scheduler.release("main", "small")
+    assert len(scheduler.decide(2)) == 1
+
+
+def test_a_backend_that_is_held_starts_nothing() -> None:
+    scheduler = Scheduler({"main": 2})
+    scheduler.backend_ready("main", resident=SMALL, installed=SMALL)
+    scheduler.hold("main", None)
+    scheduler.push(ticket("opus-1", model="small"))
+    assert scheduler.decide(0) == []
+
+
+def test_a_load_that_was_asked_for_comes_before_whoever_waits() -> None:
+    scheduler = Scheduler({"main": 2})
+    scheduler.backend_ready("main", **HAS_BOTH)  # type: ignore[arg-type]
+    scheduler.push(ticket("opus-1", model="small"))
+    scheduler.want(Load("main", "big", is_embedding=False))
+    assert scheduler.decide(0) == [Load("main", "big", is_embedding=False)]
+    scheduler.loaded("main", "big", is_resident=True)
+    assert len(scheduler.decide(0)) == 1
+
+
+def test_a_load_that_was_asked_for_waits_until_started_calls_hold_their_runner() -> None:
+    scheduler = Scheduler({"main": 2})
+    scheduler.backend_ready("main", **HAS_BOTH)  # type: ignore[arg-type]
+    scheduler.push(ticket("opus-1", model="small"))
+    assert len(scheduler.decide(0)) == 1
+    scheduler.want(Load("main", "big", is_embedding=False))
+    assert scheduler.decide(1) == []
+    assert scheduler.next_decision_at(1) == 5
+    assert scheduler.decide(5) == [Load("main", "big", is_embedding=False)]
+
+
+def test_what_runs_of_a_model_is_counted_with_its_load() -> None:
+    scheduler = Scheduler({"main": 2})
+    scheduler.backend_ready("main", **HAS_BOTH)  # type: ignore[arg-type]
+    scheduler.push(ticket("opus-1", model="small"))
+    scheduler.decide(0)
+    scheduler.want(Load("main", "big", is_embedding=False))
+    scheduler.decide(10)
+    assert [scheduler.in_flight("main", model) for model in ("small", "big", None)] == [1, 1, 2]
