@@ -15,7 +15,7 @@ own clients is served as well. What it adds is that a call outlives a restart of
 This package stands apart: it knows HTTP and one variable, and imports nothing of the daemon.
 """
 
-from supervisord_ai.client.helpers import NoSocketError, http, ollama, socket_path, sync_transport
+from supervisord_ai.client.clients import NoSocketError, http, ollama, socket_path, sync_transport
 from supervisord_ai.client.transport import Transport, TransportStatistics
 
 __all__ = ["NoSocketError", "Transport", "TransportStatistics", "http", "ollama", "socket_path", "sync_transport"]
