@@ -126,12 +126,14 @@ async def test_a_removed_agent_is_served_until_it_has_ended_and_then_what_it_ask
         assert bench.gateway.statistics().totals.cancelled == 1
 
 
-async def test_a_removed_class_takes_nobody_in(autojump_clock: MockClock, tmp_path: Path) -> None:
+async def test_a_removed_class_serves_its_agents_to_their_end_and_takes_nobody_in(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
     async with running(Double()) as double, life(tmp_path, double, roster=roster_of(opus=1, sonnet=0)) as bench:
-        bench.gateway.follow(Roster())
+        bench.started("opus-01")
+        bench.gateway.follow(Roster({}, {name: CLASS_DEFAULTS[name] for name in ("owner", "guest")}))
+        assert (await bench.ask(agent("opus-01"))).status == 200
         bench.ended("opus-01")
-        told = Roster({}, {name: CLASS_DEFAULTS[name] for name in ("owner", "guest")})
-        bench.gateway.follow(told)
         answer = await bench.ask(agent("opus-01"))
         assert (answer.status, answer.json()) == (403, {"error": "opus-01 is not in the roster any more"})
         assert (await bench.ask(GUEST)).status == 200
@@ -140,19 +142,23 @@ async def test_a_removed_class_takes_nobody_in(autojump_clock: MockClock, tmp_pa
 async def test_a_changed_rate_holds_from_the_next_request_on_and_is_no_fresh_burst(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    async with running(Double()) as double, life(tmp_path, double, roster=roster_of(1, 0, rate_per_min=2.0)) as bench:
+    async with (
+        running(Double()) as double,
+        life(tmp_path, double, roster=roster_of(1, 0, rate_per_min=2.0)) as bench,
+    ):
         for prompt in ("one", "two"):
             await bench.ask(agent("opus-01"), prompt)
         began = trio.current_time()
-        for rate in (60.0, 2.0, 60.0):
-            bench.gateway.follow(roster_of(1, 0, rate_per_min=rate))
+        bench.gateway.follow(roster_of(1, 0, rate_per_min=3.0))
         done = await bench.ask(agent("opus-01"), "three")
-        assert done.at - began < 5.0  # at 2 a minute it would have been 30 s
-        bench.gateway.follow(roster_of(1, 0, rate_per_min=2.0))
+        assert done.at - began < 1.0  # a third place is there now
+        done = await bench.ask(agent("opus-01"), "four")
+        assert 15.0 < done.at - began < 25.0  # and the fourth is the first of the new rate: three a minute
+        bench.gateway.follow(roster_of(1, 0, rate_per_min=None))
         began = trio.current_time()
-        for prompt in ("four", "five", "six"):
+        for prompt in ("five", "six", "seven", "eight"):
             done = await bench.ask(agent("opus-01"), prompt)
-        assert done.at - began > 30.0
+        assert done.at - began < 5.0
 
 
 # --- the owner's words about the queue ----------------------------------------------------------------------------------
