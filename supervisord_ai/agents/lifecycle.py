@@ -111,10 +111,6 @@ class Agent:
         self._end(reason, None)
         self.want_up()
 
-    def release(self) -> None:
-        """Forget what it did and let it try again."""
-        self.want_up()
-
     def leave(self) -> None:
         """It is of the fleet no more. Once it is down."""
         self._life.cancel()

@@ -17,10 +17,8 @@ SIGNAL_NAMES = {
     12: "USR2", 13: "PIPE", 14: "ALRM", 15: "TERM", 24: "XCPU", 25: "XFSZ", 31: "SYS",
 }  # fmt: skip
 
-OWN_CAP = "own-cap"  # an intent that is not a stop: we ended it because it was over its cap
-WATCHDOG = "watchdog"  # and the other one: its heartbeat had stopped
+OWN_CAP = "own-cap"  # the one intent that is not a stop: we ended it because it was over its cap
 OOM_OWN_CAP = "oom:own-cap"
-HUNG = "crash:watchdog"
 LOST = "lost-while-down"
 AFTER_GATEWAY_S = 10.0  # an end this soon after a refusal or a cut of ours is put down to it
 
@@ -88,7 +86,7 @@ def decide(evidence: Evidence) -> Verdict:
 
 def _gave_up(word: str) -> bool:
     """Say whether a program could end like this because a call of it failed. A cap or a missing file are not our doing."""
-    return word.startswith(("exit:", "crash:")) and word != HUNG
+    return word.startswith(("exit:", "crash:"))
 
 
 def _decide(evidence: Evidence) -> Verdict:
@@ -96,8 +94,6 @@ def _decide(evidence: Evidence) -> Verdict:
     # (1) what we wrote down
     if evidence.intent == OWN_CAP:
         return Verdict(OOM_OWN_CAP, _join("seen over its cap and ended by us", _memory(evidence)))
-    if evidence.intent == WATCHDOG:
-        return Verdict(HUNG, "its heartbeat had stopped, so it was ended by us")
     if evidence.intent is not None:
         notes = [_how(status) if not evidence.was_killed_by_us else "did not end within its grace and was killed"]
         if evidence.oom_kills:

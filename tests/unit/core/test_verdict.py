@@ -140,13 +140,6 @@ def test_what_no_refusal_explains_is_not_put_down_to_it() -> None:
         Evidence(KILLED, oom_kills=1, refused_s=0.1),
         Evidence(ExitStatus(code=127, never_ran=True), refused_s=0.1),
         Evidence(ExitStatus(signal=15), intent="own-cap", refused_s=0.1),
-        Evidence(ExitStatus(signal=15), intent="watchdog", refused_s=0.1),
         Evidence(ExitStatus(signal=15), intent="owner", refused_s=0.1),
     ):
         assert not decide(evidence).is_after_gateway, evidence
-
-
-def test_one_whose_heartbeat_stopped_is_to_blame_itself() -> None:
-    verdict = decide(Evidence(ExitStatus(signal=15), intent="watchdog"))
-    assert verdict.word == "crash:watchdog"
-    assert blame(verdict.word) is Blame.ITSELF
