@@ -50,7 +50,7 @@ class SchedulerPolicy:
     window_s: float = 60.0
     bypass_max: int = 20
     arrival_s: float = 5.0  # after this a call that was started is at its runner, byte or not
-    batch: BatchPolicy = BatchPolicy()
+    batch: BatchPolicy = field(default_factory=BatchPolicy)
 
 
 @dataclass(frozen=True, slots=True)
