@@ -1,7 +1,7 @@
 """What an agent may rely on, check by check, in the numbers of the project's list of checks against Ollama: 1 to 26.
 
-Malformed requests have a file of their own, so have streams (28 to 39), and slots, leavers and the cache (40 to 59). A number
-that is nowhere is not due yet (27, 50, 51, 55, 57) or needs the real client packages (60, 61).
+Malformed requests have a file of their own, so have streams (28 to 39), slots, leavers and the cache (40 to 59), unload and CPU
+(50, 51), and what several callers share (55, 57). The whole list, and what has no test, is in `test_conformance_list.py`.
 """
 
 from __future__ import annotations
