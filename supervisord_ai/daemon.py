@@ -168,8 +168,8 @@ class Daemon:
             log_dir=log_dir,
             rng=rng,
         )
-        caged = [cages.cage(name).identity for name in list(config.roster.agents)[:1]]
-        fleet_cgroup = caged[0].rpartition("/")[0] if caged and caged[0] is not None else None
+        caged = cages.cage("any").identity  # not one of the roster: a reload may bring the first agent
+        fleet_cgroup = caged.rpartition("/")[0] if caged is not None else None
         externals = {name: spec.policy.name for name, spec in config.roster.agents.items() if spec.external}
         self._accept = Accept(_identity_policy(config, fleet_cgroup), state.secret(), externals=externals)
         self._gateway = Gateway(
@@ -195,6 +195,7 @@ class Daemon:
             memory=config.memory,
             fleet=self._fleet.statistics,
             gateway=self._gateway.statistics,
+            explain=self._gateway.explain,
             identity=self._accept.statistics,
             usage=_own_usage,
             peers=KernelPeers(),

@@ -1,6 +1,7 @@
 """The owner's door: JSON over control.sock, for the command line and for scripts.
 
-    GET  /v1/status  /v1/agents  /v1/agents/{name}  /v1/agents/{name}/environment  /v1/queue  /v1/cache  /healthz
+    GET  /v1/status  /v1/agents  /v1/agents/{name}  /v1/agents/{name}/environment  /v1/queue  /v1/queue/{id}  /v1/cache
+         /healthz
     POST /v1/stop, and the verbs of `verbs.py`
 
 Who connects is asked of the kernel once per connection. A peer inside the fleet is refused whatever its user id: an agent
@@ -58,6 +59,7 @@ class Control:
         memory: MemoryPolicy,
         fleet: Callable[[], FleetView],
         gateway: Callable[[], GatewayView],
+        explain: Callable[[str], Json | None],
         identity: Callable[[], AcceptView],
         usage: Callable[[], Usage],
         peers: Peers,
@@ -74,6 +76,7 @@ class Control:
         self._memory = memory
         self._fleet = fleet
         self._gateway = gateway
+        self._explain = explain
         self._identity = identity
         self._usage = usage
         self._peers = peers
@@ -139,6 +142,10 @@ class Control:
                 raise Refused(404, f"control.sock has no {path}")
             await _respond(exchange, 200, self._given(unquote(name)) if part else self._agent(unquote(name)))
             return
+        if path.startswith("/v1/queue/"):
+            _allow(exchange, ("GET", "HEAD"))
+            await _respond(exchange, 200, self._request(unquote(path.removeprefix("/v1/queue/"))))
+            return
         views: dict[str, Callable[[], tuple[int, Json]]] = {
             "/healthz": self._health,
             "/v1/status": lambda: (200, report.status(self._moment())),
@@ -152,6 +159,12 @@ class Control:
         _allow(exchange, ("GET", "HEAD"))
         code, payload = view()
         await _respond(exchange, code, payload)
+
+    def _request(self, request_id: str) -> Json:
+        told = self._explain(request_id)
+        if told is None:
+            raise Refused(404, f"there is no request {request_id[:64]!r}")
+        return told
 
     def _moment(self) -> Moment:
         return Moment(

@@ -108,14 +108,19 @@ class Desk:
         agent = request.agent if request is not None else sleeper.agent if sleeper is not None else None
         return agent is not None and _may_see(caller, agent)
 
-    def explain(self, request_id: str) -> Mapping[str, object] | None:
-        """Return what is known of a request that waits or runs, for its owner; None when it does neither."""
+    def explain(self, request_id: str) -> dict[str, object] | None:
+        """Return what the owner is told of a request: its place if it lives, else how it ended; None when it is unknown."""
         request, sleeper = self._backlog.get(request_id), self._backlog.asleep.get(request_id)
-        if request is not None:
-            return {**self._living(request), "agent": request.agent, "path": request.call.path, "model": request.call.model}
+        if request is not None and not request.is_over:
+            return self._living(request) | {"agent": request.agent, "path": request.call.path, "model": request.call.model}
         if sleeper is not None:
-            return {**self._sleeping(sleeper), "agent": sleeper.agent, "path": sleeper.path, "model": sleeper.model}
-        return None
+            return self._sleeping(sleeper) | {"agent": sleeper.agent, "path": sleeper.path, "model": sleeper.model}
+        row = self._requests.row(request_id)
+        if row is None:
+            return None
+        told: dict[str, object] = {"id": row.id, "state": row.state.value, "attempt": row.attempt}
+        told |= {"agent": row.agent, "path": row.path, "priority": row.priority}
+        return told | {"reason": self._requests.why_cancelled(row.id)}
 
     def _sleeping(self, sleeper: Sleeper) -> dict[str, object]:
         now = self._clock.monotonic()

@@ -470,6 +470,10 @@ class Gateway:
 
     # --- looks ---------------------------------------------------------------------------------------------------------
 
+    def explain(self, request_id: str) -> dict[str, object] | None:
+        """Return where a request stands and why it waits, or how it ended; None when it is unknown."""
+        return self._desk.explain(request_id)
+
     def statistics(self) -> GatewayView:
         """Return everything at this instant."""
         now = self._clock.monotonic()

@@ -58,6 +58,7 @@ class Daemon:
             memory=MemoryPolicy(),
             fleet=lambda: self.fleet,
             gateway=lambda: self.gateway,
+            explain={"q1": {"id": "q1", "state": "queued", "position": 3, "reason": "all slots are busy"}}.get,
             identity=identity_view,
             usage=lambda: Usage(45_000_000, 1.0),
             peers=KernelPeers(),

@@ -46,6 +46,7 @@ class House:
             memory=MemoryPolicy(),
             fleet=lambda: self.fleet,
             gateway=lambda: self.gateway,
+            explain={"q1": {"id": "q1", "state": "queued", "position": 3, "reason": "all slots are busy"}}.get,
             identity=identity_view,
             usage=lambda: Usage(45_000_000, 1.23456),
             peers=KernelPeers(),
@@ -196,6 +197,7 @@ async def test_a_head_request_has_the_head_only(autojump_clock: object) -> None:
     [
         ("GET", "/v1/nothing", 404, None),
         ("GET", "/v1/agents/nobody", 404, None),
+        ("GET", "/v1/queue/nothing", 404, None),
         ("GET", "/", 404, None),
         ("POST", "/v1/status", 405, "GET, HEAD"),
         ("DELETE", "/v1/agents/opus-01", 405, "GET, HEAD"),
@@ -298,3 +300,8 @@ async def test_only_an_external_agent_has_something_to_be_given(autojump_clock: 
     assert (status, "started by us" in told["error"]) == (409, True)
     assert (await ask(house, "/v1/agents/nobody/environment"))[0] == 404
     assert (await ask(house, "/v1/agents/editor/secrets"))[0] == 404
+
+
+async def test_one_request_is_explained(autojump_clock: object) -> None:
+    status, _, told = await ask(House(), "/v1/queue/q1")
+    assert (status, told["position"], told["reason"]) == (200, 3, "all slots are busy")
