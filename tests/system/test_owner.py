@@ -20,6 +20,16 @@ MODEL = "llama3.2:3b"
 USER = 'user = "root"' if os.geteuid() == 0 else ""  # said aloud: in a test the agents may be root's
 
 
+ASKS_WHO_IT_IS = """
+import os, socket, time
+s = socket.socket(socket.AF_UNIX)
+s.connect(os.environ["AI_SUPERVISOR_SOCKET"])
+s.sendall(b"GET /supervisor/v1/whoami HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
+print(s.recv(9999), flush=True)
+time.sleep(1000)
+"""
+
+
 def agents_of(*names: str, command: str = "sleep 1000", weight: float = 1.0) -> str:
     each = "\n".join(f'[[agents]]\nname = "{name}"\nclass = "sonnet"\ncommand = "{command}"' for name in names)
     return f'[class.sonnet]\nmemory = "64MB"\nceiling = 3\nstart = "100ms"\nweight = {weight}\n{USER}\n{each}\n'
@@ -76,6 +86,25 @@ def test_a_reload_by_command_and_by_signal(tmp_path: Path) -> None:
         assert "queue.deadline" in daemon.log
         code, text = say(daemon, "reload")
         assert (code, "queue.deadline" in text) == (4, True)
+        assert daemon.stop() == 0
+
+
+def test_a_daemon_that_began_without_agents_knows_those_a_reload_brings(tmp_path: Path) -> None:
+    script = tmp_path / "asks.py"
+    script.write_text(ASKS_WHO_IT_IS)
+    with ollama_double() as url, running_daemon(tmp_path, ollama=url, extra=agents_of()) as daemon:
+        assert states(daemon) == {}
+        write(daemon, agents_of("a-1", command=f"python3 {script}"))
+        if os.geteuid() == 0:  # as root an agent has a user, and by its users a fleet is known
+            code, text = say(daemon, "reload")
+            assert (code, text.splitlines()[0]) == (4, "refused  agents.a-1.user: user 'root' is not known yet")
+            assert states(daemon) == {}
+            assert daemon.stop() == 0
+            return
+        assert say(daemon, "reload") == (0, "add      a-1\n")
+        eventually(lambda: states(daemon) == {"a-1": "running"}, what="the first agent")
+        told = eventually(lambda: say(daemon, "agents", "logs", "a-1")[1], what="its words")
+        assert '"name":"a-1"' in told.replace(" ", "")
         assert daemon.stop() == 0
 
 
