@@ -185,6 +185,8 @@ class Daemon:
             tell=self._tell,
             new_id=partial(secrets.token_urlsafe, 16),
             spool_dir=state_dir / "spool",
+            breaker=config.breaker,
+            restarts={one.spec.name: restart for one in self._upstreams if (restart := one.restart()) is not None},
         )
         self._reload = Reload(config, read=options.read_config, follow=self._follow)
         self._control = Control(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from supervisord_ai.core.policies import BackendSpec, RestartPolicy
 from supervisord_ai.core.serving import ENGINE_CLASS, engine_name
 from supervisord_ai.host import wsl
 from supervisord_ai.host.cgroup import Cages, Guarantee
+from supervisord_ai.host.command import run_command
 from supervisord_ai.host.process import ProcessDoor
 from supervisord_ai.ollama.client import OllamaClient
 from supervisord_ai.ollama.locate import Locator
@@ -38,6 +39,16 @@ class Upstream:
     spec: BackendSpec
     client: OllamaClient
     engine: ManagedEngine | None = None
+
+    def restart(self) -> Callable[[], Awaitable[object]] | None:
+        """Return how it is restarted when it hangs: by its owner's command, by its keeper, or not at all."""
+        if self.spec.restart_command:
+            return partial(run_command, self.spec.restart_command)
+        return self._by_keeper if self.engine is not None else None
+
+    async def _by_keeper(self) -> None:
+        assert self.engine is not None
+        self.engine.restart("it accepts and does not answer")
 
 
 @dataclass(frozen=True, slots=True)

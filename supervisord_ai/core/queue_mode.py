@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-
 RETRY_AFTER_S = 30.0  # for who is not taken in: nobody knows when the owner will open it
 
 

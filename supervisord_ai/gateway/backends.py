@@ -54,7 +54,7 @@ class Backend:
         clock: Clock,
         on_change: Callable[[], None],
         breaker: BreakerPolicy | None = None,
-        restart: Callable[[], Awaitable[None]] | None = None,
+        restart: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self.spec = spec
         self.client = client

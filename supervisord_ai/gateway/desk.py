@@ -137,6 +137,14 @@ class Desk:
         }
         return told | self._place(request.id, now)
 
+    def comment(self, request: Request) -> bytes:
+        """Return an SSE comment for one who waits."""
+        place = self._place(request.id, self._clock.monotonic())
+        if not place:
+            return b": running\n\n"
+        estimate = f" estimate={place['estimate_s']:.0f}s" if place["estimate_s"] is not None else ""
+        return f": queued position={place['position']}{estimate}\n\n".encode()
+
     def _place(self, request_id: str, now: float) -> dict[str, object]:
         """Where a waiting request stands, what it waits for, and when it will start if nothing else comes."""
         ticket, standing = self._scheduler.waiting(request_id), self._scheduler.standing(request_id, now)

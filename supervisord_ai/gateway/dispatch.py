@@ -10,7 +10,7 @@ caller gets an answer.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import assert_never
 
@@ -84,12 +84,13 @@ class Dispatch:
                 case Expire(ticket):
                     self._backlog.expire(ticket)
                 case Start() if self._backlog.asleep.get(effect.ticket.id) is not None:
-                    self._nursery.start_soon(self._job_of_sleeper, effect)
+                    woken, dropped = partial(self._run_sleeper, effect), partial(self._drop_sleeper, effect)
+                    self._nursery.start_soon(self._slot_job, woken, dropped)
                 case Start():
                     # Now, and not in the job's first step: who leaves in between must find itself running.
-                    self._nursery.start_soon(self._job, effect, self._board(effect))
+                    self._begin(effect, self._nursery)
                 case Load():
-                    self._nursery.start_soon(self._load_job, effect)
+                    self._nursery.start_soon(self._slot_job, partial(self._load, effect), partial(self._drop_load, effect))
                 case _:
                     assert_never(effect)
         self._changed.set()  # the timer looks again at when time alone will change something
@@ -113,29 +114,35 @@ class Dispatch:
             log.info("request %s of %s starts on %s, attempt %d", request.id, request.agent, start.backend, request.attempt)
         return job
 
-    async def _job_of_sleeper(self, start: Start) -> None:
-        """The slot is taken while the body is read back from the disk."""
-        request = None
+    async def _slot_job(self, deed: Callable[[], Awaitable[None]], give_back: Callable[[], None]) -> None:
+        """Boundary: one slot job. Whatever fails in it, what it held is given back and who waits for it is told."""
         try:
-            request = await self._backlog.wake(start.ticket.id, start.ticket)
+            await deed()
         except Exception:
-            log.exception("request %s cannot be read back", start.ticket.id)
-            self._backlog.asleep.leave(start.ticket.id, "it cannot be read back")
+            log.exception("a slot job failed")
+            give_back()
+        self.pump()
+
+    def _begin(self, start: Start, nursery: trio.Nursery) -> None:
+        job = self._board(start)
+        nursery.start_soon(self._slot_job, partial(self._run, job, self._backends[start.backend]), partial(self._drop, job))
+
+    def _drop(self, job: SlotJob) -> None:
+        requests = job.requests
+        self._settle.after_bug(job, Outcome(End.FAULT, 500, "internal error of the supervisor, see its log"))
+        self._backlog.ended(requests)
+
+    async def _run_sleeper(self, start: Start) -> None:
+        """The slot is taken while the body is read back from the disk."""
+        request = await self._backlog.wake(start.ticket.id, start.ticket)
         if request is None:
             self._scheduler.settle(start.ticket.id, self._clock.monotonic(), ended_well=False)
-            self.pump()
-            return
-        await self._job(start, self._board(start))
+        elif self._nursery is not None:
+            self._begin(start, self._nursery)
 
-    async def _job(self, start: Start, job: SlotJob) -> None:
-        try:
-            await self._run(job, self._backends[start.backend])
-        except Exception:
-            log.exception("a slot job failed: %r", start)
-            requests = job.requests
-            self._settle.after_bug(job, Outcome(End.FAULT, 500, "internal error of the supervisor, see its log"))
-            self._backlog.ended(requests)
-        self.pump()
+    def _drop_sleeper(self, start: Start) -> None:
+        self._backlog.asleep.leave(start.ticket.id, "it cannot be read back")
+        self._scheduler.settle(start.ticket.id, self._clock.monotonic(), ended_well=False)
 
     async def _run(self, job: SlotJob, backend: Backend) -> None:
         began_at = self._clock.monotonic()
@@ -213,17 +220,12 @@ class Dispatch:
 
     # --- the load lane -------------------------------------------------------------------------------------------------
 
-    async def _load_job(self, load: Load) -> None:
-        backend = self._backends[load.backend]
-        try:
-            await self._load(backend, load.model, is_embedding=load.is_embedding)
-        except Exception:
-            log.exception("a slot job failed: %r", load)
-            self._scheduler.loaded(load.backend, load.model, is_resident=False)
-        self.pump()
+    def _drop_load(self, load: Load) -> None:
+        self._scheduler.loaded(load.backend, load.model, is_resident=False)
 
-    async def _load(self, backend: Backend, model: str, *, is_embedding: bool) -> None:
+    async def _load(self, load: Load) -> None:
         """Load a model so that its callers find it loaded. Ours alone, so no leaver can end it."""
+        backend, model, is_embedding = self._backends[load.backend], load.model, load.is_embedding
         pins = self._pins.of(model)
         path, body = load_request(model, is_embedding=is_embedding, num_ctx=pins.num_ctx, keep_alive_s=pins.keep_alive_s)
         began_at = self._clock.monotonic()

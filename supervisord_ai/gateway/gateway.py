@@ -99,7 +99,7 @@ class Gateway:
         patience: Patience | None = None,
         run_sync: RunSync = in_own_thread,
         breaker: BreakerPolicy | None = None,
-        restarts: Mapping[str, Callable[[], Awaitable[None]]] | None = None,
+        restarts: Mapping[str, Callable[[], Awaitable[object]]] | None = None,
     ) -> None:
         patience = patience or Patience()
         self._run_sync = run_sync
@@ -370,7 +370,7 @@ class Gateway:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(watch, nursery.cancel_scope)
-                await deliver(exchange, request, self._clock)
+                await deliver(exchange, request, self._clock, self._desk.comment)
                 is_delivered = True
                 nursery.cancel_scope.cancel()
         finally:

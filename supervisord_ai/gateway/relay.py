@@ -27,7 +27,7 @@ from supervisord_ai.gateway.spool import SpoolFull
 from supervisord_ai.ollama.client import OllamaClient, Reply
 from supervisord_ai.serve.http import Exchange
 from supervisord_ai.store.rows import Answer
-from supervisord_ai.wire.faces import renewed_raw
+from supervisord_ai.wire.faces import error_text, renewed_raw
 from supervisord_ai.wire.ndjson import LineSplitter, LineTooLong, reencode, write_line
 from supervisord_ai.wire.ollama import Assembler, error_body, error_line
 from supervisord_ai.wire.sse import EventSplitter, is_final
@@ -38,6 +38,7 @@ EVENTS = "text/event-stream"
 JSON = "application/json; charset=utf-8"
 _LEFT = Outcome(End.LEFT, 499, "request canceled")  # Ollama's words; seen when another connection cancelled it
 _BLOCK_BYTES = 65_536
+COMMENT_EVERY_S = 15.0  # proxies and clients take half a minute of silence for the end
 
 
 # --- from Ollama into the spool -----------------------------------------------------------------------------------------
@@ -163,13 +164,15 @@ async def _write_events(request: Request, upstream: _Upstream) -> Outcome:
 # --- from the spool to the caller ---------------------------------------------------------------------------------------
 
 
-async def deliver(exchange: Exchange, request: Request, clock: Clock) -> None:
-    """Give the caller its answer, as it comes or as one body.
+async def deliver(exchange: Exchange, request: Request, clock: Clock, comment: Callable[[Request], bytes]) -> None:
+    """Give the caller its answer, as it comes or as one body. `comment` says in SSE how long it will be.
 
     Raises:
         PeerGone: the caller left, or took no byte for too long.
     """
-    await request.wait_begun()
+    if await _wait_with_comments(exchange, request, clock, comment):
+        await _deliver_behind_comments(exchange, request, clock)
+        return
     head = request.head
     if request.found is not None:
         await replay_found(exchange, request, request.found, clock)
@@ -181,6 +184,51 @@ async def deliver(exchange: Exchange, request: Request, clock: Clock) -> None:
         await _deliver_body(exchange, request, head, clock)
     else:
         await _deliver_stream(exchange, request, head, clock)
+
+
+async def _wait_with_comments(
+    exchange: Exchange, request: Request, clock: Clock, comment: Callable[[Request], bytes]
+) -> bool:
+    """Return when the answer begins, or there will be none; True when the caller was sent comments meanwhile.
+
+    Only SSE has room for them. The first one commits the status 200: whoever waits less sees the true one, as from Ollama.
+    """
+    call = request.call
+    if call.face is Face.OLLAMA or not call.asked_stream:
+        await request.wait_begun()
+        return False
+    is_told = False
+    while True:
+        with trio.move_on_after(COMMENT_EVERY_S):
+            await request.wait_begun()
+            return is_told
+        if not request.is_durable:
+            continue  # a comment is an acknowledgement
+        if not is_told:
+            is_told = True
+            await exchange.start(200, [("Content-Type", EVENTS), *headers_of(request, clock.monotonic())])
+        await exchange.send(comment(request))
+
+
+async def _deliver_behind_comments(exchange: Exchange, request: Request, clock: Clock) -> None:
+    """The status is sent already: an error can only be an event."""
+    head, call = request.head, request.call
+    if request.found is not None:
+        created = int(clock.wall())
+        await exchange.send(
+            renewed_raw(request.found.body, is_stream=True, model=call.model or "", created=created, new_id=request.id)
+        )
+        await exchange.finish()
+    elif head is not None and head.status == 200 and head.content_type.startswith(EVENTS):
+        await _send_frames(exchange, request, head, clock)
+    else:
+        outcome = await request.wait_over()
+        if outcome.end is End.LEFT:
+            exchange.break_off()
+            return
+        message = error_text(request.spool.whole()) if outcome.end is End.WHOLE else outcome.message
+        await exchange.send(error_line(call.face, message))
+        await exchange.finish()
 
 
 async def deliver_fault(exchange: Exchange, request: Request, clock: Clock) -> None:
@@ -245,6 +293,11 @@ async def _deliver_stream(exchange: Exchange, request: Request, head: Head, cloc
         await deliver_fault(exchange, request, clock)  # nothing is on the wire yet: the status can still be a true one
         return
     await exchange.start(head.status, [("Content-Type", head.content_type), *headers_of(request, clock.monotonic())])
+    await _send_frames(exchange, request, head, clock)
+
+
+async def _send_frames(exchange: Exchange, request: Request, head: Head, clock: Clock) -> None:
+    """Give what comes to a caller who has the head of it, and then its end."""
     frames = _Frames(request, Echo(request, head, clock) if request.is_echoed else None)
     while (frame := await frames.next()) is not None:
         await exchange.send(frame)

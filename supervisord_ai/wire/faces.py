@@ -55,6 +55,15 @@ def _error(face: Face, status: int, message: str, *, with_id: bool) -> JsonObjec
     return made
 
 
+def error_text(body: bytes) -> str:
+    """Return what an error body of any face says."""
+    value = _object(body)
+    said = value.get("error") if value is not None else None
+    if isinstance(said, dict):
+        said = said.get("message")
+    return said if isinstance(said, str) and said else "Ollama answered with an error"
+
+
 def _prose(message: str) -> str:
     """ollama-python reads the whole text of an error as JSON when it can, and fails on anything but an object."""
     try:

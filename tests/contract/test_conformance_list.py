@@ -86,7 +86,7 @@ ELSEWHERE: dict[int, str] = {
 
 NOT_HERE: dict[int, str] = {
     27: "nothing is substituted yet: the levels that would do it are decided and shown, not applied",
-    61: "not done: they hold the exact JSON that reaches Ollama, and ours pins num_ctx and keep_alive and always asks for a stream",
+    61: "not done: it holds the exact JSON that reaches Ollama; ours pins num_ctx and keep_alive and always asks for a stream",
 }
 """Counted: a check that can be tested here leaves this list."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import trio
 from supervisord_ai.clock import VirtualClock
 from supervisord_ai.core.events import AgentEnded, AgentStarted, Event
 from supervisord_ai.core.identity import Caller, CallerKind, Proof
-from supervisord_ai.core.policies import BackendSpec, CachePolicy, LimitsPolicy, ModelsPolicy, QueuePolicy
+from supervisord_ai.core.policies import BackendSpec, BreakerPolicy, CachePolicy, LimitsPolicy, ModelsPolicy, QueuePolicy
 from supervisord_ai.core.roster import CLASS_DEFAULTS, AgentSpec, ClassPolicy, Roster
 from supervisord_ai.errors import PeerGone, UpstreamUnreachable
 from supervisord_ai.gateway.gateway import Gateway
@@ -157,6 +157,9 @@ async def life(
     is_ready: bool = True,
     run_sync: RunSync = inline,
     disk: Disk | None = None,
+    breaker: BreakerPolicy | None = None,
+    restart: Callable[[], Awaitable[object]] | None = None,
+    beside: Mapping[str, Double] | None = None,
 ) -> AsyncIterator[Bench]:
     """One life of a gateway on the files of `folder`; leaving the block ends it as a crash does: nothing is said to anyone."""
     clock = VirtualClock()
@@ -164,20 +167,25 @@ async def life(
     numbers = itertools.count(round(trio.current_time() * 1e9))
     events: list[Event] = []
 
-    async def dial() -> ByteStream:
-        try:
-            return await double.dial()
-        except PeerGone as exc:
-            raise UpstreamUnreachable("refused") from exc
+    def client_of(one: Double) -> OllamaClient:
+        async def dial() -> ByteStream:
+            try:
+                return await one.dial()
+            except PeerGone as exc:
+                raise UpstreamUnreachable("refused") from exc
 
-    client = OllamaClient("http://double", dial=dial)
+        return OllamaClient("http://double", dial=dial)
+
+    others = [(BackendSpec(name=name, slots=slots), client_of(one)) for name, one in (beside or {}).items()]
     gateway = Gateway(
         roster=roster or roster_of(),
         queue=queue or QueuePolicy(),
         limits=limits or LimitsPolicy(),
         cache=cache or CachePolicy(),
         models=ModelsPolicy(),
-        backends=[(BackendSpec(slots=slots), client)],
+        backends=[(BackendSpec(slots=slots), client_of(double)), *others],
+        breaker=breaker,
+        restarts={} if restart is None else {"main": restart},
         requests=state.requests,
         cache_file=state.cache,
         clock=clock,
@@ -191,7 +199,7 @@ async def life(
         await nursery.start(gateway.run)
         bench = Bench(gateway, state, double, nursery, events)
         if is_ready:
-            await wait_until(lambda: gateway.statistics().backends[0].state == "ready")
+            await wait_until(lambda: all(backend.state == "ready" for backend in gateway.statistics().backends))
         yield bench
         nursery.cancel_scope.cancel()
 

@@ -112,7 +112,8 @@ def test_what_cannot_be_foretold_is_admitted() -> None:
 def test_asynchronous_requests_have_a_deadline_and_a_bound_of_their_own() -> None:
     asked = Asked(is_async=True)
     full = Counts(of_agent=64, whole=1000, asynchronous=49_999)
-    assert decide(asked, counts=full, one_body_s=500.0) == Admitted(priority=3, start_by=86_500.0, not_before=100.0, is_async=True)
+    admitted = decide(asked, counts=full, one_body_s=500.0)
+    assert admitted == Admitted(priority=3, start_by=86_500.0, not_before=100.0, is_async=True)
     rejected = decide(asked, counts=replace(full, asynchronous=50_000, wait_s=9.0))
     assert isinstance(rejected, Rejected)
     assert (rejected.status, rejected.retry_after_s) == (503, 9.0)

@@ -1,0 +1,180 @@
+"""An Ollama that fails: what counts against it, what waits meanwhile, and what comes through."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from tests.fakes.ollama_double import Double, DoubleOptions, ModelSpec, running
+from tests.shell.gateway_bench import MODEL, OWNER, agent, life, roster_of, wait_until
+from tests.shell.test_gateway_order import Crowd
+
+Clock = trio.abc.Clock
+
+
+async def test_five_faults_open_the_breaker_who_waits_goes_on_waiting_and_one_call_closes_it(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with running(Double()) as double, life(tmp_path, double) as bench:
+        await bench.ask(OWNER, "[[n=1]]")
+        for number in range(5):
+            answer = await bench.ask(agent("opus-01"), f"[[n=3 cut=400]] {number}")
+            assert "broke off" in answer.lines()[-1]["error"]
+        assert bench.gateway.statistics().backends[0].breaker == "open"
+        calls = double.statistics().calls[MODEL]
+        opened_at = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            crowd = Crowd(bench, nursery)
+            for name in ("opus-01", "opus-02", "sonnet-01", "sonnet-02"):
+                await crowd.asks(agent(name), "[[n=3 delay=1]]")
+            await trio.sleep(10)
+            assert "breaker" in bench.gateway.statistics().queue[0].reason
+            assert double.statistics().calls[MODEL] == calls
+            await wait_until(lambda: bench.gateway.statistics().backends[0].breaker == "half-open")
+            assert 14.9 < trio.current_time() - opened_at < 16
+            await wait_until(lambda: bench.gateway.statistics().running == 1)
+            assert bench.gateway.statistics().queued == 3
+        assert [answer.status for _, answer in crowd.answered] == [200] * 4
+        assert bench.gateway.statistics().backends[0].breaker == "closed"
+
+
+async def test_a_bad_probe_opens_it_again_and_a_leaver_on_probation_tells_nothing(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with running(Double()) as double, life(tmp_path, double) as bench:
+        await bench.ask(OWNER, "[[n=1]]")
+        for number in range(6):
+            await bench.ask(agent("opus-01"), f"[[n=3 cut=400]] {number}")
+        assert bench.gateway.statistics().backends[0].breaker == "open"
+        with trio.move_on_after(20):
+            await bench.ask(agent("opus-02"), "[[n=100 delay=1]]")
+        await wait_until(lambda: bench.gateway.statistics().running == 0)
+        assert bench.gateway.statistics().backends[0].breaker == "half-open"
+        assert (await bench.ask(agent("opus-01"), "[[n=1]]")).status == 200
+        assert bench.gateway.statistics().backends[0].breaker == "closed"
+
+
+async def test_fifty_leavers_and_fifty_callers_who_are_wrong_never_open_it(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with running(Double()) as double, life(tmp_path, double) as bench:
+        await bench.ask(OWNER, "[[n=1]]")
+        for number in range(50):
+            with trio.move_on_after(0.1):
+                await bench.ask(agent("opus-01"), f"[[n=100 delay=0.05]] {number}")
+            wrong = await bench.ask(agent("opus-02"), f"x {number}", options={"temperature": "hot"})
+            assert wrong.status == 500
+        assert bench.gateway.statistics().backends[0].breaker == "closed"
+        assert (await bench.ask(agent("opus-01"), "[[n=1]]")).status == 200
+
+
+async def test_two_calls_stall_and_the_twenty_behind_them_are_answered(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with running(Double()) as double, life(tmp_path, double) as bench:
+        await bench.ask(OWNER, "[[n=1]]")
+        async with trio.open_nursery() as nursery:
+            stalled, innocent = Crowd(bench, nursery), Crowd(bench, nursery)
+            await stalled.asks(agent("opus-01"), "[[n=3 hang=0]] 1")
+            await stalled.asks(agent("opus-02"), "[[n=3 hang=1]] 2")
+            for number in range(20):
+                await innocent.asks(agent("sonnet-01"), f"[[n=3]] {number}")
+        assert [answer.status for _, answer in innocent.answered] == [200] * 20
+        answers = dict(stalled.answered)
+        assert answers["opus-01"].status == 504
+        assert "silent for 120 s" in answers["opus-02"].lines()[-1]["error"]
+        assert bench.gateway.statistics().backends[0].breaker == "closed"
+        assert bench.gateway.statistics().backends[0].healed == 0
+
+
+async def test_ollama_is_away_for_ten_minutes_and_nobody_who_has_the_time_is_lost(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with running(Double()) as double, life(tmp_path, double) as bench:
+        await bench.ask(OWNER, "[[n=1]]")
+        async with trio.open_nursery() as nursery:
+            crowd = Crowd(bench, nursery)
+            patient = {"X-AI-Deadline": "3600"}
+            for name in ("opus-01", "opus-02", "opus-03", "sonnet-01", "sonnet-02", "sonnet-03"):
+                await crowd.asks(agent(name), "[[n=3 first=10]]", headers=patient)
+            await trio.sleep(3)
+            double.is_refusing = True
+            double.restart()
+            await trio.sleep(600)
+            assert crowd.answered == []
+            double.is_refusing = False
+        assert [answer.status for _, answer in crowd.answered] == [200] * 6
+        assert double.statistics().calls[MODEL] == 1 + 6 + 2  # those without a byte were asked once more
+
+
+async def test_a_hung_engine_is_noticed_restarted_once_and_the_queue_survives(tmp_path: Path, autojump_clock: Clock) -> None:
+    restarts: list[float] = []
+    async with running(Double()) as double:
+
+        async def restart() -> None:
+            restarts.append(trio.current_time())
+            double.restart()
+            double.speak()
+
+        async with life(tmp_path, double, restart=restart) as bench:
+            await bench.ask(OWNER, "[[n=1]]")
+            hung_at = trio.current_time()
+            double.hush()
+            async with trio.open_nursery() as nursery:
+                crowd = Crowd(bench, nursery)
+                for name in ("opus-01", "opus-02", "sonnet-01"):
+                    nursery.start_soon(partial(crowd._ask, agent(name), "[[n=3]]"))
+                await wait_until(lambda: bench.gateway.statistics().backends[0].state == "unreachable")
+                assert trio.current_time() - hung_at < 30
+            assert [answer.status for _, answer in crowd.answered] == [200] * 3
+            assert len(restarts) == 1
+            assert bench.gateway.statistics().backends[0].restarted == 1
+
+
+async def test_two_backends_serve_together_and_one_serves_alone(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with (
+        running(Double()) as first,
+        running(Double()) as second,
+        life(tmp_path, first, beside={"second": second}) as bench,
+    ):
+        async with trio.open_nursery() as nursery:
+            crowd = Crowd(bench, nursery)
+            for number in range(1, 4):
+                await crowd.asks(agent(f"opus-{number:02}"), "[[n=5 delay=1]]")
+                await crowd.asks(agent(f"sonnet-{number:02}"), "[[n=5 delay=1]]")
+        assert (first.statistics().peak_running, second.statistics().peak_running) == (2, 2)
+        first.is_refusing = True
+        first.restart()
+        for number in range(3):
+            assert (await bench.ask(agent("opus-01"), f"[[n=1]] {number}")).status == 200
+
+
+async def test_a_model_is_asked_for_where_it_is(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with (
+        running(Double([ModelSpec("here")])) as first,
+        running(Double([ModelSpec("there")])) as second,
+        life(tmp_path, first, beside={"second": second}) as bench,
+    ):
+        assert (await bench.ask(agent("opus-01"), "[[n=1]]", model="there")).status == 200
+        assert (await bench.ask(agent("opus-01"), "[[n=1]]", model="here")).status == 200
+        shown = await bench.call(agent("opus-01"), "POST", "/api/show", json.dumps({"model": "there"}).encode())
+        assert shown.status == 200
+        assert (await bench.ask(agent("opus-01"), "[[n=1]]", model="nowhere")).status == 404
+
+
+async def test_131_embeds_at_once_never_ask_an_embedding_model_for_more_than_one(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    options = DoubleOptions(embed_s=0.1)
+    async with running(Double(options=options)) as double, life(tmp_path, double, roster=roster_of(36, 95)) as bench:
+        statuses: list[int] = []
+
+        async def embed(name: str) -> None:
+            answer = await bench.ask(agent(name), f"text of {name}", path="/api/embed", model="nomic-embed-text")
+            statuses.append(answer.status)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(131):
+                name = f"opus-{number + 1:02}" if number < 36 else f"sonnet-{number - 35:02}"
+                nursery.start_soon(embed, name)
+        assert statuses == [200] * 131
+        assert double.statistics().peak_by_model["nomic-embed-text:latest"] == 1
