@@ -42,23 +42,27 @@ from supervisord_ai.core.identity import EXTERNAL_GENERATION, IdentityPolicy
 from supervisord_ai.core.injection import injected
 from supervisord_ai.core.memory_plan import MemoryPolicy
 from supervisord_ai.core.places import CONTROL_SOCKET, LLM_SOCKET
+from supervisord_ai.core.policies import BackendSpec
 from supervisord_ai.core.roster import AgentSpec, Roster
 from supervisord_ai.duty import every
 from supervisord_ai.errors import HostFault, SpawnFailed, SupervisorError
 from supervisord_ai.gateway.accept import Accept
-from supervisord_ai.gateway.gateway import Gateway, shape_refusal
+from supervisord_ai.gateway.gateway import Gateway, in_own_thread, shape_refusal
 from supervisord_ai.host import memory, sockets
 from supervisord_ai.host.cages import Form, find_cages
-from supervisord_ai.host.notify import NotifyFolder
+from supervisord_ai.host.cgroup import Cages
+from supervisord_ai.host.notify import NotifyDoor, NotifyFolder
 from supervisord_ai.host.peers import KernelPeers
-from supervisord_ai.host.process import Account, Processes, account
+from supervisord_ai.host.process import Account, ProcessDoor, Processes, account
 from supervisord_ai.host.signals import Asked, signals_asked
 from supervisord_ai.host.state_folder import StateFolder, make_folder
 from supervisord_ai.host.systemd import Notifier
+from supervisord_ai.ollama.transport import Dialer
 from supervisord_ai.serve.connection import Connection
 from supervisord_ai.serve.http import Bounds, Handler, serve_listener
 from supervisord_ai.store.cache import CacheFile
 from supervisord_ai.store.database import Database, Durability
+from supervisord_ai.store.disk import Disk, RunSync, in_thread
 from supervisord_ai.store.journal import EventJournal, FleetJournal
 from supervisord_ai.store.requests import Requests
 from supervisord_ai.store.schema import JOURNAL
@@ -83,6 +87,36 @@ class Options:
     read_config: Callable[[], Config] | None = field(default=None, compare=False)
 
 
+def _random_id() -> str:
+    return secrets.token_urlsafe(16)
+
+
+def _settle_memory() -> None:
+    """What exists now lives as long as the daemon: a full collection over it would only be a pause."""
+    gc.collect()
+    gc.freeze()
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """What of the machine the daemon uses: the real things, unless a simulation brings its own.
+
+    With `run_sync` inline, a mock clock and made-up processes the whole daemon lives in virtual time (tests/sim).
+    """
+
+    clock: Clock = field(default_factory=SystemClock)
+    rng: random.Random = field(default_factory=random.Random)
+    new_id: Callable[[], str] = _random_id
+    processes: Callable[[], ProcessDoor] = Processes
+    cages: Callable[..., Cages] = find_cages
+    notify: Callable[..., NotifyDoor] = NotifyFolder
+    dial: Callable[[BackendSpec], Dialer | None] = lambda _spec: None
+    run_sync: RunSync = in_thread  # the store's
+    read_elsewhere: RunSync = in_own_thread  # the gateway's, for large bodies
+    disk: Disk | None = None
+    settle_memory: Callable[[], None] = _settle_memory
+
+
 def run(config: Config, options: Options = Options()) -> int:
     """Run the daemon until it is told to stop; return its exit code.
 
@@ -93,7 +127,7 @@ def run(config: Config, options: Options = Options()) -> int:
     # acknowledgement wait for its fdatasync's thread for up to seconds.
     sys.setswitchinterval(1e-4)
     with ExitStack() as held:
-        daemon = Daemon(config, options, held, clock=SystemClock())
+        daemon = Daemon(config, options, held)
         try:
             trio.run(daemon.main, strict_exception_groups=True)
         except BaseExceptionGroup as group:
@@ -117,10 +151,13 @@ def _only(group: BaseExceptionGroup[BaseException]) -> SupervisorError | None:
 class Daemon:
     """One daemon: built from a config, lived by `main`. What it takes before the loop runs is given back by `held`."""
 
-    def __init__(self, config: Config, options: Options, held: ExitStack, *, clock: Clock) -> None:
+    def __init__(self, config: Config, options: Options, held: ExitStack, doors: Doors | None = None) -> None:
+        doors = doors if doors is not None else Doors()
+        clock, rng = doors.clock, doors.rng
         self._config = config
         self._clock = clock
         self._stop_asked = trio.Event()
+        self._settle_memory = doors.settle_memory
         self._notifier = Notifier()
         where = config.daemon
         state_dir, log_dir = Path(where.state_dir), Path(where.log_dir)
@@ -134,21 +171,23 @@ class Daemon:
         sockets.make_runtime_dir(self._runtime_dir, for_others=is_shared)
         self._bind(held, is_shared)
 
-        self._journal = Database(state_dir / "journal.db", JOURNAL, durability=Durability(where.durability.value))
+        file = partial(Database, run_sync=doors.run_sync, disk=doors.disk)
+        self._journal = file(state_dir / "journal.db", JOURNAL, durability=Durability(where.durability.value))
         held.callback(self._journal.close)
         self._requests = Requests(self._journal, clock)
         self._events = EventJournal(self._journal, clock)
-        self._cache_file = CacheFile(state_dir / "cache.db", config.cache.l2_bytes)
+        self._cache_file = CacheFile(
+            state_dir / "cache.db", config.cache.l2_bytes, run_sync=doors.run_sync, disk=doors.disk
+        )
 
-        self._processes = Processes()
-        cages = find_cages(state_dir, form=options.cages)
-        rng = random.Random()  # noqa: S311 - jitter, not a secret
+        self._processes = doors.processes()
+        cages = doors.cages(state_dir, form=options.cages)
         fleet_journal = FleetJournal(self._journal, clock)
         engine_logs = LogFolder(log_dir, config.logs)
         held.callback(engine_logs.close)
         self._upstreams = Upstreams(
             config,
-            EngineDoors(self._processes, cages, fleet_journal, engine_logs, clock, rng),
+            EngineDoors(self._processes, cages, fleet_journal, engine_logs, clock, rng, doors.dial),
             ours=tuple(listener.getsockname()[:2] for listener in self._tcp),
             ledger=options.ledger,
             model_file=options.model_file,
@@ -161,7 +200,7 @@ class Daemon:
             cages=cages,
             processes=self._processes,
             journal=fleet_journal,
-            notify=NotifyFolder(self._runtime_dir / "notify", for_others=is_shared),
+            notify=doors.notify(self._runtime_dir / "notify", for_others=is_shared),
             clock=clock,
             tell=self._tell,
             environ_for=self._environ_for,
@@ -183,8 +222,9 @@ class Daemon:
             cache_file=self._cache_file,
             clock=clock,
             tell=self._tell,
-            new_id=partial(secrets.token_urlsafe, 16),
+            new_id=doors.new_id,
             spool_dir=state_dir / "spool",
+            run_sync=doors.read_elsewhere,
             breaker=config.breaker,
             restarts={one.spec.name: restart for one in self._upstreams if (restart := one.restart()) is not None},
         )
@@ -203,7 +243,7 @@ class Daemon:
             peers=KernelPeers(),
             may_control=self._accept.may_control,
             environment=lambda spec: self._environ_for(spec, EXTERNAL_GENERATION, None),
-            stop=self._stop_asked.set,
+            stop=self.stop,
             verbs=Verbs(
                 agents=self._fleet,
                 queue=self._gateway,
@@ -227,6 +267,10 @@ class Daemon:
         for where in self._config.listen.tcp:
             self._tcp.append(sockets.bind_tcp(where))
             held.callback(self._tcp[-1].close)
+
+    def stop(self) -> None:
+        """Have `live` end, outward."""
+        self._stop_asked.set()
 
     # --- wiring ----------------------------------------------------------------------------------------------------------
 
@@ -278,11 +322,12 @@ class Daemon:
         with signals_asked() as signals:
             async with trio.open_nursery() as watch:
                 watch.start_soon(self._watch_signals, signals)
-                await self._live()
+                await self.live()
                 watch.cancel_scope.cancel()
         log.info("stopped")
 
-    async def _live(self) -> None:
+    async def live(self) -> None:
+        """Live without ears for signals: `stop` ends it."""
         async with trio.open_nursery() as store:
             await store.start(self._journal.run)
             await store.start(self._cache_file.run)
@@ -325,9 +370,7 @@ class Daemon:
                 accept.start_soon(
                     partial(serve_listener, self._owner_door.socket, self._control.on_connection, Bounds(), kind="unix")
                 )
-                # What exists now lives as long as the daemon: a full collection over it would only be a pause.
-                gc.collect()
-                gc.freeze()
+                self._settle_memory()
                 where = [str(self._llm.path), *(_url_of(listener.getsockname()) for listener in self._tcp)]
                 log.info("serving on %s", ", ".join(where))
                 self._notifier.ready(f"serving {len(self._config.roster.agents)} agents")

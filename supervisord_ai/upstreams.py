@@ -30,6 +30,7 @@ from supervisord_ai.host.command import run_command
 from supervisord_ai.host.process import ProcessDoor
 from supervisord_ai.ollama.client import OllamaClient
 from supervisord_ai.ollama.locate import Locator
+from supervisord_ai.ollama.transport import Dialer
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class EngineDoors:
     logs: LogFolder
     clock: Clock
     rng: random.Random
+    dial: Callable[[BackendSpec], Dialer | None] = lambda _spec: None  # None: as the url says
 
 
 class Upstreams:
@@ -107,7 +109,8 @@ class Upstreams:
                 client = OllamaClient(url, connections=spec.connections, secret=secret, where=keeper.in_words)
                 return Upstream(spec, client, keeper)
             case _:
-                return Upstream(spec, OllamaClient(spec.url, connections=spec.connections))
+                dial = self._doors.dial(spec)
+                return Upstream(spec, OllamaClient(spec.url, dial=dial, connections=spec.connections))
 
     def _of_command(self, spec: BackendSpec) -> ManagedEngine:
         config, doors = self._config, self._doors

@@ -1,6 +1,6 @@
 """How the machine is, and what follows from it.
 
-    sampler   once a second, off the loop: processor, memory, pressure files, graphics memory, queue, slots; an hour of it in a ring
+    sampler   once a second, off the loop: processor, memory, pressure files, graphics memory, queue, slots; an hour in a ring
     ladder    samples -> pressure (core/pressure) -> level 0..3 (core/degradation) -> LevelChanged, told to every room
     alerts    conditions over the named figures (core/alerts), delivered by command or URL
     metrics   what Prometheus scrapes
