@@ -122,6 +122,7 @@ async def gateway_before(
         tell=lambda _: None,
         new_id=lambda: f"{next(numbers):032x}",
         spool_dir=folder,
+        run_sync=inline,  # a thread takes real time, in which virtual time would run away
     )
     async with running(double), trio.open_nursery() as nursery:
         await nursery.start(state.run)
