@@ -15,6 +15,7 @@ from supervisord_ai.errors import UpstreamCut
 from supervisord_ai.ollama.client import OllamaClient
 from tests.fakes.ollama_double import Ask, Double, DoubleOptions, Script, running
 from tests.shell.gateway_bench import MODEL, OWNER, Answered, Bench, agent, life, prompt_field, wait_until
+from tests.shell.test_gateway_order import Crowd
 
 Clock = trio.abc.Clock
 
@@ -146,11 +147,34 @@ async def test_an_answer_larger_than_the_spool_goes_to_disk_and_then_to_an_error
         assert double.statistics().lost_slots == 0
 
 
-async def test_a_silent_ollama_is_given_up_after_ten_minutes(tmp_path: Path, autojump_clock: Clock) -> None:
-    async with running(Double()) as double, life(tmp_path, double) as bench:
-        answer = await bench.ask(agent("opus-01"), "[[n=5 hang=2]]")
-        assert answer.at >= 600
-        assert "silent" in answer.lines()[-1]["error"]
+@pytest.mark.parametrize(
+    ("path", "fields", "prompt", "allowed_s"),
+    [
+        ("/api/generate", {}, "[[n=5 hang=2]]", 120),
+        ("/api/generate", {"stream": False}, "[[n=5 hang=2]]", 120),
+        ("/v1/chat/completions", {"stream": True}, "[[n=5 hang=2]]", 120),
+        ("/api/generate", {}, "[[n=5 hang=0]]", 180),
+        ("/v1/chat/completions", {}, "[[n=5 hang=2]]", 600),
+    ],
+    ids=["between chunks", "between chunks, one body", "between events", "before the first byte", "in one piece"],
+)
+async def test_a_call_that_falls_silent_is_given_up_and_its_slot_is_the_next_ones(  # noqa: PLR0917
+    tmp_path: Path, autojump_clock: Clock, path: str, fields: dict[str, Any], prompt: str, allowed_s: float
+) -> None:
+    """Ollama itself is well: a stream has the shorter patience, since who waits behind it has a deadline of 240 s."""
+    async with running(Double()) as double, life(tmp_path, double, slots=1) as bench:
+        await bench.ask(OWNER, "[[n=1]]")
+        async with trio.open_nursery() as nursery:
+            silent, behind = Crowd(bench, nursery), Crowd(bench, nursery)
+            began_at = trio.current_time()
+            await silent.asks(agent("opus-01"), prompt, path=path, **fields)
+            await behind.asks(agent("sonnet-01"), "[[n=1]]", headers={"X-AI-Deadline": "900"})
+        (_, given_up), (_, served) = silent.answered[0], behind.answered[0]
+        assert allowed_s <= given_up.at - began_at < allowed_s + 2
+        assert f"silent for {allowed_s} s" in given_up.body.decode()
+        assert not is_clean_success(path, given_up, is_stream=fields.get("stream", path == "/api/generate"))
+        assert served.status == 200
+        assert given_up.at - 1 < served.at < given_up.at + 3
 
 
 async def test_headers_tell_id_attempt_cache_and_where_the_time_went(tmp_path: Path, autojump_clock: Clock) -> None:
