@@ -18,6 +18,7 @@ Unset = UnsetType
 Share = Annotated[float, Meta(ge=0, le=1)]
 Priority = Annotated[int, Meta(ge=1, le=10)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Factor = Annotated[float, Meta(ge=0, le=10_000)]
 Words = list[str]
 
 
@@ -174,10 +175,13 @@ class LevelsTable(Table):
     enter: tuple[Share, Share, Share] | Unset = UNSET
     leave_below: Share | Unset = UNSET
     dwell_s: Duration | Unset = field(name="dwell", default=UNSET)
-    num_predict: Count | Unset = UNSET
-    ttl_factor: tuple[float, float, float, float] | Unset = UNSET
+    num_predict: Annotated[int, Meta(ge=0, le=1_000_000)] | Unset = UNSET
+    ttl_factor: tuple[Factor, Factor, Factor, Factor] | Unset = UNSET
     light_model: str | Unset = UNSET
     priority_only: Priority | Unset = UNSET
+    stale: bool | Unset = UNSET
+    pause_starts: bool | Unset = UNSET
+    shadow: bool | Unset = UNSET
 
 
 class GpuTable(Table):

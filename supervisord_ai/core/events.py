@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from supervisord_ai.core.effects import Level
+
 
 @dataclass(frozen=True, slots=True)
 class AgentStarted:
@@ -67,4 +69,19 @@ class ChildKilled:
     kills: int
 
 
-Event = AgentStarted | AgentReady | AgentEnded | AgentAsked | GatewayRefused | ChildKilled
+@dataclass(frozen=True, slots=True)
+class LevelChanged:
+    """Another level holds from now on: each room does what `core.effects.effects_at` says of `after`.
+
+    `cause` is the component that decided (`queue`, `memory`, `cpu`), or `owner` when it was pinned; `reason` says it to people.
+    `at` is monotonic.
+    """
+
+    before: Level
+    after: Level
+    reason: str
+    cause: str
+    at: float
+
+
+Event = AgentStarted | AgentReady | AgentEnded | AgentAsked | GatewayRefused | ChildKilled | LevelChanged

@@ -66,10 +66,13 @@ class LevelsPolicy:
     enter: tuple[float, float, float] = (0.60, 0.80, 0.95)
     leave_below: float = 0.10
     dwell_s: float = 60.0
-    num_predict: int = 256
+    num_predict: int = 256  # 0: no answer is bounded
     ttl_factor: tuple[float, float, float, float] = (1.0, 2.0, 8.0, 24.0)
-    light_model: str = "tinyllama"
+    light_model: str = "tinyllama"  # "": no model is substituted
     priority_only: int = 3
+    stale: bool = True
+    pause_starts: bool = True
+    shadow: bool = False  # decide and log, change nothing
 
 
 @dataclass(frozen=True, slots=True)
