@@ -1,7 +1,8 @@
 """The fleet: ends what the last supervisor left, starts all agents in batches, keeps them running, ends them all.
 
-`follow` makes it another fleet while it runs: who is new is started, who is gone is ended, and whose spec has changed in what a
-generation is made of is started again. All of that goes through the batches of the first start.
+`follow` makes it another fleet while it runs: who is new is started, through the batches of the first start, and who is gone is
+ended. Whose spec has changed in what a generation is made of runs on, outdated, until his next start or a rollout; who rests in
+trouble is tried with his new spec at once.
 
 The agents decide for themselves (`lifecycle.py`); the fleet says when it is their turn, carries what concerns one to that one,
 and does what is done for all of them at once: a look at memory, the logs, orphans.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,6 +44,16 @@ class Journal(Protocol):
     """What is kept of the fleet across supervisors; `store.journal.FleetJournal` is the real one."""
 
     def load(self) -> dict[str, AgentRecord]: ...
+
+    def keep_spec(self, spec: AgentSpec) -> None: ...
+
+    def spec(self, digest: str) -> AgentSpec | None: ...
+
+    async def forget_specs(self, keep: Collection[str]) -> None: ...
+
+    def rollout(self) -> str | None: ...
+
+    async def keep_rollout(self, told: str) -> None: ...
 
     async def next_generation(self, name: str, digest: str) -> int: ...
 
@@ -100,6 +110,7 @@ class Generation:
         self._before = before
         self._log_offset = log_offset
         self._kills_told = self._kills_seen = before.oom_kills
+        self._cap_bytes = spec.policy.memory_bytes
         self._cap = CapWatch(spec.policy.memory_bytes)
 
     def __repr__(self) -> str:
@@ -168,6 +179,15 @@ class Generation:
             )
         )
         return generation
+
+    def limit(self, cap_bytes: int) -> None:
+        """Have another memory cap from now on.
+
+        Raises:
+            HostFault: it does not bind; the old one does.
+        """
+        self.cage.limit(cap_bytes)
+        self._cap_bytes = self._cap.cap_bytes = cap_bytes
 
     def measured(self, used_bytes: int) -> CapDeed:
         """Take a sample of its memory, where no group limits it, and return what is to be done."""
@@ -249,7 +269,7 @@ class Generation:
                 oom_kills=after.oom_kills - self._before.oom_kills,
                 own_limit_hits=hits,
                 peak_bytes=after.peak_bytes,
-                cap_bytes=self.spec.policy.memory_bytes,
+                cap_bytes=self._cap_bytes,
                 is_capped_by_rlimit=self._doors.cages.guarantee is Guarantee.SOFT_RLIMIT,
                 refused_s=None if self.refused_at is None else max(0.0, self.ended_at - self.refused_at),
                 last_lines=self._doors.logs.tail(self.spec.name, since=self._log_offset),

@@ -6,6 +6,7 @@ start wherever the task stands, and no command is ever refused because another o
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import random
@@ -21,7 +22,7 @@ from supervisord_ai.core.events import AgentEnded, AgentReady, ChildKilled
 from supervisord_ai.core.policies import RestartPolicy
 from supervisord_ai.core.reload import needs_restart
 from supervisord_ai.core.restart import Quarantine, Rest, RestartIn, RestartLedger, RunAgainIn
-from supervisord_ai.core.roster import AgentSpec, Ready
+from supervisord_ai.core.roster import AgentSpec, ClassPolicy, Ready
 from supervisord_ai.core.startup import StartGate
 from supervisord_ai.core.verdict import OWN_CAP, Verdict
 from supervisord_ai.errors import HostFault, SpawnFailed, StoreFault
@@ -30,6 +31,8 @@ from supervisord_ai.store.rows import AgentRecord
 logger = logging.getLogger(__name__)
 
 RESTING = frozenset({AgentState.STOPPED, AgentState.SCHEDULED, AgentState.FINISHED, AgentState.QUARANTINED})
+UP = frozenset({AgentState.STARTING, AgentState.RUNNING, AgentState.BACKOFF})
+IN_TROUBLE = frozenset({AgentState.BACKOFF, AgentState.QUARANTINED, AgentState.FINISHED})
 HEARD_S = 0.02  # fifty notices a second, and whoever says more waits
 LINGER_S = 2.0  # for those who outlive a main process that ended by itself
 FAULT_BACKOFF_S = 10.0  # the journal or the machine failed us; the agent is not to blame
@@ -53,7 +56,11 @@ class Agent:
         self._changed = trio.Event()
         self._wish: bool | None = None  # up, down, or nobody has said anything yet
         self._is_released = False
-        self._is_outdated = False  # its generation, or the trouble it rests in, is of another spec
+        self._is_worth_a_try = False  # the trouble it rests in was that of another spec
+        self._held: AgentSpec | None = None  # what a rollout keeps it on, while the roster says something else
+        self._digest = ""  # of what its last generation was made of
+        self._cap_bytes = spec.policy.memory_bytes  # as it binds the generation that runs
+        self._is_cap_overdue = False
         self._end_reason: str | None = None  # of the generation that runs, once it is to end
         self._kill_at = math.inf
         self._ready = trio.Event()
@@ -76,23 +83,62 @@ class Agent:
     @property
     def awaits_turn(self) -> bool:
         """Whether it is to be started, or started again, when a batch has room for it."""
-        return self._wish is None if self.state is AgentState.PENDING else self._is_outdated
+        return self._wish is None if self.state is AgentState.PENDING else self._is_worth_a_try
 
     def your_turn(self) -> None:
         """Its batch has come. Says nothing where its owner has spoken already."""
         if self._wish is None:
             self.want_up()
-        elif self._is_outdated:
-            self.restart("changed")
-            # What it did under its old spec is not held against the new one.
-            self._is_released = not agent_state.is_alive(self.state)
-        self._is_outdated = False
+        elif self._is_worth_a_try and not agent_state.is_alive(self.state):
+            self.want_up()
+            self._is_released = True  # what it did under its old spec is not held against the new one
+        self._is_worth_a_try = False
 
     def take(self, spec: AgentSpec) -> None:
-        """Be what this spec says: at once where that is possible, else from its turn on. Who was stopped stays stopped."""
-        self._is_outdated |= needs_restart(self.spec, spec) and self._wish is not False
+        """Be what this spec says: at once where that is possible, else with the next start. Who was stopped stays stopped."""
+        if needs_restart(self.spec, spec):
+            self._is_worth_a_try = self.state in IN_TROUBLE and self._wish is not False
         self.spec = spec
         self._ledger.restart, self._ledger.every_s = spec.policy.restart, spec.every_s
+        self._bind_cap()
+
+    @property
+    def wanted(self) -> AgentSpec:
+        """What its next generation is made of."""
+        if self._held is None:
+            return self.spec
+        # Its cap follows the roster while it runs, so also when it is started again.
+        policy = dataclasses.replace(self._held.policy, memory_bytes=self.spec.policy.memory_bytes)
+        return dataclasses.replace(self._held, policy=policy)
+
+    @property
+    def run_digest(self) -> str:
+        """What its last generation was made of; "" before the first."""
+        return self._digest
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether it is up, or about to be, and what runs is made of something else than the roster says."""
+        return self.state in UP and self._digest not in {"", self.spec.run_digest} and self._wish is not False
+
+    def hold(self, spec: AgentSpec | None) -> None:
+        """Start it as this spec whatever the roster says, from its next start on; None: as the roster says."""
+        self._held = spec
+
+    def _bind_cap(self) -> None:
+        """Have the cap of the roster bind the generation that runs. One that uses more keeps its old cap, until it uses less."""
+        wanted_bytes = self.spec.policy.memory_bytes
+        if self._generation is None or self._cap_bytes == wanted_bytes:
+            return
+        try:
+            self._generation.limit(wanted_bytes)
+        except HostFault as exc:
+            if not self._is_cap_overdue:
+                logger.warning("agent %s keeps its cap of %d bytes for now: %s", self.name, self._cap_bytes, exc)
+            self._is_cap_overdue = True
+            return
+        logger.info("agent %s: its cap is %d bytes now", self.name, wanted_bytes)
+        self._cap_bytes, self._is_cap_overdue = wanted_bytes, False
 
     def want_up(self) -> None:
         """It is to run: its owner started it, or released it from quarantine."""
@@ -102,7 +148,7 @@ class Agent:
 
     def want_down(self, reason: str, *, kill_at: float | None = None) -> None:
         """It is to end and stay down. `kill_at` is when its grace is over at the latest, on the monotonic clock."""
-        self._wish = self._is_released = self._is_outdated = False
+        self._wish = self._is_released = self._is_worth_a_try = False
         self._end(reason, kill_at)
         self._wake()
 
@@ -117,7 +163,9 @@ class Agent:
 
     def asked(self, generation: int) -> None:
         """A request of this generation was seen: readiness `request`."""
-        if self.spec.policy.ready is Ready.REQUEST and self._generation is not None and self._number == generation:
+        if self._generation is None or self._number != generation:
+            return
+        if self._generation.spec.policy.ready is Ready.REQUEST:
             self._ready.set()
 
     def refused(self, generation: int) -> None:
@@ -129,6 +177,7 @@ class Agent:
         """See whether the OOM killer took some of it, and it lives on."""
         if self._generation is None or self._end_reason is not None:
             return
+        self._bind_cap()
         if killed := self._generation.children_killed():
             logger.warning("agent %s: the OOM killer took %d processes of it, and it lives on", self.name, killed)
             self._doors.tell(ChildKilled(self.name, self._number, killed))
@@ -147,7 +196,7 @@ class Agent:
 
     def recall(self, record: AgentRecord) -> None:
         """Know again what the journal tells of the last supervisor's time. Before its task runs."""
-        self._number = record.generation
+        self._number, self._digest = record.generation, record.digest
         if record.verdict is not None:
             self._verdict = Verdict(record.verdict, (record.detail or "").partition("\n")[0])
 
@@ -205,10 +254,11 @@ class Agent:
             detail=self._reason or ("" if verdict is None else verdict.detail),
             memory_bytes=None if counters is None else counters.memory_bytes,
             peak_bytes=None if counters is None else counters.peak_bytes,
-            cap_bytes=self.spec.policy.memory_bytes,
+            cap_bytes=self.spec.policy.memory_bytes if self._generation is None else self._cap_bytes,
             guarantee=str(self._doors.cages.guarantee),
             log_path=log_path,
             status=self._status,
+            is_outdated=self.is_outdated,
         )
 
     # --- the task ---
@@ -267,10 +317,12 @@ class Agent:
         if self.state is AgentState.BACKOFF:
             self._restarts += 1
         self._end_reason, self._kill_at, self._ready, self._reason = None, math.inf, trio.Event(), ""
-        self._is_released = self._is_outdated = False
+        self._is_released = self._is_worth_a_try = self._is_cap_overdue = False
+        spec = self.wanted
+        self._cap_bytes = spec.policy.memory_bytes
         self._move(AgentEvent.SPAWN)
         began = self._clock.monotonic()
-        verdict, left = await self._generate()
+        verdict, left = await self._generate(spec)
         now = self._clock.monotonic()
         self._verdict = verdict
         words = verdict.word, verdict.detail
@@ -294,12 +346,14 @@ class Agent:
                     logger.warning("agent %s is in quarantine: %s", self.name, reason)
                     self._move(AgentEvent.QUARANTINE)
 
-    async def _generate(self) -> tuple[Verdict, tuple[int, ...]]:
+    async def _generate(self, spec: AgentSpec) -> tuple[Verdict, tuple[int, ...]]:
         """Start it, live with it, end it; returns the verdict and the pids that could not be ended."""
         try:
             with trio.CancelScope() as self._starting:
-                self._number = await self._doors.journal.next_generation(self.name, self.spec.digest)
-                generation = await Generation.start(self.spec, self._number, self._doors)
+                self._doors.journal.keep_spec(spec)
+                self._number = await self._doors.journal.next_generation(self.name, spec.run_digest)
+                self._digest = spec.run_digest
+                generation = await Generation.start(spec, self._number, self._doors)
             if self._starting.cancelled_caught:
                 verdict = Verdict(f"stopped:{self._end_reason}", "before it ran")
                 await self._write_end(verdict)
@@ -311,6 +365,7 @@ class Agent:
         finally:
             self._starting = None
         self._generation = generation
+        self._bind_cap()  # it may have been changed while it was being started
         verdict = Verdict("stopped:abandoned")
         try:
             verdict, left = await self._live(generation)
@@ -328,7 +383,7 @@ class Agent:
         logger.info("agent %s generation %d runs as %d", self.name, self._number, generation.handle.pid)
         generation.handle.go()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._become_ready)
+            nursery.start_soon(self._become_ready, generation.spec.policy)
             nursery.start_soon(self._listen, generation)
             nursery.start_soon(self._end_when_told, generation)
             status = await generation.handle.wait()
@@ -347,10 +402,10 @@ class Agent:
         generation.close()
         return verdict, left
 
-    async def _become_ready(self) -> None:
-        match self.spec.policy.ready:
+    async def _become_ready(self, policy: ClassPolicy) -> None:
+        match policy.ready:
             case Ready.ALIVE:
-                await trio.sleep(self.spec.policy.start_s)
+                await trio.sleep(policy.start_s)
             case Ready.REQUEST | Ready.NOTIFY:
                 await self._ready.wait()
         if self.state is AgentState.STARTING:
@@ -360,7 +415,7 @@ class Agent:
     async def _listen(self, generation: Generation) -> None:
         while True:
             notice = await generation.hear()
-            if notice.is_ready and self.spec.policy.ready is Ready.NOTIFY:
+            if notice.is_ready and generation.spec.policy.ready is Ready.NOTIFY:
                 self._ready.set()
             if notice.status is not None or notice.is_stopping:
                 self._status = notice.status or "stopping"

@@ -25,6 +25,7 @@ class AgentView:
     cap_bytes: int
     guarantee: str  # hard | hard-v1 | soft-rlimit
     log_path: str
+    is_outdated: bool = False  # its generation was made of another spec than the roster's
     status: str = ""  # what the one that runs last said of itself on its notify socket
 
 

@@ -11,6 +11,7 @@ NOT_IN_EFFECT: tuple[str, ...] = (
     "memory.reserve",
     "memory.enforce",
     "class.X.critical",
+    "class.X.max_age",
     "class.X.substitute",
     "ollama.device",
     "ollama.restart_command",

@@ -24,7 +24,7 @@ ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Whose environment says otherwise could pass for another agent, or never be told apart from a stray.
 OWN_ENV = ("AI_SUPERVISOR_", "NOTIFY_SOCKET")
 NOT_AGENTS = ("owner", "guest", ENGINE_CLASS)
-ONLY_FOR_AGENTS = ("memory", "inject", "user", "restart", "ready", "start", "grace", "critical")
+ONLY_FOR_AGENTS = ("memory", "inject", "user", "restart", "ready", "start", "grace", "max_age", "critical")
 POLICY_KEYS = frozenset(ClassTable.__struct_fields__)
 
 

@@ -78,6 +78,7 @@ class ClassTable(Table):
     ready: Ready | Unset = UNSET
     start_s: Duration | Unset = field(name="start", default=UNSET)
     grace_s: Duration | Unset = field(name="grace", default=UNSET)
+    max_age_s: Duration | Unset = field(name="max_age", default=UNSET)
 
 
 class AgentTable(ClassTable):

@@ -91,7 +91,9 @@ def keys_of(kind: type[Table], policy: object, skip: frozenset[str] = frozenset(
 
 
 def _class(policy: ClassPolicy) -> list[str]:
-    only_agents = frozenset({"memory_bytes", "inject", "user", "restart", "ready", "start_s", "grace_s", "critical"})
+    only_agents = frozenset(
+        {"memory_bytes", "inject", "user", "restart", "ready", "start_s", "grace_s", "max_age_s", "critical"}
+    )
     return _table(ClassTable, policy, only_agents if policy.name in {"owner", "guest"} else frozenset())
 
 

@@ -155,6 +155,7 @@ def external(spec: AgentSpec) -> Json:
         "detail": "",
         "guarantee": "none",
         "log_path": "",
+        "is_outdated": False,
         "status": "",
     }
 

@@ -1,8 +1,9 @@
-"""Decides what a changed config means for the daemon that runs: what is done live, who is started again, what is refused.
+"""Decides what a changed config means for the daemon that runs: what is done live, who is outdated by it, what is refused.
 
 Knows nothing of files or processes. Agents are compared by their whole resolved spec, so that no field can be forgotten: a field
-is part of the generation that runs, and its change starts the agent again, unless LIVE_OF_AGENT says that it is read anew for
-each request. Of the rest of the config only LIVE_KEYS are looked at anew; every other key is refused by name, and stays as it
+is part of the generation that runs, and its change makes that generation outdated, unless `roster.LIVE_OF_AGENT` says that it
+may change while it runs. A reload ends nobody: who is outdated comes to his new spec with his next start, or when a rollout
+comes to him. Of the rest of the config only LIVE_KEYS are looked at anew; every other key is refused by name, and stays as it
 was, while what can be done is done.
 """
 
@@ -16,8 +17,6 @@ from enum import StrEnum
 
 from supervisord_ai.core.roster import AgentSpec, ClassPolicy, Roster
 
-# What the gateway reads when a request comes: the next one finds the new value, those who wait keep what they were promised.
-LIVE_OF_AGENT = frozenset({"rate_per_min", "over_rate", "priority", "ceiling", "weight", "max_queued"})
 # The memory plan is arithmetic about caps; the caps themselves belong to the agents. (`ollama` and `reserve` bind someone.)
 LIVE_KEYS = frozenset(f"memory.{part}" for part in ("total", "os", "cache", "monitoring", "agents", "overcommit"))
 
@@ -27,8 +26,8 @@ _CLASS = "class"  # what the name of a spec's policy is called in a config
 class How(StrEnum):
     """How an agent comes to its changed spec."""
 
-    LIVE = "live"  # with its next request
-    RESTART = "restart"  # it is ended and started again
+    LIVE = "live"  # while it runs
+    RESTART = "restart"  # with its next start: by a rollout, by its owner, by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +132,7 @@ def differing(old: AgentSpec, new: AgentSpec) -> tuple[str, ...]:
 
 def needs_restart(running: AgentSpec, wanted: AgentSpec) -> bool:
     """Tell whether a generation started with one spec must end before the agent is what another spec says."""
-    return any(name not in LIVE_OF_AGENT for name in differing(running, wanted))
+    return running.run_digest != wanted.run_digest
 
 
 def _differing_policy(old: ClassPolicy, new: ClassPolicy) -> list[str]:

@@ -7,11 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
 MB = 1_000_000
 MIB = 1 << 20
+
+# What may change while a generation runs: the gateway reads it for each request, the fleet for each decision, and a cap is
+# written where it binds. Every other field is part of what a generation is made of: who runs with another is *outdated*.
+LIVE_OF_AGENT = frozenset({
+    "rate_per_min", "over_rate", "priority", "ceiling", "weight", "max_queued", "substitute",
+    "memory_bytes", "restart", "ready", "start_s", "grace_s", "every_s", "max_age_s",
+})  # fmt: skip
 
 
 class Restart(StrEnum):
@@ -61,6 +69,7 @@ class ClassPolicy:
     ready: Ready = Ready.ALIVE
     start_s: float = 2.0
     grace_s: float = 5.0
+    max_age_s: float = 0.0  # then it is started anew; 0: it may run for ever
 
 
 CLASS_DEFAULTS: dict[str, ClassPolicy] = {
@@ -93,8 +102,29 @@ class AgentSpec:
     @property
     def digest(self) -> str:
         """Identifies the whole resolved spec: equal exactly when no field differs."""
-        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return _digest(self, without=())
+
+    @property
+    def run_digest(self) -> str:
+        """Identifies what a generation of it is made of: equal exactly when no field differs but those of LIVE_OF_AGENT."""
+        return _digest(self, without=LIVE_OF_AGENT)
+
+
+def _digest(spec: AgentSpec, *, without: Collection[str]) -> str:
+    canonical = json.dumps(_said(spec, without), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _said(value: AgentSpec | ClassPolicy, without: Collection[str]) -> dict[str, object]:
+    """Return the fields that are not at their default: one that a later version adds must not make every agent outdated."""
+    said: dict[str, object] = {}
+    for one in fields(value):
+        here = getattr(value, one.name)
+        if isinstance(here, ClassPolicy):
+            here = _said(here, without)
+        if one.name not in without and here != one.default:
+            said[one.name] = here
+    return said
 
 
 @dataclass(frozen=True, slots=True)

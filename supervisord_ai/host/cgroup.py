@@ -73,6 +73,13 @@ class Cage(Protocol):
             HostFault: it cannot be made.
         """
 
+    def limit(self, cap_bytes: int) -> None:
+        """Have another limit from now on, while somebody is in it.
+
+        Raises:
+            HostFault: it cannot be set, or more than that is used: the kernel would kill at once.
+        """
+
     def started(self, pid: int) -> None:
         """The generation's main process is this one."""
 

@@ -43,6 +43,9 @@ class V1Cage:
         self._limit(cap_bytes)
         cgroup.write(self._memory / "memory.max_usage_in_bytes", "0")
 
+    def limit(self, cap_bytes: int) -> None:
+        self._limit(cap_bytes)  # EBUSY below what is used and cannot be reclaimed
+
     def _limit(self, cap_bytes: int) -> None:
         both = self._memory / "memory.memsw.limit_in_bytes"
         files = [self._memory / "memory.limit_in_bytes"]

@@ -41,6 +41,12 @@ class V2Cage:
         if (self._group / "memory.oom.group").exists():  # 4.19
             cgroup.write(self._group / "memory.oom.group", "1")
 
+    def limit(self, cap_bytes: int) -> None:
+        # Below what is used the kernel reclaims what it can and then kills, without a word.
+        if (used := cgroup.number(self._group / "memory.current") or 0) > cap_bytes:
+            raise HostFault(f"{self._group}: {used} bytes are used, more than {cap_bytes}")
+        cgroup.write(self._group / "memory.max", str(cap_bytes))
+
     def started(self, pid: int) -> None:
         pass
 

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import signal
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -154,6 +156,15 @@ class UncagedCage:
         self.track(run_tag)
         self._cap_bytes = cap_bytes
         self._memory_bytes = self._peak_bytes = None
+
+    def limit(self, cap_bytes: int) -> None:
+        self._cap_bytes = cap_bytes
+        data_bytes = math.ceil(cap_bytes * self._policy.data_ratio)
+        self.rlimits = (("core", 0), ("data", data_bytes))
+        for pid in self._tree.members if self._tree is not None else ():
+            # Gone, or not ours to limit (another user's, and we are not root): then looking is what limits it.
+            with suppress(ProcessLookupError, PermissionError):
+                resource.prlimit(pid, resource.RLIMIT_DATA, (data_bytes, data_bytes))
 
     @classmethod
     def tracking(cls, name: str, census: Census, run_tag: str | None) -> UncagedCage:

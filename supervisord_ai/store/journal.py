@@ -8,10 +8,13 @@ by then be somebody else's.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import astuple, replace
 
+import msgspec
+
 from supervisord_ai.clock import Clock
+from supervisord_ai.core.roster import AgentSpec
 from supervisord_ai.store.database import Database
 from supervisord_ai.store.rows import AgentRecord, EventRow
 from supervisord_ai.store.writes import Change, Insert
@@ -37,6 +40,7 @@ class FleetJournal:
         self._database = database
         self._clock = clock
         self._records = {row[0]: AgentRecord(*row) for row in database.read(f"SELECT {_AGENT_COLUMNS} FROM agents")}
+        self._kept = {str(row[0]) for row in database.read("SELECT digest FROM specs")}
 
     def load(self) -> dict[str, AgentRecord]:
         """Return what is known of every agent, by name."""
@@ -88,6 +92,49 @@ class FleetJournal:
             await self._put(
                 replace(record, verdict=verdict, detail=detail[:_DETAIL_CHARS], ended_wall=self._clock.wall(), pid=None)
             )
+
+    # --- what generations were made of ---
+
+    def keep_spec(self, spec: AgentSpec) -> None:
+        """Write, with the next commit, what generations with this spec's `run_digest` are made of."""
+        if spec.run_digest not in self._kept:
+            self._kept.add(spec.run_digest)
+            written = msgspec.json.encode(spec).decode()
+            self._database.queue(Change("REPLACE INTO specs VALUES (?, ?)", (spec.run_digest, written)))
+
+    def spec(self, digest: str) -> AgentSpec | None:
+        """Return what was kept under a `run_digest`; None where nothing is, or a version wrote it that we do not understand."""
+        found = self._database.read("SELECT spec FROM specs WHERE digest = ?", (digest,))
+        try:
+            return msgspec.json.decode(found[0][0], type=AgentSpec) if found else None
+        except msgspec.ValidationError:
+            return None
+
+    async def forget_specs(self, keep: Collection[str]) -> None:
+        """Delete every spec that no agent's last generation was made of and that is not in `keep`.
+
+        Raises:
+            StoreFault: they could not be deleted.
+        """
+        used = {record.digest for record in self._records.values()} | set(keep)
+        for digest in sorted(self._kept - used):
+            self._kept.discard(digest)
+            await self._database.commit(Change("DELETE FROM specs WHERE digest = ?", (digest,)))
+
+    # --- the rollout ---
+
+    def rollout(self) -> str | None:
+        """Return what was last written of a rollout."""
+        found = self._database.read("SELECT told FROM rollout")
+        return str(found[0][0]) if found else None
+
+    async def keep_rollout(self, told: str) -> None:
+        """Write where a rollout stands, in place of what was written before; durable.
+
+        Raises:
+            StoreFault: it could not be written.
+        """
+        await self._database.commit(Change("REPLACE INTO rollout VALUES (1, ?)", (told,)))
 
     def _newest(self, name: str, generation: int) -> AgentRecord | None:
         record = self._records.get(name)

@@ -139,7 +139,13 @@ def _journal_1(db: sqlite_utils.Database) -> None:
     )
 
 
-JOURNAL = Schema(page_size=4096, migrations=(_journal_1,))
+def _journal_2(db: sqlite_utils.Database) -> None:
+    # What generations were made of, so that an agent can go back to what it was before, and where the one rollout stands.
+    db.table("specs").create({"digest": str, "spec": str}, pk="digest", not_null={"spec"}, strict=True)
+    db.table("rollout").create({"id": int, "told": str}, pk="id", not_null={"told"}, strict=True)
+
+
+JOURNAL = Schema(page_size=4096, migrations=(_journal_1, _journal_2))
 
 
 # --- cache.db -----------------------------------------------------------------------------------------------------------

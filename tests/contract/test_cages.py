@@ -267,6 +267,24 @@ async def test_the_cap_binds_from_the_first_instruction_and_the_neighbour_lives(
     await end(neighbour, quiet)
 
 
+async def test_a_cap_is_raised_and_lowered_while_somebody_is_in_it(kernel: Subject, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    REAL["grows"] = (
+        f"exec /usr/bin/python3 -I -S -c 'import os,time\nb = bytearray(30_000_000)\n"
+        f"while not os.path.exists(\"{go}\"): time.sleep(0.01)\nc = bytearray(60_000_000)\nprint(len(b))\ntime.sleep(1000)'"
+    )
+    cage, handle = await kernel.start("one", "grows", cap_bytes=60 * MB)
+    await until(lambda: (cage.counters().memory_bytes or 0) > 30 * MB, what="the first 30 MB")
+    with pytest.raises(HostFault):
+        cage.limit(10 * MB)  # it uses more: refused, and the old cap is as it was
+    cage.limit(150 * MB)
+    go.touch()
+    await until(lambda: (cage.counters().memory_bytes or 0) > 90 * MB, what="90 MB under the raised cap")
+    cage.limit(120 * MB)
+    assert cage.oom_kills() == 0
+    await end(cage, handle)
+
+
 async def test_the_peak_is_of_this_generation_where_it_can_be_reset(kernel: Subject) -> None:
     if kernel.form != "v1":
         pytest.skip("v2 counts since the group was made")

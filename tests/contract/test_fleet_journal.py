@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from supervisord_ai.agents.generation import Journal
 from supervisord_ai.clock import VirtualClock
+from supervisord_ai.core.roster import CLASS_DEFAULTS, AgentSpec
 from supervisord_ai.store.disk import inline
 from supervisord_ai.store.state import State
 from tests.fakes.disk import FakeDisk
@@ -54,3 +56,26 @@ async def test_the_next_generation_knows_nothing_of_the_last_one_but_its_number(
     second = journal.load()["one"]
     assert (second.generation, second.digest, second.pid, second.run_tag, second.ended_wall) == (2, "b", None, None, None)
     assert await journal.next_generation("two", "a") == 1
+
+
+async def test_what_a_generation_was_made_of_is_kept_while_somebody_is_made_of_it(journal: Journal) -> None:
+    old = AgentSpec("one", CLASS_DEFAULTS["opus"], ("run", "{"), env=(("A", "b"),), every_s=1.5)
+    new = dataclasses.replace(old, command=("walk",))
+    for spec in (old, new):
+        journal.keep_spec(spec)
+        journal.keep_spec(spec)
+        await journal.next_generation("one", spec.run_digest)
+    assert journal.spec(old.run_digest) == old
+    assert journal.spec("nonsense") is None
+    await journal.forget_specs({old.run_digest})
+    assert journal.spec(old.run_digest) == old
+    await journal.forget_specs(())
+    assert journal.spec(old.run_digest) is None
+    assert journal.spec(new.run_digest) == new
+
+
+async def test_the_last_word_of_a_rollout_is_kept(journal: Journal) -> None:
+    assert journal.rollout() is None
+    await journal.keep_rollout("one")
+    await journal.keep_rollout("two")
+    assert journal.rollout() == "two"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 
 import trio
 
+from supervisord_ai.core.roster import AgentSpec
 from supervisord_ai.store.rows import AgentRecord
 
 
@@ -16,6 +18,8 @@ class MemoryJournal:
         self.records: dict[str, AgentRecord] = {}
         self.intents: list[tuple[str, int, str]] = []
         self.ends: list[tuple[str, int, str, str]] = []
+        self.specs: dict[str, AgentSpec] = {}
+        self.told: str | None = None
 
     def load(self) -> dict[str, AgentRecord]:
         return dict(self.records)
@@ -45,6 +49,24 @@ class MemoryJournal:
         assert self.records[name].generation == generation
         self.ends.append((name, generation, verdict, detail))
         self.records[name] = dataclasses.replace(self.records[name], verdict=verdict, detail=detail, ended_wall=0.0)
+
+    def keep_spec(self, spec: AgentSpec) -> None:
+        self.specs.setdefault(spec.run_digest, spec)
+
+    def spec(self, digest: str) -> AgentSpec | None:
+        return self.specs.get(digest)
+
+    async def forget_specs(self, keep: Collection[str]) -> None:
+        await trio.lowlevel.checkpoint()
+        used = {record.digest for record in self.records.values()} | set(keep)
+        self.specs = {digest: spec for digest, spec in self.specs.items() if digest in used}
+
+    def rollout(self) -> str | None:
+        return self.told
+
+    async def keep_rollout(self, told: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self.told = told
 
     def verdicts(self, name: str) -> list[str]:
         return [verdict for who, _, verdict, _ in self.ends if who == name]

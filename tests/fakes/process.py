@@ -209,6 +209,11 @@ class FakeCage:
             raise HostFault(f"{self.path}: no space left on device")
         self.cap_bytes = cap_bytes
 
+    def limit(self, cap_bytes: int) -> None:
+        if self.is_broken or (self.memory_bytes or 0) > cap_bytes:
+            raise HostFault(f"{self.path}: {self.memory_bytes} bytes are used")
+        self.cap_bytes = cap_bytes
+
     def started(self, pid: int) -> None:
         assert pid in self.world.processes
 

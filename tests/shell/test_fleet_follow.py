@@ -14,8 +14,9 @@ from supervisord_ai.agents.fleet import Fleet
 from supervisord_ai.core.agent_state import AgentState
 from supervisord_ai.core.events import AgentEnded, AgentStarted
 from supervisord_ai.core.policies import StartPolicy
-from supervisord_ai.core.roster import AgentSpec
+from supervisord_ai.core.roster import MB, AgentSpec
 from supervisord_ai.errors import UsageError
+from supervisord_ai.host.signals import KILL
 from tests.shell.test_fleet import CLASS, World, states, view
 
 RUNNING = AgentState.RUNNING
@@ -52,36 +53,58 @@ async def test_who_is_new_starts_who_is_gone_ends_and_nobody_else_notices(
     assert world.processes.alive == []
 
 
-async def test_a_changed_command_starts_an_agent_again_and_a_changed_weight_does_not(
+async def test_a_changed_command_makes_an_agent_outdated_and_a_changed_weight_does_not(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     world = World(tmp_path, {"a": "serve"})
     async with world.running() as fleet:
         await trio.sleep(30)
-        fleet.follow(specs_of({"a": "serve"}, weight=9.0, rate_per_min=1.0))
-        await trio.sleep(30)
-        assert started(world) == [("a", 1)]
-        fleet.follow(specs_of({"a": "slow"}, weight=9.0, rate_per_min=1.0))
+        fleet.follow(specs_of({"a": "serve"}, weight=9.0, rate_per_min=1.0, grace_s=1.0))
+        assert not view(fleet, "a").is_outdated
+        fleet.follow(specs_of({"a": "slow"}, weight=9.0))
+        await trio.sleep(300)
+        assert view(fleet, "a").is_outdated
+        assert started(world) == [("a", 1)]  # nobody is ended by a reload
+        fleet.restart("a")
         await trio.sleep(30)
         assert started(world) == [("a", 1), ("a", 2)]
-        assert verdicts(world) == [("a", "stopped:changed")]
+        assert not view(fleet, "a").is_outdated
+        assert [process.launch.argv for process in world.processes.alive] == [("slow",)]
+        fleet.follow(specs_of({"a": "serve"}))
+        assert view(fleet, "a").is_outdated
+        fleet.follow(specs_of({"a": "slow"}))  # taken back before it was done
+        assert not view(fleet, "a").is_outdated
+        await fleet.stop_all()
+
+
+async def test_an_outdated_agent_that_ends_by_itself_comes_back_with_its_new_spec(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    world = World(tmp_path, {"a": "serve"})
+    async with world.running() as fleet:
+        await trio.sleep(30)
+        fleet.follow(specs_of({"a": "slow"}))
+        world.process("serve").signal(KILL)
+        await trio.sleep(30)
         assert [process.launch.argv for process in world.processes.alive] == [("slow",)]
         await fleet.stop_all()
 
 
-async def test_a_whole_class_is_started_again_in_batches(autojump_clock: MockClock, tmp_path: Path) -> None:
-    names = {f"a{n:02}": "serve" for n in range(25)}
-    world = World(tmp_path, names)
+async def test_a_changed_cap_binds_who_runs_and_waits_for_one_who_uses_more(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    world = World(tmp_path, {"a": "serve", "b": "serve"})
     async with world.running() as fleet:
         await trio.sleep(30)
-        fleet.follow(specs_of(names, grace_s=9.0))
-        fewest = 25
-        with trio.move_on_after(60):
-            while len(started(world)) < 50 or set(states(fleet).values()) != {RUNNING}:
-                fewest = min(fewest, sum(state is RUNNING for state in states(fleet).values()))
-                await trio.sleep(0.1)
-        assert len(started(world)) == 50
-        assert fewest == 15
+        cages = {name: world.cages.cage(name) for name in ("a", "b")}
+        cages["b"].memory_bytes = 70 * MB
+        fleet.follow(specs_of({"a": "serve", "b": "serve"}, memory_bytes=50 * MB))
+        assert (cages["a"].cap_bytes, cages["b"].cap_bytes) == (50 * MB, 100 * MB)
+        assert (view(fleet, "a").cap_bytes, view(fleet, "b").cap_bytes) == (50 * MB, 100 * MB)
+        cages["b"].memory_bytes = 30 * MB
+        await trio.sleep(2)
+        assert (cages["b"].cap_bytes, view(fleet, "b").cap_bytes) == (50 * MB, 50 * MB)
+        assert len(started(world)) == 2
         await fleet.stop_all()
 
 
@@ -138,16 +161,14 @@ async def test_a_new_command_is_tried_at_once_where_the_old_one_rests(
         await fleet.stop_all()
 
 
-async def test_an_agent_that_is_just_being_started_comes_up_with_its_new_spec(
+async def test_an_agent_whose_turn_has_not_come_comes_up_with_its_new_spec(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     world = World(tmp_path, {"a": "serve"})
     async with world.running() as fleet:
         fleet.follow(specs_of({"a": "slow"}))  # its task has not run yet
-        await trio.sleep(0.5)
-        fleet.follow(specs_of({"a": "deaf"}))  # it runs and is not ready yet
         await trio.sleep(60)
-        assert [process.launch.argv for process in world.processes.alive] == [("deaf",)]
+        assert [process.launch.argv for process in world.processes.alive] == [("slow",)]
         assert states(fleet) == {"a": RUNNING}
         await fleet.stop_all()
 
@@ -180,6 +201,10 @@ async def test_a_hundred_other_fleets_one_after_the_other_end_as_the_last_one_sa
         fleet.follow(specs_of(last))
         await trio.sleep(120)
         assert states(fleet) == dict.fromkeys(last, RUNNING)
+        for one in fleet.statistics().agents:
+            if one.is_outdated:
+                fleet.restart(one.name)
+        await trio.sleep(30)
         assert sorted(process.launch.argv for process in world.processes.alive) == [("serve",), ("slow",)]
         assert len(set(started(world))) == len(started(world))
         await fleet.stop_all()

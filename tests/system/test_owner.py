@@ -80,9 +80,11 @@ def test_a_reload_by_command_and_by_signal(tmp_path: Path) -> None:
         write(daemon, agents_of("a-2", command="sleep 2000") + '[queue]\ndeadline = "9s"\n')
         assert daemon.process is not None
         daemon.process.send_signal(signal.SIGHUP)
-        eventually(
-            lambda: states(daemon) == {"a-2": "running"} and daemon.agents()["a-2"]["pid"] != pid, what="a-2 alone, anew"
-        )
+        eventually(lambda: states(daemon) == {"a-2": "running"} and daemon.agents()["a-2"]["is_outdated"], what="a-2 alone")
+        assert daemon.agents()["a-2"]["pid"] == pid  # what needs a start waits for one
+        assert say(daemon, "agents", "restart", "a-2")[0] == 0
+        eventually(lambda: daemon.agents()["a-2"]["pid"] not in {None, pid}, what="a-2, anew")
+        assert not daemon.agents()["a-2"]["is_outdated"]
         assert "queue.deadline" in daemon.log
         code, text = say(daemon, "reload")
         assert (code, "queue.deadline" in text) == (4, True)

@@ -366,6 +366,7 @@ def test_the_keys_without_effect_are_these() -> None:
         "memory.reserve",
         "memory.enforce",
         "class.X.critical",
+        "class.X.max_age",
         "class.X.substitute",
         "ollama.device",
         "ollama.restart_command",

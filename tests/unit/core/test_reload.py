@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from supervisord_ai.core.queue_mode import MODES, QueueMode, QueueVerb, admits, starts
 from supervisord_ai.core.reload import (
-    LIVE_OF_AGENT,
     How,
     NeedsRestart,
     ReloadPlan,
@@ -22,7 +21,17 @@ from supervisord_ai.core.reload import (
     needs_restart,
     plan_reload,
 )
-from supervisord_ai.core.roster import CLASS_DEFAULTS, MB, AgentSpec, ClassPolicy, OverRate, Ready, Restart, Roster
+from supervisord_ai.core.roster import (
+    CLASS_DEFAULTS,
+    LIVE_OF_AGENT,
+    MB,
+    AgentSpec,
+    ClassPolicy,
+    OverRate,
+    Ready,
+    Restart,
+    Roster,
+)
 
 OPUS, SONNET = CLASS_DEFAULTS["opus"], CLASS_DEFAULTS["sonnet"]
 
@@ -44,6 +53,7 @@ OTHER_POLICY: dict[str, Any] = {
     "ready": Ready.REQUEST,
     "start_s": 11.0,
     "grace_s": 12.0,
+    "max_age_s": 3600.0,
 }
 OTHER_SPEC: dict[str, Any] = {
     "command": ("other",),
@@ -53,7 +63,10 @@ OTHER_SPEC: dict[str, Any] = {
     "every_s": 60.0,
     "external": True,
 }
-LIVE_WORDS = ("rate_per_min", "over_rate", "priority", "ceiling", "weight", "max_queued")
+LIVE_WORDS = (
+    "rate_per_min", "over_rate", "priority", "ceiling", "weight", "max_queued", "substitute",
+    "memory_bytes", "restart", "ready", "start_s", "grace_s", "every_s", "max_age_s",
+)  # fmt: skip
 
 
 def spec(name: str, policy: ClassPolicy = OPUS, **fields: Any) -> AgentSpec:
