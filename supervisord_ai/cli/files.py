@@ -49,3 +49,12 @@ def shipped_config() -> bytes:
         if path.is_file():
             return path.read_bytes()
     raise HostFault(f"this installation lacks {here}/config/shipped.toml")
+
+
+def shipped_unit(name: str) -> str:
+    """Return the template of a systemd unit: from the installed package, or from a checkout."""
+    here = Path(__file__).parent.parent
+    for path in (here / "units" / name, here.parent / "systemd" / name):
+        if path.is_file():
+            return path.read_text()
+    raise HostFault(f"this installation lacks {here}/units/{name}")

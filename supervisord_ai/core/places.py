@@ -13,6 +13,12 @@ NAME = "ai-supervisor"
 LLM_SOCKET = "llm.sock"
 CONTROL_SOCKET = "control.sock"
 
+# The unit below which agents live, so that the supervisor's end is not theirs: its name is in this variable of the
+# supervisor's environment, and its one process waits in this leaf of its cgroup (see core/units.py).
+HOLDER_VARIABLE = "AI_SUPERVISOR_HOLDER"
+HOLDER_LEAF = "holder"
+SOCKET_NAME = "ai-supervisor"  # of the descriptors that systemd passes
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
@@ -33,6 +39,31 @@ class Places:
     log_dir: str
 
 
+@dataclass(frozen=True, slots=True)
+class InstallPlaces:
+    """Where `install` puts things: the units, the releases (`releases/`, and `current`, a link to one of them), the command."""
+
+    units: str
+    prefix: str
+    command: str
+
+
+def install_places(around: Surroundings, *, is_user: bool) -> InstallPlaces:
+    """Return the paths of a system's installation, or of a user's own."""
+    if not is_user:
+        return InstallPlaces("/etc/systemd/system", f"/opt/{NAME}", f"/usr/local/bin/{NAME}")
+    return InstallPlaces(
+        units=f"{_xdg(around, 'XDG_CONFIG_HOME', '.config')}/systemd/user",
+        prefix=f"{_xdg(around, 'XDG_DATA_HOME', '.local/share')}/{NAME}",
+        command=f"{around.home}/.local/bin/{NAME}",
+    )
+
+
+def _xdg(around: Surroundings, variable: str, below_home: str) -> str:
+    value = around.env.get(variable, "")
+    return value if value.startswith("/") else f"{around.home}/{below_home}"  # the specification: a relative path is ignored
+
+
 def default_places(around: Surroundings) -> Places:
     """Return the paths for whoever runs us. `AI_SUPERVISOR_*` are not read here: they override the config as well."""
     if around.uid == 0:
@@ -43,15 +74,12 @@ def default_places(around: Surroundings) -> Places:
             log_dir=f"/var/log/{NAME}",
         )
 
-    def xdg(variable: str, otherwise: str) -> str:
-        value = around.env.get(variable, "")
-        return value if value.startswith("/") else otherwise  # the specification: a relative path is ignored
-
-    state = f"{xdg('XDG_STATE_HOME', f'{around.home}/.local/state')}/{NAME}"
+    state = f"{_xdg(around, 'XDG_STATE_HOME', '.local/state')}/{NAME}"
+    run = around.env.get("XDG_RUNTIME_DIR", "")
     return Places(
-        config=f"{xdg('XDG_CONFIG_HOME', f'{around.home}/.config')}/{NAME}/config.toml",
+        config=f"{_xdg(around, 'XDG_CONFIG_HOME', '.config')}/{NAME}/config.toml",
         # Without a session's own folder, one in /tmp: host makes it 0700 and refuses it when it is somebody else's.
-        runtime_dir=f"{run}/{NAME}" if (run := xdg("XDG_RUNTIME_DIR", "")) else f"/tmp/{NAME}-{around.uid}",  # noqa: S108
+        runtime_dir=f"{run}/{NAME}" if run.startswith("/") else f"/tmp/{NAME}-{around.uid}",  # noqa: S108
         state_dir=state,
         log_dir=f"{state}/log",
     )
