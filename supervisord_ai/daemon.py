@@ -43,12 +43,16 @@ from supervisord_ai.core.injection import injected
 from supervisord_ai.core.memory_plan import MemoryPolicy
 from supervisord_ai.core.places import CONTROL_SOCKET, LLM_SOCKET
 from supervisord_ai.core.policies import BackendSpec
+from supervisord_ai.core.progress import Signs
 from supervisord_ai.core.roster import AgentSpec, Roster
-from supervisord_ai.duty import every
+from supervisord_ai.core.units import has_other_users
+from supervisord_ai.duty import every, kept_up
 from supervisord_ai.errors import HostFault, SpawnFailed, SupervisorError
 from supervisord_ai.gateway.accept import Accept
 from supervisord_ai.gateway.gateway import Gateway, in_own_thread, shape_refusal
+from supervisord_ai.health.alive import stay_alive
 from supervisord_ai.host import memory, sockets
+from supervisord_ai.host.activation import PassedSockets
 from supervisord_ai.host.cages import Form, find_cages
 from supervisord_ai.host.cgroup import Cages
 from supervisord_ai.host.notify import NotifyDoor, NotifyFolder
@@ -166,8 +170,7 @@ class Daemon:
         state = StateFolder(state_dir)
         held.callback(state.close)
         make_folder(log_dir, 0o750)
-        users = {spec.policy.user for spec in config.roster.agents.values()} - {None}
-        is_shared = os.geteuid() == 0 and users != {"root"}
+        is_shared = has_other_users(config.roster, os.geteuid())
         sockets.make_runtime_dir(self._runtime_dir, for_others=is_shared)
         self._bind(held, is_shared)
 
@@ -257,16 +260,20 @@ class Daemon:
         return f"<daemon {self._fleet!r} {self._gateway!r}>"
 
     def _bind(self, held: ExitStack, is_shared: bool) -> None:
-        """Bind every socket before anything is started: a taken port or a second daemon changes nothing."""
+        """Have every socket before anything is started: a taken port or a second daemon changes nothing."""
+        passed = PassedSockets()
+        held.callback(passed.close)
         # Who may call is decided by the kernel's word on each connection, not by the mode of a file.
-        self._llm = sockets.bind_unix(self._runtime_dir / LLM_SOCKET, mode=0o666 if is_shared else 0o600)
+        llm, mode = self._runtime_dir / LLM_SOCKET, 0o666 if is_shared else 0o600
+        self._llm = passed.unix(llm) or sockets.bind_unix(llm, mode=mode)
         held.callback(self._llm.close)
         self._owner_door = sockets.bind_unix(self._runtime_dir / CONTROL_SOCKET, mode=0o600, uid=_owner(self._config).uid)
         held.callback(self._owner_door.close)
         self._tcp = []
         for where in self._config.listen.tcp:
-            self._tcp.append(sockets.bind_tcp(where))
+            self._tcp.append(passed.tcp(where) or sockets.bind_tcp(where))
             held.callback(self._tcp[-1].close)
+        passed.close()
 
     def stop(self) -> None:
         """Have `live` end, outward."""
@@ -354,6 +361,10 @@ class Daemon:
     async def _forget_events(self) -> None:
         await self._events.forget(self._clock.wall() - self._config.retention_events_s)
 
+    def _signs(self) -> Signs:
+        journal = self._journal.statistics()
+        return Signs(journal.commits + journal.syncs + journal.failures, journal.waiting, self._gateway.turns)
+
     async def _serve(self) -> None:
         bounds = Bounds(
             headers_bytes=self._config.limits.headers_bytes,
@@ -362,6 +373,9 @@ class Daemon:
         )
         async with trio.open_nursery() as requests:
             await requests.start(self._gateway.run)
+            if (within_s := self._notifier.watchdog_s) is not None:
+                feed = partial(stay_alive, self._notifier.alive, within_s, look=self._signs, nudge=self._gateway.nudge)
+                requests.start_soon(kept_up, "feeding the watchdog", feed)
             async with trio.open_nursery() as accept:
                 for_callers = partial(serve_listener, bounds=bounds, shape=shape_refusal)
                 accept.start_soon(partial(for_callers, self._llm.socket, self._on_llm, kind="unix"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import pwd
@@ -68,7 +69,8 @@ def options_of(args: Namespace) -> daemon.Options:
 
 
 def start_logging(level: str) -> None:
-    """Log to stderr. Under systemd the journal has the time already."""
+    """Log to stderr. Under systemd the journal has the time already, and the stack of what its watchdog ends with SIGABRT."""
+    faulthandler.enable()
     time = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
     logging.basicConfig(level=level.upper(), stream=sys.stderr, format=f"{time}%(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request, and ours says more

@@ -63,6 +63,7 @@ class Dispatch:
         self._clock = clock
         self._nursery: trio.Nursery | None = None
         self._changed = trio.Event()
+        self.turns = 0  # how often it looked for work: proof that it still does
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Start what may start, until cancelled; slot jobs end with this."""
@@ -71,6 +72,7 @@ class Dispatch:
             task_status.started()
             while True:
                 self.pump()
+                self.turns += 1
                 self._changed = trio.Event()
                 with trio.CancelScope(deadline=self._scheduler.next_decision_at(self._clock.monotonic())):
                     await self._changed.wait()

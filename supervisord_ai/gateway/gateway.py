@@ -201,6 +201,14 @@ class Gateway:
     def _pump(self) -> None:
         self._dispatch.pump()
 
+    @property
+    def turns(self) -> int:
+        """How often the dispatcher looked for work; `nudge` makes it look once more."""
+        return self._dispatch.turns
+
+    def nudge(self) -> None:
+        self._dispatch.pump()
+
     # --- one request ---------------------------------------------------------------------------------------------------
 
     def handler_for(self, caller: Caller) -> Handler:

@@ -31,22 +31,26 @@ _LONGEST_PATH = 107  # sockaddr_un.sun_path with its NUL
 
 @dataclass(eq=False)
 class UnixListener:
-    """A listening Unix socket and its file. `close` removes the file, if it is still the one we made."""
+    """A listening Unix socket and its file. `close` removes the file, if it is still the one we made (`_inode`)."""
 
     path: Path
     socket: socket.socket
-    _inode: tuple[int, int]
+    _inode: tuple[int, int] | None
 
     def close(self) -> None:
         # The file first: while the socket is open its inode number cannot be given to a successor's file.
+        if self._inode is not None:
+            self._remove_file(self._inode)
+        self.socket.close()
+
+    def _remove_file(self, inode: tuple[int, int]) -> None:
         try:
             found = self.path.lstat()
-            if (found.st_dev, found.st_ino) == self._inode and self.socket.fileno() >= 0:
+            if (found.st_dev, found.st_ino) == inode and self.socket.fileno() >= 0:
                 self.path.unlink()
         except OSError as exc:
             if exc.errno != errno.ENOENT:
                 log.warning("%s was not removed: %s", self.path, exc.strerror)
-        self.socket.close()
 
 
 def make_runtime_dir(path: Path, *, for_others: bool) -> None:

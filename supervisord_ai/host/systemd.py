@@ -19,12 +19,16 @@ from supervisord_ai.errors import HostFault
 class Notifier:
     """Where `NOTIFY_SOCKET` points; does nothing where nobody asked to be told.
 
-    The variable is taken out of the environment: no child of ours may speak for us.
+    The variables are taken out of the environment: no child of ours may speak for us. `watchdog_s` is how long systemd waits
+    for `alive` before it ends this process, None where it does not.
     """
 
     def __init__(self, environ: MutableMapping[str, str] | None = None) -> None:
         environ = os.environ if environ is None else environ
         self._address = environ.pop("NOTIFY_SOCKET", "")
+        usec, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
+        is_watched = bool(self._address) and usec.isdecimal() and int(usec) > 0 and pid in {"", str(os.getpid())}
+        self.watchdog_s = int(usec) / 1e6 if is_watched else None
 
     def __repr__(self) -> str:
         return f"<notifier {self._address or 'nobody'}>"
@@ -36,6 +40,10 @@ class Notifier:
     def status(self, status: str) -> None:
         """One line for `systemctl status`."""
         self._send(f"STATUS={status}")
+
+    def alive(self) -> None:
+        """Progress was made."""
+        self._send("WATCHDOG=1")
 
     def stopping(self) -> None:
         """The end has begun."""

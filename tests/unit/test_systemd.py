@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from pathlib import Path
@@ -40,6 +41,18 @@ def test_where_nobody_asked_nobody_is_told_and_one_who_cannot_be_reached_is_name
     Notifier({}).ready("x")
     with pytest.raises(HostFault, match=r"NOTIFY_SOCKET /.*/nowhere: No such file"):
         Notifier({"NOTIFY_SOCKET": str(tmp_path / "nowhere")}).ready("x")
+
+
+def test_a_watchdog_is_heard_of_where_it_is_meant_for_this_process(tmp_path: Path) -> None:
+    address = str(tmp_path / "notify")
+    environ = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}
+    with listening(address) as receiver:
+        notifier = Notifier(environ)
+        assert (notifier.watchdog_s, environ) == (30.0, {})
+        notifier.alive()
+        assert receiver.recv(100) == b"WATCHDOG=1"
+    assert Notifier({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1"}).watchdog_s is None
+    assert Notifier({"NOTIFY_SOCKET": address}).watchdog_s is None
 
 
 # --- services of others --------------------------------------------------------------------------------------------------
