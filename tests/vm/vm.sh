@@ -20,7 +20,7 @@ VM_SUITE=${VM_SUITE:-bookworm}
 # the mirror this machine's own apt is set up with
 VM_MIRROR=${VM_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null | awk '!/security/ && !n++')}
 # small boot: only what a service manager test needs; ext4 is built into this kernel, virtio_* are modules
-PKGS=systemd,systemd-sysv,dbus,udev,linux-image-cloud-amd64,busybox-static,python3,util-linux,procps,kmod
+PKGS=systemd,systemd-sysv,dbus,udev,linux-image-cloud-amd64,busybox-static,python3,util-linux,procps,kmod,nftables
 
 deps() { apt-get -o DPkg::Lock::Timeout=300 install -y -q --no-install-recommends qemu-system-x86 mmdebstrap e2fsprogs cpio; }
 
