@@ -19,6 +19,7 @@ import trio
 from supervisord_ai.agents.environment import environment
 from supervisord_ai.agents.output import LogFolder
 from supervisord_ai.clock import Clock
+from supervisord_ai.core.adoption import Baseline, Standing
 from supervisord_ai.core.cap import CapDeed, CapWatch
 from supervisord_ai.core.events import AgentStarted, Event
 from supervisord_ai.core.roster import AgentSpec, Ready
@@ -58,12 +59,22 @@ class Journal(Protocol):
     async def next_generation(self, name: str, digest: str) -> int: ...
 
     async def started(  # noqa: PLR0917 - the store's signature
-        self, name: str, generation: int, pid: int, start_ticks: int, boot_id: str, cgroup: str | None, run_tag: str
+        self,
+        name: str,
+        generation: int,
+        pid: int,
+        start_ticks: int,
+        boot_id: str,
+        cgroup: str | None,
+        run_tag: str,
+        baseline: Baseline | None = None,
     ) -> None: ...
 
     def intent(self, name: str, generation: int, reason: str) -> None: ...
 
-    async def ended(self, name: str, generation: int, verdict: str, detail: str) -> None: ...
+    def stands(self, name: str, standing: Standing | None) -> None: ...
+
+    async def ended(self, name: str, generation: int, verdict: str, detail: str, peak_bytes: int | None = None) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import astuple, replace
+from dataclasses import fields, replace
+from typing import Any
 
 import msgspec
 
 from supervisord_ai.clock import Clock
+from supervisord_ai.core.adoption import Baseline, Standing
 from supervisord_ai.core.roster import AgentSpec
 from supervisord_ai.store.database import Database
 from supervisord_ai.store.rows import AgentRecord, EventRow
@@ -21,10 +23,10 @@ from supervisord_ai.store.writes import Change, Insert
 
 __all__ = ["AgentRecord", "EventJournal", "EventRow", "FleetJournal"]
 
-_AGENT_COLUMNS = (
-    "name, generation, digest, pid, start_ticks, boot_id, cgroup, run_tag, verdict, detail, restarts, ended_wall, intent"
-)
-_PUT_AGENT = f"REPLACE INTO agents({_AGENT_COLUMNS}) VALUES ({','.join('?' * 13)})"
+_COLUMNS = tuple(field.name for field in fields(AgentRecord))
+_AGENT_COLUMNS = ", ".join(_COLUMNS)
+_PUT_AGENT = f"REPLACE INTO agents({_AGENT_COLUMNS}) VALUES ({','.join('?' * len(_COLUMNS))})"
+_JSON_COLUMNS: dict[str, type[Baseline | Standing]] = {"baseline": Baseline, "standing": Standing}
 _DETAIL_CHARS = 16_000  # 20 lines of stderr and some room
 _FORGET_AT_ONCE = 1000
 
@@ -39,7 +41,7 @@ class FleetJournal:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._records = {row[0]: AgentRecord(*row) for row in database.read(f"SELECT {_AGENT_COLUMNS} FROM agents")}
+        self._records = {row[0]: _record(row) for row in database.read(f"SELECT {_AGENT_COLUMNS} FROM agents")}
         self._kept = {str(row[0]) for row in database.read("SELECT digest FROM specs")}
 
     def load(self) -> dict[str, AgentRecord]:
@@ -56,23 +58,30 @@ class FleetJournal:
         if last is None:
             record = AgentRecord(name, 1, digest)
         else:
-            record = AgentRecord(name, last.generation + 1, digest, restarts=last.restarts + 1)
+            record = AgentRecord(name, last.generation + 1, digest, restarts=last.restarts + 1, standing=last.standing)
         await self._put(record)
         return record.generation
 
     async def started(  # noqa: PLR0917
-        self, name: str, generation: int, pid: int, start_ticks: int, boot_id: str, cgroup: str | None, run_tag: str
+        self,
+        name: str,
+        generation: int,
+        pid: int,
+        start_ticks: int,
+        boot_id: str,
+        cgroup: str | None,
+        run_tag: str,
+        baseline: Baseline | None = None,
     ) -> None:
-        """Write which process this generation is; durable.
+        """Write which process this generation is, and what its end will be compared with; durable.
 
         Raises:
             StoreFault: it could not be written.
         """
         record = self._newest(name, generation)
         if record is not None:
-            await self._put(
-                replace(record, pid=pid, start_ticks=start_ticks, boot_id=boot_id, cgroup=cgroup, run_tag=run_tag)
-            )
+            facts = {"pid": pid, "start_ticks": start_ticks, "boot_id": boot_id, "cgroup": cgroup}
+            await self._put(replace(record, **facts, run_tag=run_tag, baseline=baseline))  # type: ignore[arg-type]
 
     def intent(self, name: str, generation: int, reason: str) -> None:
         """Write, with the next commit, why we are about to end it."""
@@ -81,7 +90,13 @@ class FleetJournal:
             self._records[name] = replace(record, intent=reason)
             self._database.queue(_put_agent(self._records[name]))
 
-    async def ended(self, name: str, generation: int, verdict: str, detail: str) -> None:
+    def stands(self, name: str, standing: Standing | None) -> None:
+        """Write, with the next commit, where an agent stands; None: where it stood is not to be known again."""
+        record = self._records.get(name) or AgentRecord(name, 0, "")
+        self._records[name] = replace(record, standing=standing)
+        self._database.queue(_put_agent(self._records[name]))
+
+    async def ended(self, name: str, generation: int, verdict: str, detail: str, peak_bytes: int | None = None) -> None:
         """Write how it ended; durable. The process it was is forgotten.
 
         Raises:
@@ -89,9 +104,8 @@ class FleetJournal:
         """
         record = self._newest(name, generation)
         if record is not None:
-            await self._put(
-                replace(record, verdict=verdict, detail=detail[:_DETAIL_CHARS], ended_wall=self._clock.wall(), pid=None)
-            )
+            how = replace(record, verdict=verdict, detail=detail[:_DETAIL_CHARS], peak_bytes=peak_bytes)
+            await self._put(replace(how, ended_wall=self._clock.wall(), pid=None))
 
     # --- what generations were made of ---
 
@@ -147,7 +161,19 @@ class FleetJournal:
 
 
 def _put_agent(record: AgentRecord) -> Change:
-    return Change(_PUT_AGENT, astuple(record))
+    values = ((name, getattr(record, name)) for name in _COLUMNS)
+    return Change(
+        _PUT_AGENT,
+        tuple(msgspec.json.encode(v).decode() if name in _JSON_COLUMNS and v is not None else v for name, v in values),
+    )
+
+
+def _record(row: tuple[Any, ...]) -> AgentRecord:
+    values = dict(zip(_COLUMNS, row, strict=True))
+    for name, kind in _JSON_COLUMNS.items():
+        if values[name] is not None:
+            values[name] = msgspec.json.decode(values[name], type=kind)
+    return AgentRecord(**values)
 
 
 class EventJournal:

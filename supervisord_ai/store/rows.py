@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from supervisord_ai.core.adoption import Baseline, Standing
 from supervisord_ai.core.request_state import RowState
 
 
@@ -65,7 +66,8 @@ class AgentRecord:
     """What is known of an agent across runs of the supervisor: its last generation and how that ended.
 
     `pid`, `start_ticks` and `boot_id` together name one process for ever; None before the generation was started.
-    `intent` is the reason we wrote down before ending it ourselves. `ended_wall` is None while it may be alive.
+    `intent` is the reason we wrote down before ending it ourselves. `ended_wall` is None while it may be alive. `baseline` and
+    `peak_bytes` are of that generation; `standing` is the agent's, whatever its generation.
     """
 
     name: str
@@ -81,6 +83,9 @@ class AgentRecord:
     restarts: int = 0
     ended_wall: float | None = None
     intent: str | None = None
+    baseline: Baseline | None = None
+    standing: Standing | None = None
+    peak_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,7 +145,13 @@ def _journal_2(db: sqlite_utils.Database) -> None:
     db.table("rollout").create({"id": int, "told": str}, pk="id", not_null={"told"}, strict=True)
 
 
-JOURNAL = Schema(page_size=4096, migrations=(_journal_1, _journal_2))
+def _journal_3(db: sqlite_utils.Database) -> None:
+    # What a supervisor needs to take over a living agent: JSON, since nothing is ever asked about a part of it.
+    for column, kind in (("baseline", str), ("standing", str), ("peak_bytes", int)):
+        db.table("agents").add_column(column, kind)
+
+
+JOURNAL = Schema(page_size=4096, migrations=(_journal_1, _journal_2, _journal_3))
 
 
 # --- cache.db -----------------------------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from supervisord_ai.agents.generation import Journal
 from supervisord_ai.clock import VirtualClock
 from supervisord_ai.core.roster import CLASS_DEFAULTS, AgentSpec
+from supervisord_ai.core.adoption import Baseline, Standing
+from supervisord_ai.core.agent_state import AgentState
 from supervisord_ai.store.disk import inline
 from supervisord_ai.store.state import State
 from tests.fakes.disk import FakeDisk
@@ -79,3 +81,38 @@ async def test_the_last_word_of_a_rollout_is_kept(journal: Journal) -> None:
     await journal.keep_rollout("one")
     await journal.keep_rollout("two")
     assert journal.rollout() == "two"
+BASELINE = Baseline(started_wall=5.0, log_offset=7, cap_bytes=100, oom_kills=2)
+STANDING = Standing(AgentState.QUARANTINED, since_wall=9.5, is_wanted=True, reason="5 ends in 60 s", trials=1, ends_wall=(1.0, 2.0))
+
+
+async def test_what_the_end_is_compared_with_goes_with_the_generation(journal: Journal) -> None:
+    await journal.next_generation("one", "a")
+    await journal.started("one", 1, 4711, 99, "boot", None, "one.1.tag", BASELINE)
+    assert journal.load()["one"].baseline == BASELINE
+    await journal.ended("one", 1, "exit:1", "", 42)
+    assert journal.load()["one"].peak_bytes == 42
+    await journal.next_generation("one", "a")
+    assert (journal.load()["one"].baseline, journal.load()["one"].peak_bytes) == (None, None)
+
+
+async def test_where_an_agent_stands_outlives_its_generations(journal: Journal) -> None:
+    journal.stands("one", STANDING)
+    await journal.next_generation("one", "a")
+    assert journal.load()["one"].standing == STANDING
+    journal.stands("one", None)
+    assert journal.load()["one"].standing is None
+
+
+async def test_a_later_supervisor_reads_all_of_it(tmp_path: Path, autojump_clock: MockClock) -> None:
+    def state() -> State:
+        return State(tmp_path, clock=VirtualClock(), cache_bytes=1_000_000, run_sync=inline, disk=FakeDisk())
+
+    first = state()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(first.run)
+        first.fleet.stands("one", STANDING)
+        await first.fleet.next_generation("one", "a")
+        await first.fleet.started("one", 1, 4711, 99, "boot", None, "one.1.tag", BASELINE)
+        written = first.fleet.load()
+        nursery.cancel_scope.cancel()
+    assert state().fleet.load() == written

@@ -8,6 +8,7 @@ from collections.abc import Collection
 import trio
 
 from supervisord_ai.core.roster import AgentSpec
+from supervisord_ai.core.adoption import Baseline, Standing
 from supervisord_ai.store.rows import AgentRecord
 
 
@@ -26,29 +27,41 @@ class MemoryJournal:
 
     async def next_generation(self, name: str, digest: str) -> int:
         await trio.lowlevel.checkpoint()
-        last = self.records[name].generation if name in self.records else 0
-        self.records[name] = AgentRecord(name, last + 1, digest)
-        return last + 1
+        last = self.records.get(name) or AgentRecord(name, 0, "")
+        self.records[name] = AgentRecord(name, last.generation + 1, digest, standing=last.standing)
+        return last.generation + 1
 
     async def started(  # noqa: PLR0917
-        self, name: str, generation: int, pid: int, start_ticks: int, boot_id: str, cgroup: str | None, run_tag: str
+        self,
+        name: str,
+        generation: int,
+        pid: int,
+        start_ticks: int,
+        boot_id: str,
+        cgroup: str | None,
+        run_tag: str,
+        baseline: Baseline | None = None,
     ) -> None:
         await trio.lowlevel.checkpoint()
         assert self.records[name].generation == generation
-        self.records[name] = dataclasses.replace(
-            self.records[name], pid=pid, start_ticks=start_ticks, boot_id=boot_id, cgroup=cgroup, run_tag=run_tag
-        )
+        record = dataclasses.replace(self.records[name], pid=pid, start_ticks=start_ticks, boot_id=boot_id, cgroup=cgroup)
+        self.records[name] = dataclasses.replace(record, run_tag=run_tag, baseline=baseline)
 
     def intent(self, name: str, generation: int, reason: str) -> None:
         assert self.records[name].generation == generation
         self.intents.append((name, generation, reason))
         self.records[name] = dataclasses.replace(self.records[name], intent=reason)
 
-    async def ended(self, name: str, generation: int, verdict: str, detail: str) -> None:
+    def stands(self, name: str, standing: Standing | None) -> None:
+        record = self.records.get(name) or AgentRecord(name, 0, "")
+        self.records[name] = dataclasses.replace(record, standing=standing)
+
+    async def ended(self, name: str, generation: int, verdict: str, detail: str, peak_bytes: int | None = None) -> None:
         await trio.lowlevel.checkpoint()
         assert self.records[name].generation == generation
         self.ends.append((name, generation, verdict, detail))
-        self.records[name] = dataclasses.replace(self.records[name], verdict=verdict, detail=detail, ended_wall=0.0)
+        record = dataclasses.replace(self.records[name], verdict=verdict, detail=detail, peak_bytes=peak_bytes, pid=None)
+        self.records[name] = dataclasses.replace(record, ended_wall=0.0)
 
     def keep_spec(self, spec: AgentSpec) -> None:
         self.specs.setdefault(spec.run_digest, spec)
