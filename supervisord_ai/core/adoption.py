@@ -16,7 +16,7 @@ from supervisord_ai.core.agent_state import AgentState
 class Baseline:
     """What must be remembered of the start of a generation, so that a later supervisor can judge its end.
 
-    Counters as they stood then; None where the kernel does not count. `cap_bytes` is the cap it has, whatever the config says now.
+    Counters as they stood then; None where the kernel does not count. `cap_bytes` is its cap, whatever the config says now.
     """
 
     started_wall: float

@@ -1,9 +1,10 @@
 """The door to cages: one interface, three forms (cgroup v2, cgroup v1, none), found by trying and never assumed.
 
-Every agent has a group of its own, below `ai-supervisor-<hash of the state folder>/agents/`, itself below the group this
-process was started in. The hash finds the leftovers of a supervisor that was killed, and keeps two supervisors apart. The
-group is made and limited before the agent is started, and the agent enters it before its first instruction. It is used again
-by the next generation: a group removed and made anew in a crash loop leaves dying ones behind in the kernel.
+Every agent has a group of its own, below `ai-supervisor-<hash of the state folder>/agents/`, itself below the group of the
+holder unit (AI_SUPERVISOR_HOLDER), which systemd never restarts, or else below the group this process was started in. The hash
+finds those who outlived a supervisor that was killed, and keeps two supervisors apart. The group is made and limited before the
+agent is started, and the agent enters it before its first instruction. It is used again by the next generation: a group removed
+and made anew in a crash loop leaves dying ones behind in the kernel.
 
 Which hierarchy, and where, is read from /proc/self/cgroup and /proc/self/mountinfo (proc(5), cgroups(7)); whether it works is
 found by making a group, limiting it and removing it.
@@ -22,7 +23,7 @@ from typing import Protocol
 import trio
 
 from supervisord_ai.errors import HostFault
-from supervisord_ai.host.process import signal_pinned
+from supervisord_ai.host.pinned import signal_pinned
 
 
 class Guarantee(StrEnum):
@@ -115,6 +116,13 @@ class Cages(Protocol):
     def cage(self, name: str) -> Cage:
         """Return the cage of an agent; always the same one. Names are letters, digits and `._-`."""
 
+    @property
+    def why_not_outlived(self) -> str:
+        """One line: why nobody in these cages outlives this process; empty where they do."""
+
+    def adopt(self, name: str, record: str | None) -> Cage | None:
+        """Return the cage in which an earlier supervisor started this agent, now the agent's cage of ours; None: not possible."""
+
     def leftovers(self) -> tuple[str, ...]:
         """Return the names whose cages an earlier supervisor left behind."""
 
@@ -169,6 +177,19 @@ def parse_mounts(mountinfo: str, own_cgroup: str) -> list[Mount]:
                 if controllers and names <= frozenset(options.split(" ")[-1].split(",")):
                     mounts.append(Mount(False, names, Path(point), root, path))
     return mounts
+
+
+def is_of_a_service(mounts: Iterable[Mount]) -> bool:
+    """Say whether systemd started this process as a service: when that ends, systemd ends everyone in its group."""
+    systemds = (mount for mount in mounts if mount.is_v2 or "name=systemd" in mount.controllers)
+    return any(mount.own.rstrip("/").endswith(".service") for mount in systemds)
+
+
+def identity_of(path: Path, mount: Mount) -> str | None:
+    """Return a group's path as /proc/PID/cgroup shows it; None when it is not of that hierarchy."""
+    if not path.is_relative_to(mount.point):
+        return None
+    return f"/{Path(mount.root.lstrip('/')) / path.relative_to(mount.point)}"
 
 
 def _unescape(field: str) -> str:

@@ -116,7 +116,10 @@ class V1Cages:
 
     guarantee = Guarantee.HARD_V1
 
-    def __init__(self, memory: Mount, freezer: Mount | None, folder: str) -> None:
+    def __init__(self, memory: Mount, freezer: Mount | None, folder: str, *, is_service: bool = False) -> None:
+        self._mount = memory
+        # The hierarchy by which systemd knows whom to end is a third one, which agents do not leave.
+        self.why_not_outlived = "systemd ends everyone of a service with it, and no holder unit was named" if is_service else ""
         self._memory = memory.own_dir / folder
         self._freezer = None if freezer is None else freezer.own_dir / folder
         self._identity = f"{memory.own.rstrip('/')}/{folder}/agents"
@@ -145,7 +148,7 @@ class V1Cages:
                 _try_group(freezer.own_dir / f"{folder}.probe", limit=False)
             except HostFault:
                 freezer = None
-        return cls(memory, freezer, folder)
+        return cls(memory, freezer, folder, is_service=cgroup.is_of_a_service(mounts))
 
     def cage(self, name: str) -> V1Cage:
         if name not in self._cages:
@@ -153,16 +156,29 @@ class V1Cages:
             self._cages[name] = V1Cage(self._memory / "agents" / name, freezer, f"{self._identity}/{name}")
         return self._cages[name]
 
+    def adopt(self, name: str, record: str | None) -> V1Cage | None:
+        cage = self._of_record(record)
+        if cage is not None:
+            self._cages[name] = cage
+        return cage
+
+    def _of_record(self, record: str | None) -> V1Cage | None:
+        """An earlier supervisor may have been started in another group of the machine; the record has the paths."""
+        form, *paths = (record or "").split("\t")
+        # A journal is our own file, but nothing outside a folder of ours is ever killed on its word.
+        if form != "v1" or not paths or any(Path(p).parent.parent.name != self._memory.name for p in paths):
+            return None
+        memory = Path(paths[0])
+        own = self._memory / "agents" / memory.name
+        identity = f"{self._identity}/{memory.name}" if memory == own else cgroup.identity_of(memory, self._mount)
+        return V1Cage(memory, Path(paths[1]) if len(paths) > 1 else None, identity)
+
     def leftovers(self) -> tuple[str, ...]:
         tops = [self._memory] if self._freezer is None else [self._memory, self._freezer]
         return tuple(sorted({d.name for top in tops for d in (top / "agents").glob("*/")}))
 
     def recorded(self, name: str, record: str | None, run_tag: str | None) -> tuple[Cage, ...]:
-        """An earlier supervisor may have been started in another group of the machine; the record has the paths."""
-        form, *paths = (record or "").split("\t")
-        # A journal is our own file, but nothing outside a folder of ours is ever killed on its word.
-        is_ours = form == "v1" and bool(paths) and all(Path(p).parent.parent.name == self._memory.name for p in paths)
-        group = V1Cage(Path(paths[0]), Path(paths[1]) if len(paths) > 1 else None, None) if is_ours else self.cage(name)
+        group = self._of_record(record) or self.cage(name)
         return group, UncagedCage.tracking(name, self._census, run_tag)
 
     async def usage(self) -> dict[str, int]:

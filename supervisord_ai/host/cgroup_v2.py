@@ -4,6 +4,9 @@ A group with processes of its own may not hand controllers to groups below it (c
 the root of the hierarchy. So where our own group is to carry the agents, this process first moves into a leaf beside them;
 that fails with EBUSY when somebody else is in our group (a login session, an interactive shell), and then, as root, the
 groups go directly below the root of the hierarchy.
+
+In a holder unit none of that is done: its own process sits in a leaf already, ours is in another unit, whose group is left alone
+(a service whose group hands controllers down cannot be started again by systemd while it is populated: EBUSY, 219/CGROUP).
 """
 
 from __future__ import annotations
@@ -99,8 +102,21 @@ class V2Cages:
 
     guarantee = Guarantee.HARD
 
-    def __init__(self, base: Path, base_identity: str, folder: str, *, moved: bool) -> None:
+    def __init__(
+        self,
+        base: Path,
+        base_identity: str,
+        folder: str,
+        *,
+        mount: Mount,
+        moved: bool = False,
+        is_in_holder: bool = False,
+        dies_with: str = "",
+    ) -> None:
         self._base = base
+        self._is_in_holder = is_in_holder
+        self._mount = mount
+        self.why_not_outlived = dies_with
         self._top = base / folder
         self._identity = f"{base_identity.rstrip('/')}/{folder}/agents"
         self._moved = moved
@@ -132,23 +148,56 @@ class V2Cages:
             except HostFault as exc:
                 refusals.append(str(exc))
                 continue
-            return cls(base, identity, folder, moved=moved)
+            is_below_a_service = base == mount.own_dir and cgroup.is_of_a_service([mount])
+            dies_with = "systemd ends everyone of a service with it, and no holder unit was named" if is_below_a_service else ""
+            return cls(base, identity, folder, mount=mount, moved=moved, dies_with=dies_with)
         raise HostFault("; ".join(refusals))
+
+    @classmethod
+    def in_holder(cls, mounts: list[Mount], folder: str, holder: str) -> V2Cages:
+        """Return the cages below the group of a holder unit, given as systemd names it.
+
+        Raises:
+            HostFault: there is no such group, or it cannot hand memory limits down.
+        """
+        mount = next((m for m in mounts if m.is_v2), None)
+        if mount is None:
+            raise HostFault("no cgroup v2 is mounted")
+        inside = holder.removeprefix(mount.root) if mount.root != "/" else holder
+        base = mount.point / inside.strip("/")
+        # An empty answer of systemd must never mean the root of the hierarchy.
+        if not inside.strip("/") or not base.is_dir():
+            raise HostFault(f"the holder unit's group {holder!r} is not there")
+        _open_place(base, folder, is_root=True)
+        return cls(base, holder, folder, mount=mount, is_in_holder=True)
 
     def cage(self, name: str) -> V2Cage:
         if name not in self._cages:
             self._cages[name] = V2Cage(self._top / "agents" / name, f"{self._identity}/{name}")
         return self._cages[name]
 
+    def adopt(self, name: str, record: str | None) -> V2Cage | None:
+        cage = self._of_record(record)
+        if cage is None or (self._is_in_holder and cage.record != self.cage(name).record):
+            return None  # outside the holder it is not below the fleet's limit, and systemd may end it
+        self._cages[name] = cage
+        return cage
+
+    def _of_record(self, record: str | None) -> V2Cage | None:
+        """An earlier supervisor may have been started in another group of the machine; the record has the path."""
+        form, _, path = (record or "").partition("\t")
+        # A journal is our own file, but nothing outside a folder of ours is ever killed on its word.
+        if form != "v2" or Path(path).parent.parent.name != self._top.name:
+            return None
+        group = Path(path)
+        own = self._top / "agents" / group.name
+        return V2Cage(group, f"{self._identity}/{group.name}" if group == own else cgroup.identity_of(group, self._mount))
+
     def leftovers(self) -> tuple[str, ...]:
         return tuple(sorted(d.name for d in (self._top / "agents").glob("*/")))
 
     def recorded(self, name: str, record: str | None, run_tag: str | None) -> tuple[Cage, ...]:
-        """An earlier supervisor may have been started in another group of the machine; the record has the path."""
-        form, _, path = (record or "").partition("\t")
-        # A journal is our own file, but nothing outside a folder of ours is ever killed on its word.
-        is_ours = form == "v2" and Path(path).parent.parent.name == self._top.name
-        group = V2Cage(Path(path), None) if is_ours else self.cage(name)
+        group = self._of_record(record) or self.cage(name)
         return group, UncagedCage.tracking(name, self._census, run_tag)
 
     async def usage(self) -> dict[str, int]:
@@ -163,7 +212,10 @@ class V2Cages:
 
 
 def _open_place(base: Path, folder: str, *, is_root: bool) -> bool:
-    """Make `base/folder/agents` able to limit memory; returns whether this process moved into a leaf for it."""
+    """Make `base/folder/agents` able to limit memory; returns whether this process moved into a leaf for it.
+
+    `is_root`: the group is not ours to empty, since it is the root, or a holder's.
+    """
     available = _words(base / "cgroup.controllers")
     if "memory" not in available:
         raise HostFault(f"{base}: the memory controller is not handed to this group")

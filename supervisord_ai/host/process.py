@@ -15,20 +15,18 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterable
 
 import trio
 
 from supervisord_ai.core.verdict import ExitStatus
 from supervisord_ai.errors import HostFault, SpawnFailed
-from supervisord_ai.host import procfs, shim
+from supervisord_ai.host import adopted, procfs, shim
 from supervisord_ai.host.launch import Account, Launch, ProcessDoor, ProcessHandle, account
+from supervisord_ai.host.pinned import send, signal_pinned
 
 logger = logging.getLogger(__name__)
 
 CAGE_TIMEOUT_S = 20.0  # a frozen group would hold the shim for ever
-KILL_SHIM_TIMEOUT_S = 2.0
-PINNED_AT_ONCE = 100
 KILL_SHIM_TIMEOUT_S = 2.0
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -109,7 +107,7 @@ class _Child:
             return self._status
 
     def signal(self, signum: int) -> bool:
-        return self._status is None and _send(self._pidfd, signum, self.pid)
+        return self._status is None and send(self._pidfd, signum, self.pid)
 
     def close(self) -> None:
         assert self._status is not None, "close() comes after wait()"
@@ -121,38 +119,6 @@ class _Child:
             self._control = None
         if self.stdin is not None:
             self.stdin.socket.close()
-
-
-class _Survivor:
-    """A process that an earlier supervisor started: its end can be seen, its status belongs to its parent."""
-
-    stdin = None
-
-    def __init__(self, pid: int, pidfd: int, start_ticks: int) -> None:
-        self.pid = pid
-        self.start_ticks = start_ticks
-        self._pidfd = pidfd
-        self._waiting = trio.Lock()
-
-    def __repr__(self) -> str:
-        return f"<survivor {self.pid}>"
-
-    def go(self) -> None:
-        raise AssertionError("a survivor has long gone")
-
-    async def wait(self) -> ExitStatus:
-        async with self._waiting:
-            if self._pidfd >= 0:
-                await trio.lowlevel.wait_readable(self._pidfd)
-        return ExitStatus()
-
-    def signal(self, signum: int) -> bool:
-        return self._pidfd >= 0 and _send(self._pidfd, signum, self.pid)
-
-    def close(self) -> None:
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
 
 
 class Processes:
@@ -226,17 +192,7 @@ class Processes:
     def find(self, pid: int, start_ticks: int, boot_id: str) -> ProcessHandle | None:
         if boot_id != procfs.boot_id():
             return None
-        try:
-            pidfd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            return None
-        # The pidfd first, then the reading: what is read now is about the process that the pidfd pins, or it is gone. A
-        # zombie has the same start time and is no survivor.
-        known = procfs.stat(pid)
-        if known is None or known.start_ticks != start_ticks or known.state == "Z":
-            os.close(pidfd)
-            return None
-        return _Survivor(pid, pidfd, start_ticks)
+        return adopted.find(pid, start_ticks)
 
     def become_subreaper(self) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -289,29 +245,6 @@ class Processes:
         del self._children[pid]
 
 
-def signal_pinned(pids: Iterable[int], still: Callable[[], frozenset[int]], signum: int) -> int:
-    """Signal processes that are known by number only; returns how many got it.
-
-    Pinned first, then asked again who is meant (`still`): a number that got a new owner in between is not in that answer,
-    or is meant as well. Some at a time: a fork bomb has more processes than we have descriptors.
-    """
-    waiting = list(pids)
-    reached = 0
-    while waiting:
-        some, waiting = waiting[:PINNED_AT_ONCE], waiting[PINNED_AT_ONCE:]
-        pinned: dict[int, int] = {}
-        try:
-            for pid in some:
-                with contextlib.suppress(ProcessLookupError):
-                    pinned[pid] = os.pidfd_open(pid)
-            meant = still()
-            reached += sum(_send(pidfd, signum, pid) for pid, pidfd in pinned.items() if pid in meant)
-        finally:
-            for pidfd in pinned.values():
-                os.close(pidfd)
-    return reached
-
-
 def _popen(launch: Launch, argv: list[str], control_fd: int) -> subprocess.Popen[bytes]:
     stdout = subprocess.DEVNULL if launch.stdout_fd is None else launch.stdout_fd
     stderr = stdout if launch.stderr_fd is None else launch.stderr_fd
@@ -343,18 +276,6 @@ def _status_of(result: os.waitid_result, *, never_ran: bool) -> ExitStatus:
             return ExitStatus(signal=result.si_status, core_dumped=result.si_code == os.CLD_DUMPED)
         case other:
             raise AssertionError(f"waitid(WEXITED) gave si_code {other}")
-
-
-def _send(pidfd: int, signum: int, pid: int) -> bool:
-    try:
-        signal.pidfd_send_signal(pidfd, signum)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        # It executed a set-user-id program and is somebody else now. The others must not escape with it.
-        logger.warning("signal %d to %d: not permitted", signum, pid)
-        return False
-    return True
 
 
 __all__ = ["Account", "Launch", "ProcessDoor", "ProcessHandle", "Processes", "account", "signal_pinned"]

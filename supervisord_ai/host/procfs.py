@@ -64,6 +64,28 @@ def stat(pid: int) -> ProcStat | None:
     return parse_stat(text) if text else None
 
 
+@dataclass(frozen=True, slots=True)
+class Zombie:
+    """A process that has ended and was not reaped: when it started, and its wait status (wait(2))."""
+
+    start_ticks: int
+    wait_status: int
+
+
+def zombie(pid: int) -> Zombie | None:
+    """Return how a process ended that was not reaped yet; None when it is not such a one, or the kernel does not tell us.
+
+    The last field of stat, `exit_code` (3.5), is 0 for those who may not trace the process; only root is believed, therefore.
+    """
+    text = _read(f"/proc/{pid}/stat")
+    if not text or os.geteuid() != 0:
+        return None
+    fields = text.rpartition(b")")[2].split()
+    if fields[0] != b"Z" or len(fields) < 50:
+        return None
+    return Zombie(start_ticks=int(fields[19]), wait_status=int(fields[49]))
+
+
 def pids() -> list[int]:
     """Return every process of this pid namespace."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]

@@ -63,6 +63,7 @@ class Notifier:
 
 
 UNITS = Path("/etc/systemd/system")
+SHOW_S = 10.0
 SYSTEMCTL_S = 90.0  # systemd itself gives up a stop after 90 s
 
 
@@ -161,6 +162,27 @@ class Systemctl:
         if done.returncode != 0:
             raise HostFault(f"{' '.join(command)}: {done.stderr.strip() or f'exit code {done.returncode}'}")
         return done.stdout
+
+
+def control_group(unit: str, command: tuple[str, ...] = ("systemctl",)) -> str:
+    """Return the group of a running unit, as /proc/PID/cgroup shows it.
+
+    Raises:
+        HostFault: systemd cannot be asked, or the unit has none: it does not run.
+    """
+    words = [*command, *(() if os.geteuid() == 0 else ("--user",)), "show", "-p", "ControlGroup", "--value", "--", unit]
+    try:
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SHOW_S, check=False)
+    except OSError as exc:
+        raise HostFault(f"{words[0]}: {exc.strerror}") from exc
+    except subprocess.TimeoutExpired as exc:
+        raise HostFault(f"{' '.join(words)}: no answer within {SHOW_S:.0f} s") from exc
+    if done.returncode != 0:
+        raise HostFault(f"{' '.join(words)}: {done.stderr.strip() or f'exit code {done.returncode}'}")
+    group = done.stdout.strip()
+    if not group.startswith("/") or group == "/":  # empty where it does not run: that must not become the root
+        raise HostFault(f"{unit} has no control group")
+    return group
 
 
 def replace_file(path: Path, content: bytes, *, mode: int | None = None) -> None:

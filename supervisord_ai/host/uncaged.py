@@ -29,7 +29,7 @@ import trio
 from supervisord_ai.core.cap import CapPolicy
 from supervisord_ai.host import procfs
 from supervisord_ai.host.cgroup import Counters, Guarantee
-from supervisord_ai.host.process import signal_pinned
+from supervisord_ai.host.pinned import signal_pinned
 
 TAG = "AI_SUPERVISOR_RUN"
 THOROUGH_EVERY = 10
@@ -253,6 +253,7 @@ class UncagedCages:
 
     def __init__(self, why: str, policy: CapPolicy | None = None) -> None:
         self.detail = f"sampled once a second: {why}"
+        self.why_not_outlived = "without cgroups nobody limits or ends them while no supervisor runs"
         self._policy = policy or CapPolicy()
         self._census = Census()
         self._cages: dict[str, UncagedCage] = {}
@@ -264,6 +265,9 @@ class UncagedCages:
         if name not in self._cages:
             self._cages[name] = UncagedCage(name, self._census, self._policy)
         return self._cages[name]
+
+    def adopt(self, name: str, record: str | None) -> UncagedCage | None:  # noqa: ARG002
+        return None
 
     def leftovers(self) -> tuple[str, ...]:
         return ()

@@ -356,3 +356,29 @@ def test_no_form_is_taken_on_faith(tmp_path: Path) -> None:
 
 def test_signal_numbers_are_those_of_the_machine() -> None:
     assert (TERM, KILL) == (signal.SIGTERM, signal.SIGKILL)
+
+
+# --- who outlives us, and where he is found again ---
+
+
+async def test_a_later_supervisor_takes_the_cage_over_where_it_is(subject: Subject, tmp_path: Path) -> None:
+    cage, handle = await subject.start("one", "sleeps")
+    if subject.form == "none":
+        assert subject.cages.adopt("one", cage.record) is None
+        assert "without cgroups" in subject.cages.why_not_outlived
+        await end(cage, handle)
+        return
+    assert subject.cages.why_not_outlived == ""
+    later: Cages = FakeCages(subject.door) if isinstance(subject.door, FakeProcesses) else find_cages(tmp_path, form=subject.form)  # type: ignore[arg-type]
+    adopted = later.adopt("one", cage.record)
+    assert adopted is not None
+    assert later.cage("one") is adopted
+    assert (adopted.identity, adopted.record, await adopted.members()) == (cage.identity, cage.record, await cage.members())
+    await end(adopted, handle)
+
+
+async def test_no_group_but_one_of_ours_is_ever_taken_over(subject: Subject) -> None:
+    if subject.form in {"made up", "none"}:
+        pytest.skip("there are no paths in its record")
+    assert subject.cages.adopt("one", f"{subject.form}\t/sys/fs/cgroup/memory") is None
+    assert subject.cages.adopt("one", None) is None

@@ -260,6 +260,13 @@ class FakeCages:
     cages: dict[str, FakeCage] = field(default_factory=dict)
     used: dict[str, int] = field(default_factory=dict)
     is_closed: bool = False
+    why_not_outlived: str = ""
+
+    def adopt(self, name: str, record: str | None) -> FakeCage | None:
+        if record is None:
+            return None
+        self.cages[name] = FakeCage(record.removeprefix("fake\t"), self.world)
+        return self.cages[name]
 
     def cage(self, name: str) -> FakeCage:
         return self.cages.setdefault(name, FakeCage(f"{self.top}/{name}", self.world))

@@ -60,7 +60,7 @@ def test_without_a_cage_of_its_own_nobody_is_taken_over() -> None:
 
 
 def test_nobody_is_taken_over_unless_everything_speaks_for_it() -> None:
-    """Whoever is adopted is the very process that was started, in its group, not ended before; and whoever is alive is dealt with."""
+    """Whoever is adopted is the very process that was started, in its group; and whoever is alive is dealt with."""
     yes_no = (False, True)
     for ended, known, boot, lives, inside, roster, cages in itertools.product(yes_no, repeat=7):
         for members in (0, 1, 2):
