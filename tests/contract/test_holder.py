@@ -36,7 +36,7 @@ def test_systemd_is_asked_for_the_group_of_the_holder(said: str, group: bool, tm
 def test_a_holder_that_cannot_be_used_is_an_error_and_not_another_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AI_SUPERVISOR_HOLDER", "ai-agents.service")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(HostFault, match="AI_SUPERVISOR_HOLDER=ai-agents.service"):
+    with pytest.raises(HostFault, match="AI_SUPERVISOR_HOLDER=ai-agents"):
         find_cages(tmp_path)
 
 
