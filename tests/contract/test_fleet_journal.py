@@ -12,9 +12,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from supervisord_ai.agents.generation import Journal
 from supervisord_ai.clock import VirtualClock
-from supervisord_ai.core.roster import CLASS_DEFAULTS, AgentSpec
 from supervisord_ai.core.adoption import Baseline, Standing
 from supervisord_ai.core.agent_state import AgentState
+from supervisord_ai.core.roster import CLASS_DEFAULTS, AgentSpec
 from supervisord_ai.store.disk import inline
 from supervisord_ai.store.state import State
 from tests.fakes.disk import FakeDisk

@@ -7,8 +7,8 @@ from collections.abc import Collection
 
 import trio
 
-from supervisord_ai.core.roster import AgentSpec
 from supervisord_ai.core.adoption import Baseline, Standing
+from supervisord_ai.core.roster import AgentSpec
 from supervisord_ai.store.rows import AgentRecord
 
 
