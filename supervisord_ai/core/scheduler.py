@@ -28,12 +28,15 @@ runner: one that the load overtook on its way would have its model loaded right 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 
 from supervisord_ai.core.batch import BatchPolicy, merge
 from supervisord_ai.core.estimate import Forecast, Lanes, Line, ServiceTimes, forecast
+from supervisord_ai.core.shares import Shares
+from supervisord_ai.core.slots import BackendSlots, Lease, Load
+from supervisord_ai.core.wait_cause import WaitCause, why
 from supervisord_ai.core.waiting import Entry, Ticket, Waiting
 
 __all__ = ["Scheduler", "SchedulerPolicy", "Ticket", "Start", "Load", "Expire", "Effect", "Lease", "Standing"]
@@ -63,15 +66,6 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """Load this model on this backend, uncancelled; report with `loaded` exactly once."""
-
-    backend: str
-    model: str
-    is_embedding: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Expire:
     """This ticket's time to start has passed; it is out of the backlog."""
 
@@ -82,120 +76,11 @@ Effect = Start | Load | Expire
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
-    """One slot in use. `has_arrived`: Ollama has answered with a byte, so the call holds its runner."""
-
-    ticket: Ticket
-    backend: str
-    started_at: float
-    estimate_s: float
-    has_arrived: bool = False
-
-
-class WaitCause(StrEnum):
-    """What a request waits for."""
-
-    SLOT = "slot"
-    LOAD = "load"
-    RATE = "rate"
-    BACKEND = "backend"
-    BREAKER = "breaker"
-    LEVEL = "level"
-    OWNER = "owner"  # he paused the queue
-
-
-@dataclass(frozen=True, slots=True)
 class Standing:
     """Where a waiting ticket stands. `ahead` counts those that would start before it if nothing else came."""
 
     ahead: int
     reason: str
-
-
-@dataclass(slots=True)
-class _Decayed:
-    """A sum whose parts fade with time constant `window_s`."""
-
-    amount: float = 0.0
-    at: float = 0.0
-
-    def add(self, amount: float, now: float, window_s: float) -> None:
-        self.amount = self.value(now, window_s) + amount
-        self.at = now
-
-    def value(self, now: float, window_s: float) -> float:
-        return self.amount * math.exp(-max(now - self.at, 0.0) / window_s) if self.amount else 0.0
-
-
-@dataclass(slots=True)
-class _Agent:
-    """When an agent's turn began, and what it has used."""
-
-    turn_at: float = -math.inf
-    used: _Decayed = field(default_factory=_Decayed)
-
-
-@dataclass(slots=True)
-class _Backend:
-    name: str
-    slots: int
-    is_ready: bool = False
-    loading: str | None = None
-    resident: frozenset[str] = frozenset()
-    installed: frozenset[str] = frozenset()  # a call for any other model goes without a load, and gets the real error
-    unloadable: frozenset[str] = frozenset()  # a load was refused lately: likewise
-    model_slots: Mapping[str, int] = field(default_factory=dict)
-    leases: dict[str, Lease] = field(default_factory=dict)
-    bypassed: int = 0
-    may_start: float = math.inf  # how many more calls and loads may begin; the breaker's word
-    held: set[str | None] = field(default_factory=set)  # models of which nothing starts; None: nothing at all does
-    wanted: list[Load] = field(default_factory=list)  # loads that somebody asked for
-
-    @property
-    def busy(self) -> int:
-        own_load = self.loading is not None and not any(lease.ticket.is_load for lease in self.leases.values())
-        return len(self.leases) + own_load
-
-    @property
-    def has_room(self) -> bool:
-        """Whether anything may begin here now."""
-        is_open = self.is_ready and self.loading is None and self.may_start > 0 and None not in self.held
-        return is_open and self.busy < self.slots
-
-    def has_at_hand(self, model: str) -> bool:
-        """Whether a call of this model could begin here now without a load."""
-        return self.has_room and model in self.resident and self.can_take(model)
-
-    def can_take(self, model: str | None) -> bool:
-        if model in self.held:
-            return False
-        if model is None or model not in self.model_slots:
-            return True
-        return sum(lease.ticket.model == model for lease in self.leases.values()) < self.model_slots[model]
-
-    def has_more_room(self, model: str | None) -> bool:
-        """Whether a second call of this model could start beside the one that starts now."""
-        limit = self.slots if model is None else self.model_slots.get(model, self.slots)
-        running = sum(lease.ticket.model == model for lease in self.leases.values())
-        return self.busy + 1 < self.slots and running + 1 < limit
-
-    def free_at(self, now: float) -> list[float]:
-        """When each slot comes free, as far as can be told."""
-        busy = [max(now, lease.started_at + lease.estimate_s) for lease in self.leases.values()]
-        return [*busy, *[now] * (self.slots - len(busy))]
-
-    def model_free_at(self, model: str, now: float) -> list[float]:
-        """The same for the slots of a model, which may have fewer."""
-        busy = [max(now, lease.started_at + lease.estimate_s) for lease in self.leases.values() if lease.ticket.model == model]
-        return [*busy, *[now] * (self.model_slots.get(model, self.slots) - len(busy))]
-
-    def awaits_arrivals(self, now: float, arrival_s: float) -> bool:
-        return any(not lease.has_arrived and now < lease.started_at + arrival_s for lease in self.leases.values())
-
-    def needs_load(self, ticket: Ticket) -> bool:
-        if ticket.is_load or ticket.model not in self.installed:
-            return False
-        return ticket.model not in self.resident and ticket.model not in self.unloadable
 
 
 class Scheduler:
@@ -204,9 +89,9 @@ class Scheduler:
     def __init__(self, slots: Mapping[str, int], policy: SchedulerPolicy | None = None) -> None:
         self.policy = policy if policy is not None else SchedulerPolicy()
         self.service = ServiceTimes()
-        self._backends = {name: _Backend(name, count) for name, count in slots.items()}
-        self._agents: dict[str, _Agent] = {}
-        self._class_used: dict[str, _Decayed] = {}
+        self._backends = {name: BackendSlots(name, count) for name, count in slots.items()}
+        self._turn_at: dict[str, float] = {}  # by agent: when its turn began
+        self._shares = Shares(self.policy.window_s)
         self._waiting = Waiting(self.policy.level_s)
         self.is_paused = False  # at its owner's word: what waits goes on waiting, until its deadline
 
@@ -215,7 +100,7 @@ class Scheduler:
     def push(self, ticket: Ticket) -> None:
         """Add a ticket to the backlog. Ids are unique among the waiting."""
         self._waiting.push(ticket)
-        self._agents.setdefault(ticket.agent, _Agent())
+        self._turn_at.setdefault(ticket.agent, -math.inf)
 
     def remove(self, ticket_id: str) -> Ticket | None:
         """Take a waiting ticket out: its caller left, or it was cancelled. None when it does not wait."""
@@ -242,7 +127,7 @@ class Scheduler:
         if ticket.is_load:
             backend.loading = None
         for each in tickets or (ticket,):
-            self._agents.setdefault(each.agent, _Agent()).turn_at = -math.inf
+            self._turn_at[each.agent] = -math.inf
             self.push(each)
 
     def settle(
@@ -255,13 +140,10 @@ class Scheduler:
         backend = self._backend_of(ticket_id)
         lease = backend.leases.pop(ticket_id)
         held_s = now - lease.started_at
-        window_s = self.policy.window_s
         parts = parts or [(lease.ticket, 1.0)]
         whole = sum(weight for _, weight in parts)
         for ticket, weight in parts:
-            part_s = held_s * weight / whole
-            self._agents.setdefault(ticket.agent, _Agent()).used.add(part_s, now, window_s)
-            self._class_used.setdefault(ticket.agent_class, _Decayed()).add(part_s, now, window_s)
+            self._shares.charge(ticket.agent, ticket.agent_class, held_s * weight / whole, now)
         if lease.ticket.is_load:
             backend.loading = None
             # What this load pushed out is not known yet; a needless load call costs a millisecond, a stale belief a swap.
@@ -345,7 +227,7 @@ class Scheduler:
                     break
         return effects
 
-    def _begin(self, backend: _Backend, now: float) -> Start | Load | None:
+    def _begin(self, backend: BackendSlots, now: float) -> Start | Load | None:
         """Begin what is to begin next on a backend that has room."""
         if backend.wanted:
             return None if backend.awaits_arrivals(now, self.policy.arrival_s) else self._load(backend, backend.wanted.pop(0))
@@ -361,7 +243,7 @@ class Scheduler:
         return self._load(backend, Load(backend.name, ticket.model, ticket.is_embedding))
 
     @staticmethod
-    def _load(backend: _Backend, load: Load) -> Load:
+    def _load(backend: BackendSlots, load: Load) -> Load:
         backend.loading = load.model
         return load
 
@@ -373,21 +255,21 @@ class Scheduler:
         arrivals = (lease.started_at + self.policy.arrival_s for lease in leases)
         return min(self._waiting.next_time(), min((t for t in arrivals if t > now), default=math.inf))
 
-    def _backend_of(self, ticket_id: str) -> _Backend:
+    def _backend_of(self, ticket_id: str) -> BackendSlots:
         return next(backend for backend in self._backends.values() if ticket_id in backend.leases)
 
-    def _start(self, ticket: Ticket, backend: _Backend, now: float) -> Start:
+    def _start(self, ticket: Ticket, backend: BackendSlots, now: float) -> Start:
         riders = self._riders(ticket, backend, now)  # 6
         for each in (ticket, *riders):
             self.remove(each.id)
-            self._agents[each.agent].turn_at = now
+            self._turn_at[each.agent] = now
         estimate_s = self.service.of(ticket.model, is_embedding=ticket.is_embedding)
         backend.leases[ticket.id] = Lease(ticket, backend.name, now, estimate_s)
         if ticket.is_load:
             backend.loading = ticket.model
         return Start(ticket, backend.name, tuple(riders))
 
-    def _riders(self, ticket: Ticket, backend: _Backend, now: float) -> list[Ticket]:
+    def _riders(self, ticket: Ticket, backend: BackendSlots, now: float) -> list[Ticket]:
         riders = self._waiting.twins(ticket)
         if ticket.merges is None or backend.has_more_room(ticket.model):
             return riders
@@ -397,7 +279,7 @@ class Scheduler:
         riders = [*riders, *merged, *(twin for each in merged for twin in self._waiting.twins(each))]
         return list({rider.id: rider for rider in riders}.values())
 
-    def _choose(self, backend: _Backend, now: float) -> Ticket | None:
+    def _choose(self, backend: BackendSlots, now: float) -> Ticket | None:
         if self.is_paused:
             return None
         heads = [(self._turn_key(entry), entry[1], entry[2]) for entry in self._startable(backend)]  # 1
@@ -415,10 +297,10 @@ class Scheduler:
         backend.bypassed += 1
         return self._first(at_hand, now)
 
-    def _startable(self, backend: _Backend) -> Iterator[Entry]:
+    def _startable(self, backend: BackendSlots) -> Iterator[Entry]:
         return self._waiting.heads(lambda model: self._may_go(model, backend))
 
-    def _may_go(self, model: str | None, backend: _Backend) -> bool:
+    def _may_go(self, model: str | None, backend: BackendSlots) -> bool:
         """Whether a call of this model may begin on this backend, or wait for it to be loaded there."""
         if not backend.can_take(model):
             return False
@@ -431,14 +313,14 @@ class Scheduler:
             return True
         return not any(other.has_at_hand(model) or other.loading == model for other in others)
 
-    def _has(self, backend: _Backend, model: str | None) -> bool:
+    def _has(self, backend: BackendSlots, model: str | None) -> bool:
         """Whether a backend has a model; what none has is anybody's, and Ollama says that it is not there."""
         return model in backend.installed or all(model not in other.installed for other in self._backends.values())
 
     def _turn_key(self, entry: Entry) -> float:
         """The key with which a ticket competes: of its arrival, or of the beginning of its agent's turn if that was later."""
         ticket = entry[2]
-        return max(ticket.arrived_at, self._agents[ticket.agent].turn_at) + ticket.priority * self.policy.level_s
+        return max(ticket.arrived_at, self._turn_at[ticket.agent]) + ticket.priority * self.policy.level_s
 
     def _first(self, heads: list[Entry], now: float) -> Ticket:
         """The one whose agent has used least for its weight, of those who came within the band of the first."""
@@ -446,47 +328,36 @@ class Scheduler:
         band = [head for head in heads if head[0] < band_end]
         if len(band) == 1:
             return band[0][2]
-        running = self._running_seconds(now)
+        running: defaultdict[str, float] = defaultdict(float)
+        for ticket, seconds in self._running(now):
+            running[ticket.agent] += seconds
 
         def order(head: Entry) -> tuple[float, float, int]:
             key, sequence, ticket = head
-            used_s = self._agents[ticket.agent].used.value(now, self.policy.window_s) + running.get(ticket.agent, 0.0)
-            return used_s / ticket.weight, key, sequence
+            return (self._shares.used_s(ticket.agent, now) + running[ticket.agent]) / ticket.weight, key, sequence
 
         return min(band, key=order)[2]
 
     def _class_under_floor(self, heads: list[Entry], now: float) -> str | None:
         """The class furthest below its floor that has somebody who has waited long enough."""
-        policy = self.policy
-        used_s = {name: used.value(now, policy.window_s) for name, used in self._class_used.items()}
-        for backend in self._backends.values():
-            for lease in backend.leases.values():
-                name = lease.ticket.agent_class
-                used_s[name] = used_s.get(name, 0.0) + max(now - lease.started_at, lease.estimate_s)
-        total_s = sum(used_s.values())
-        if total_s <= 0.0:
-            return None
-        patient = {ticket.agent_class for _, _, ticket in heads if now - ticket.arrived_at >= policy.floor_patience_s}
-        floor = min(policy.floor, 1.0 / max(len(patient), 1))
-        shares = sorted((used_s.get(name, 0.0) / total_s, name) for name in patient)
-        return shares[0][1] if shares and shares[0][0] < floor else None
+        patient = {ticket.agent_class for _, _, ticket in heads if now - ticket.arrived_at >= self.policy.floor_patience_s}
+        running = ((ticket.agent_class, seconds) for ticket, seconds in self._running(now))
+        return self._shares.below(self.policy.floor, patient, running, now)
 
-    def _running_seconds(self, now: float) -> dict[str, float]:
-        """Slot-seconds that running calls will be charged for, by agent."""
-        seconds: dict[str, float] = {}
+    def _running(self, now: float) -> Iterator[tuple[Ticket, float]]:
+        """What runs, with the slot-seconds for which it will be charged."""
         for backend in self._backends.values():
             for lease in backend.leases.values():
-                held_s = max(now - lease.started_at, lease.estimate_s)
-                seconds[lease.ticket.agent] = seconds.get(lease.ticket.agent, 0.0) + held_s
-        return seconds
+                yield lease.ticket, max(now - lease.started_at, lease.estimate_s)
 
     def _forget_idle_agents(self, now: float) -> None:
         """An agent whose use has faded and who waits for nothing is as good as new: guests' names must not pile up."""
-        if len(self._agents) <= 512:
+        if len(self._turn_at) <= 512:
             return
-        window_s = self.policy.window_s
-        for name in [n for n, a in self._agents.items() if not self._waiting.count_of(n) and a.used.value(now, window_s) < 0.001]:
-            del self._agents[name]
+        idle = [name for name in self._turn_at if not self._waiting.count_of(name) and self._shares.has_used_nothing(name, now)]
+        self._shares.forget(idle)
+        for name in idle:
+            del self._turn_at[name]
 
     # --- looks ---------------------------------------------------------------------------------------------------------
 
@@ -576,7 +447,7 @@ class Scheduler:
         limited = {model for backend in ready for model, slots in backend.model_slots.items() if slots > 0}
         return forecast(
             mine,
-            [Line(self._agents[agent].turn_at if agent in self._agents else -math.inf, line) for agent, line in lines],
+            [Line(self._turn_at.get(agent, -math.inf), line) for agent, line in lines],
             Lanes(
                 tuple(at for backend in ready for at in backend.free_at(now)),
                 {model: tuple(at for backend in ready for at in backend.model_free_at(model, now)) for model in limited},
@@ -595,25 +466,5 @@ class Scheduler:
         return self._why(ticket, now)[0]
 
     def _why(self, ticket: Ticket, now: float) -> tuple[WaitCause, str]:
-        if self.is_paused:
-            return WaitCause.OWNER, "its owner paused the queue"
-        if ticket.not_before > now:
-            return WaitCause.RATE, f"not before {ticket.not_before - now:.0f} s from now"
-        ready = [backend for backend in self._backends.values() if backend.is_ready]
-        if not ready:
-            return WaitCause.BACKEND, "no backend answers"
-        ready = [backend for backend in ready if self._has(backend, ticket.model)]
-        if not ready:
-            return WaitCause.BACKEND, f"no backend that has {ticket.model} answers"
-        ready = [backend for backend in ready if backend.may_start > 0]
-        if not ready:
-            return WaitCause.BREAKER, "the breaker is open, or lets one call through to find out"
-        if all(not backend.held.isdisjoint({None, ticket.model}) for backend in ready):
-            return WaitCause.LOAD, f"{ticket.model} is being unloaded or looked after"
-        if ticket.model is not None and any(backend.loading == ticket.model for backend in ready):
-            return WaitCause.LOAD, f"{ticket.model} is being loaded"
-        if any(backend.loading is not None for backend in ready):
-            return WaitCause.LOAD, "another model is being loaded"
-        if not any(backend.can_take(ticket.model) for backend in ready):
-            return WaitCause.SLOT, f"all slots of {ticket.model} are busy"
-        return WaitCause.SLOT, "all slots are busy"
+        having = [backend for backend in self._backends.values() if self._has(backend, ticket.model)]
+        return why(ticket, self._backends.values(), having, is_paused=self.is_paused, now=now)
