@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -13,34 +12,31 @@ from typing import TypeVar, TypeVarTuple
 import trio
 
 from supervisord_ai.clock import Clock
-from supervisord_ai.core.admission import Asked, Rejected, read_asked
 from supervisord_ai.core.batch import BatchPolicy
 from supervisord_ai.core.calls import Call, Kind, Matched, ModelPins, Pins, find_route
-from supervisord_ai.core.coalesce import shares_as
 from supervisord_ai.core.events import AgentAsked, AgentEnded, AgentReady, AgentStarted, Event, GatewayRefused
 from supervisord_ai.core.identity import Caller, CallerKind
 from supervisord_ai.core.model_facts import canonical_name
 from supervisord_ai.core.patience import Patience
 from supervisord_ai.core.policies import BackendSpec, BreakerPolicy, CachePolicy, LimitsPolicy, ModelsPolicy, QueuePolicy
-from supervisord_ai.core.queue_mode import MODES, RETRY_AFTER_S, QueueMode, QueueVerb, admits, starts
+from supervisord_ai.core.queue_mode import MODES, QueueMode, QueueVerb, starts
 from supervisord_ai.core.roster import ClassPolicy, Roster
 from supervisord_ai.core.scheduler import Scheduler, SchedulerPolicy
 from supervisord_ai.duty import kept_up
-from supervisord_ai.errors import PeerGone, Refused, UpstreamFault
+from supervisord_ai.errors import Refused, UpstreamFault
 from supervisord_ai.gateway.admit import Admit
 from supervisord_ai.gateway.backends import Backend, BackendState
-from supervisord_ai.gateway.backlog import Backlog, Kept
-from supervisord_ai.gateway.cache import AnswerCache, Place, replay
+from supervisord_ai.gateway.backlog import Backlog
+from supervisord_ai.gateway.cache import AnswerCache
 from supervisord_ai.gateway.callers import Callers
 from supervisord_ai.gateway.classify import classify
 from supervisord_ai.gateway.desk import Desk
 from supervisord_ai.gateway.dispatch import Dispatch
 from supervisord_ai.gateway.forward import Forward
-from supervisord_ai.gateway.headers import accepted_headers, hit_headers, kept_headers, location_of, not_granted, rfc3339
+from supervisord_ai.gateway.headers import not_granted, rfc3339
+from supervisord_ai.gateway.inference import Inference
 from supervisord_ai.gateway.ingest import Ingest
 from supervisord_ai.gateway.models import Models
-from supervisord_ai.gateway.relay import deliver, respond_fault
-from supervisord_ai.gateway.request import End, Request
 from supervisord_ai.gateway.settle import Settle
 from supervisord_ai.gateway.spool import SpoolSpace
 from supervisord_ai.gateway.tally import Tally
@@ -109,9 +105,7 @@ class Gateway:
         self._requests = requests
         self._clock = clock
         self._tell = tell
-        self._new_id = new_id
         self._pins = pins_of(models)
-        self._mode = QueueMode.OPEN
         self._tally = Tally()
         self._space = SpoolSpace(spool_dir, memory_bytes=limits.spool_bytes, disk_bytes=limits.spool_disk_bytes)
         self._scheduler = Scheduler(
@@ -147,9 +141,6 @@ class Gateway:
             on_change=self._pump,
             judge=self._judge,
         )
-        self._admit = Admit(
-            queue=queue, scheduler=self._scheduler, backlog=self._backlog, callers=self._callers, clock=clock
-        )
         self._dispatch = Dispatch(
             scheduler=self._scheduler,
             backlog=self._backlog,
@@ -169,6 +160,18 @@ class Gateway:
         self._forward = Forward()
         self._ingest = Ingest(limits.ingest_bytes)
         self._desk = Desk(callers=self._callers, backlog=self._backlog, scheduler=self._scheduler, requests=requests, clock=clock)
+        self._inference = Inference(
+            callers=self._callers,
+            cache=self._cache,
+            admit=Admit(queue=queue, scheduler=self._scheduler, backlog=self._backlog, callers=self._callers, clock=clock),
+            backlog=self._backlog,
+            tally=self._tally,
+            clock=clock,
+            new_id=new_id,
+            backend_of=self._backend,
+            comment=self._desk.comment,
+            on_fault=self._tell_refused,
+        )
 
     def __repr__(self) -> str:
         return f"<Gateway {self._scheduler.queued} queued, {self._tally.totals()}>"
@@ -220,14 +223,15 @@ class Gateway:
             except Refused as refused:
                 if exchange.is_started:
                     raise
-                self._tell_refused(caller, is_refused=refused.status in {429, 503})  # first: it may end when it reads this
+                if refused.status in {429, 503}:
+                    self._tell_refused(caller)  # first: it may end when it reads this
                 await answer_refusal(exchange, refused)
 
         return handle
 
-    def _tell_refused(self, caller: Caller, *, is_refused: bool) -> None:
+    def _tell_refused(self, caller: Caller) -> None:
         """Tell of what an agent may end of, and is not to blame for."""
-        if is_refused and caller.kind is CallerKind.AGENT:
+        if caller.kind is CallerKind.AGENT:
             self._tell(GatewayRefused(caller.name, caller.generation))
 
     async def _serve(self, exchange: Exchange, caller: Caller) -> None:
@@ -253,8 +257,10 @@ class Gateway:
         is_owner = caller.kind is CallerKind.OWNER
         call = await self._classify(head.method, head.path, body, is_owner=is_owner, query=head.query)
         match call.route.kind:
+            case Kind.INFERENCE if call.is_unload:
+                await self._unload(exchange, call)
             case Kind.INFERENCE:
-                await self._infer(exchange, caller, call)
+                await self._inference.serve(exchange, caller, call)
             case Kind.METADATA:
                 await self._forward.metadata(exchange, call, self._backend(call.canonical_model))
             case Kind.ADMIN:
@@ -274,119 +280,6 @@ class Gateway:
         holders = [backend for backend in self._backends if model is not None and backend.has(model)]
         ready = [backend for backend in holders or self._backends if backend.state is BackendState.READY]
         return (ready or holders or self._backends)[0]
-
-    async def _infer(self, exchange: Exchange, caller: Caller, call: Call) -> None:
-        asked = read_asked(exchange.head.headers.get)
-        if call.is_unload:
-            await self._unload(exchange, call)
-            return
-        await self._backlog.wake_keyed(caller.name, asked.key)
-        came_back = self._backlog.rejoin(caller, call, asked.key)
-        if came_back is None:
-            place = await self._cache.place(call, caller, self._backend(call.canonical_model))
-            if await self._from_cache(exchange, caller, call, asked, place):
-                return
-            await self._backlog.wake_keyed(caller.name, asked.key)
-            # Nothing is awaited from here to `enter`: two requests with one key must become one.
-            came_back = self._backlog.rejoin(caller, call, asked.key) or self._take_in(exchange, caller, call, asked, place)
-        else:
-            self._tally.rejoined += 1
-        if isinstance(came_back, Kept):
-            await self._give_kept(exchange, call, came_back)
-        elif asked.is_async and came_back.row.is_async and not came_back.is_over:
-            await self._acknowledge(exchange, came_back)
-        else:
-            await self._attend(exchange, came_back)
-            is_ours = came_back.outcome is not None and came_back.outcome.end is End.FAULT
-            self._tell_refused(caller, is_refused=is_ours)
-
-    def _take_in(self, exchange: Exchange, caller: Caller, call: Call, asked: Asked, place: Place) -> Request:
-        """Admit a new request and put it into the backlog. Raises: Refused."""
-        self._tally.asked += 1
-        if not admits(self._mode):
-            self._tally.refused += 1
-            raise Refused(503, "the owner drains the queue: nothing new is taken in", retry_after_s=RETRY_AFTER_S)
-        policy = self._callers.policy(caller)
-        decision = self._admit.decide(caller, policy, call, asked)
-        if isinstance(decision, Rejected):
-            self._tally.refused += 1
-            log.info("%s refused: %d %s", caller.name, decision.status, decision.message)
-            raise Refused(decision.status, decision.message, retry_after_s=decision.retry_after_s)
-        request = self._backlog.enter(caller, policy, call, decision, key=asked.key, method=exchange.head.method)
-        request.wish = asked.cache
-        put_in_place(request, asked, place)
-        if not place.is_known:
-            request.place_late = partial(self._place_late, request, caller, asked)
-        return request
-
-    async def _place_late(self, request: Request, caller: Caller, asked: Asked) -> None:
-        """The model of a request could not be asked about when it came; now that it starts it can."""
-        request.place_late = None
-        place = await self._cache.place(request.call, caller, self._backend(request.call.canonical_model))
-        put_in_place(request, asked, place)
-
-    async def _from_cache(self, exchange: Exchange, caller: Caller, call: Call, asked: Asked, place: Place) -> bool:
-        """Answer from the cache if it can be; the caller may also have asked for nothing else."""
-        began_at = self._clock.monotonic()
-        answer = self._cache.get(place, caller.name, asked.cache)
-        if answer is None:
-            if asked.cache.only_if_cached:
-                self._tally.asked += 1
-                self._tally.refused += 1
-                raise Refused(504, f"only-if-cached was asked, and it is not: {place.why or 'nobody asked this before'}")
-            return False
-        self._tally.asked += 1
-        self._tally.cached += 1
-        now = self._clock.monotonic()
-        fresh_id = self._new_id()
-        await replay(
-            exchange,
-            call,
-            answer,
-            hit_headers(fresh_id, call, took_s=now - began_at),
-            took_s=now - began_at,
-            now_wall=self._clock.wall(),
-            fresh_id=fresh_id,
-        )
-        return True
-
-    async def _give_kept(self, exchange: Exchange, call: Call, kept: Kept) -> None:
-        headers = kept_headers(kept.row.id, kept.row.attempt, call)
-        now_wall = self._clock.wall()
-        await replay(exchange, call, kept.answer, headers, took_s=0.0, now_wall=now_wall, fresh_id=kept.row.id)
-
-    async def _acknowledge(self, exchange: Exchange, request: Request) -> None:
-        """Say that a request is accepted and where its answer will be, once its row is safe. RFC 7240 section 4.1."""
-        if not await self._backlog.wait_durable(request):
-            outcome = await request.wait_over()
-            await respond_fault(exchange, request.call.face, outcome, [("X-Request-Id", request.id)])
-            return
-        told = {"id": request.id, "state": request.state.value, "location": location_of(request.id)}
-        await exchange.respond(202, accepted_headers(request.id), json.dumps(told, separators=(",", ":")).encode())
-
-    async def _attend(self, exchange: Exchange, request: Request) -> None:
-        """Give a request's answer to its caller, and notice when the caller leaves."""
-        is_delivered = has_left = False
-
-        async def watch(scope: trio.CancelScope) -> None:
-            nonlocal has_left
-            await exchange.wait_gone()
-            has_left = True
-            scope.cancel()
-
-        self._backlog.attach(request)
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(watch, nursery.cancel_scope)
-                await deliver(exchange, request, self._clock, self._desk.comment)
-                is_delivered = True
-                nursery.cancel_scope.cancel()
-        finally:
-            # When the daemon stops its callers have not left: their rows stay, and are answered after the next start.
-            is_stopping = trio.current_effective_deadline() == float("-inf")
-            self._backlog.detach(request, has_left=not is_delivered and not is_stopping)
-        if has_left and not is_delivered:
-            raise PeerGone
 
     async def _unload(self, exchange: Exchange, call: Call) -> None:
         """An unload needs no slot. Granted to the owner only; for others it is answered as if, and nothing happens."""
@@ -410,11 +303,11 @@ class Gateway:
 
     def tell_queue(self, verb: QueueVerb) -> QueueMode:
         """Pause, drain or open the queue."""
-        self._mode = MODES[verb]
-        self._scheduler.is_paused = not starts(self._mode)
-        log.info("queue %s: it is %s", verb, self._mode)
+        mode = self._inference.mode = MODES[verb]
+        self._scheduler.is_paused = not starts(mode)
+        log.info("queue %s: it is %s", verb, mode)
         self._pump()
-        return self._mode
+        return mode
 
     def cancel(self, request_id: str) -> bool:
         """Take a request out of the queue, or off its slot; False when it does not live. Its caller is told so."""
@@ -512,7 +405,7 @@ class Gateway:
             cache=self._cache.statistics(),
             spool=self._space.statistics(),
             totals=self._tally.totals(),
-            mode=self._mode.value,
+            mode=self._inference.mode.value,
         )
 
 
@@ -524,20 +417,6 @@ async def answer_refusal(exchange: Exchange, refused: Refused) -> None:
     if refused.close:
         exchange.keeps_connection = False
     await exchange.respond(refused.status, headers, body)
-
-
-def put_in_place(request: Request, asked: Asked, place: Place) -> None:
-    """Note where a request's answer is kept, and who may share it."""
-    request.stores_as = None if asked.cache.no_store else place.key
-    request.shares_as = shares_as(place.key, asked.cache)
-    request.cache_status = miss_status(asked, place)
-
-
-def miss_status(asked: Asked, place: Place) -> str:
-    """Return what RFC 9211 calls the reason an answer came from Ollama."""
-    if place.key is None or asked.cache.no_store:
-        return "fwd=bypass"
-    return "fwd=request" if asked.cache.no_cache else "fwd=uri-miss"
 
 
 def pins_of(models: ModelsPolicy) -> Pins:
