@@ -11,33 +11,30 @@ Memory is the truth while the daemon lives; the journal is what it is rebuilt fr
 Requests that may share an answer (`core/coalesce.py`) wait side by side and run together; who comes while the call runs joins
 it, from the first byte of the answer.
 
-Who leaves is out at once wherever it stands. After a crash the rows come back: queued ones as they were, running ones as a
-second attempt, never a third. Their callers find them by key, or once by digest; those who do not come back within the
-grace run all the same, behind the others, unless their agent's generation ended and nothing could ever fetch the answer.
+Who leaves is out at once wherever it stands. After a crash `recovery.py` brings the rows back, and `rejoin.py` their callers.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import trio
 
 from supervisord_ai.clock import Clock
 from supervisord_ai.core.admission import Admitted
 from supervisord_ai.core.cache_policy import is_embedding
-from supervisord_ai.core.calls import Call, Face
+from supervisord_ai.core.calls import Call
 from supervisord_ai.core.coalesce import Leaving, leaving
 from supervisord_ai.core.estimate import Forecast, retry_after
 from supervisord_ai.core.identity import Caller
 from supervisord_ai.core.patience import Patience
 from supervisord_ai.core.policies import QueuePolicy
-from supervisord_ai.core.request_state import RowEvent, RowState, next_attempt
+from supervisord_ai.core.request_state import RowEvent, RowState
 from supervisord_ai.core.roster import ClassPolicy
 from supervisord_ai.core.scheduler import Scheduler, Ticket
-from supervisord_ai.errors import Refused, StoreFault
+from supervisord_ai.errors import StoreFault
 from supervisord_ai.gateway.asleep import Asleep, Judge
 from supervisord_ai.gateway.batch import mergeable
 from supervisord_ai.gateway.request import End, Outcome, Request, SharedAnswer, SlotJob
@@ -45,21 +42,12 @@ from supervisord_ai.gateway.settle import Settle
 from supervisord_ai.gateway.spool import Spool, SpoolSpace
 from supervisord_ai.gateway.tally import Tally
 from supervisord_ai.store.requests import Requests
-from supervisord_ai.store.rows import Answer, RequestRow
+from supervisord_ai.store.rows import RequestRow
 from supervisord_ai.store.writes import Unmatched
-from supervisord_ai.wire.faces import error_body
 
 log = logging.getLogger(__name__)
 
 _LEFT = Outcome(End.LEFT, 499, "request canceled")  # Ollama's words; a reader sees them when another connection cancelled it
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """The answer of a row that is done, for a caller who comes back to it."""
-
-    row: RequestRow
-    answer: Answer
 
 
 class Backlog:
@@ -93,7 +81,6 @@ class Backlog:
         self._nursery: trio.Nursery | None = None
         self._by_id: dict[str, Request] = {}
         self._by_key: dict[tuple[str, str], Request] = {}
-        self._returning: dict[tuple[str, bytes], deque[str]] = {}  # (agent, digest) -> recovered rows nobody came back to
         self._generations: dict[str, int] = {}
         self._shared: dict[bytes, SharedAnswer] = {}  # what waits or runs and may be joined, by its cache key
         self._entering: dict[str, Ticket] = {}  # by id: their rows are on their way to the disk
@@ -134,7 +121,7 @@ class Backlog:
             deadline_wall=now_wall + (admitted.start_by - now),
             is_async=admitted.is_async,
         )
-        ticket = self._ticket(row, call, policy, arrived_at=now, start_by=admitted.start_by, not_before=admitted.not_before)
+        ticket = ticket_of(row, call, policy, arrived_at=now, start_by=admitted.start_by, not_before=admitted.not_before)
         request = Request(row, call, ticket, Spool(self._space), accepted_at=now)
         request.attempt = 1
         self._know(request)
@@ -180,6 +167,11 @@ class Backlog:
         request_id = self.asleep.keyed(agent, key) if key is not None else None
         if request_id is not None:
             await self.asleep.wake(request_id)
+
+    async def take_back(self, request: Request) -> None:
+        """Take in a request whose row outlived a crash."""
+        self._know(request)
+        await self._line_up(request)
 
     async def _line_up(self, request: Request) -> None:
         """Wait for a slot, or share what a twin waits for or has begun."""
@@ -242,81 +234,12 @@ class Backlog:
                 request.ticket = replace(request.ticket, merges=None)
         self._scheduler.put_back(job.holder.id, [request.ticket for request in requests])
 
-    @staticmethod
-    def _ticket(
-        row: RequestRow, call: Call, policy: ClassPolicy, *, arrived_at: float, start_by: float, not_before: float
-    ) -> Ticket:
-        return Ticket(
-            id=row.id,
-            agent=row.agent,
-            agent_class=row.agent_class,
-            priority=row.priority,
-            arrived_at=arrived_at,
-            start_by=start_by,
-            model=call.canonical_model,
-            weight=policy.weight,
-            not_before=not_before,
-            is_embedding=is_embedding(call.route.op),
-            is_load=call.is_load,
-            merges=mergeable(call),
-            is_async=row.is_async,
-        )
-
     def _know(self, request: Request) -> None:
         self._by_id[request.id] = request
         if request.row.key is not None:
             self._by_key[request.agent, request.row.key] = request
 
-    # --- back again ----------------------------------------------------------------------------------------------------
-
-    def rejoin(self, caller: Caller, call: Call, key: str | None) -> Request | Kept | None:
-        """Return what a caller comes back to: its request that lives, or the answer that was kept; None when it is new.
-
-        By key, at any time; by the digest of the body only to a row that outlived a crash, and once per row.
-
-        Raises:
-            Refused: 422, the key was used with another body.
-        """
-        if key is not None:
-            return self._rejoin_by_key(caller, call, key)
-        waiting = self._returning.get((caller.name, call.digest))
-        while waiting:
-            request_id = waiting.popleft()
-            request = self._by_id.get(request_id)
-            if request is not None and self._is_there(request):
-                return request
-            row = self._requests.row(request_id)
-            kept = self._kept(row) if row is not None else None
-            if kept is not None:
-                return kept
-        return None
-
-    def _rejoin_by_key(self, caller: Caller, call: Call, key: str) -> Request | Kept | None:
-        request = self._by_key.get((caller.name, key))
-        if request is not None and self._is_there(request):
-            self._refuse_another_body(request.row, call)
-            return request
-        row = self._requests.find(caller.name, key=key, digest=call.digest)
-        if row is None or row.state is not RowState.DONE:
-            return None
-        self._refuse_another_body(row, call)
-        return self._kept(row)
-
-    def _kept(self, row: RequestRow) -> Kept | None:
-        answer = self._requests.answer(row.id)
-        return Kept(row, answer) if answer is not None else None
-
-    def _is_there(self, request: Request) -> bool:
-        """Whether this request will have, or has, an answer worth having. A caller who was gone for a moment takes it back."""
-        if request.outcome is not None:
-            return request.outcome.end is End.WHOLE
-        return not request.is_abandoned or request.take_back(self._clock.monotonic() + self._patience.silence_s)
-
-    @staticmethod
-    def _refuse_another_body(row: RequestRow, call: Call) -> None:
-        is_same_form = call.face is Face.OLLAMA or row.asked_stream == call.asked_stream
-        if row.digest != call.digest or not is_same_form:
-            raise Refused(422, "this Idempotency-Key was used with another request")
+    # --- its readers ---------------------------------------------------------------------------------------------------
 
     def attach(self, request: Request) -> None:
         """Somebody reads this request's answer. A recovered one that waited for its caller waits no longer."""
@@ -408,88 +331,33 @@ class Backlog:
         """A new generation: rows of older ones that no key leads back to are nobody's."""
         self._generations[agent] = generation
         for request in self._of(agent):
-            if request.awaits_return and request.row.generation != generation and _dies_with_generation(request.row):
+            if request.awaits_return and request.row.generation != generation and dies_with_generation(request.row):
                 self.leave(request, f"generation {request.row.generation} of its agent ended")
 
     def agent_ended(self, agent: str, generation: int) -> None:
         """Every process of that generation is gone: what it asked while we lived is left, keyed or not."""
         for request in self._of(agent):
             is_its = request.row.generation == generation and not request.row.is_async
-            if is_its and (not request.awaits_return or _dies_with_generation(request.row)):
+            if is_its and (not request.awaits_return or dies_with_generation(request.row)):
                 self.leave(request, f"generation {generation} of its agent ended")
 
     def _of(self, agent: str) -> list[Request]:
         return [request for request in self._by_id.values() if request.agent == agent]
 
-    # --- after a crash -------------------------------------------------------------------------------------------------
-
-    async def restore(self, row: RequestRow, call: Call, policy: ClassPolicy) -> None:
-        """Take a recovered row back: as it was if it waited, as its second attempt if it ran, never as a third."""
-        now, now_wall = self._clock.monotonic(), self._clock.wall()
-        self._tally.recovered += 1
-        accepted_at = now - max(0.0, now_wall - row.accepted_wall)
-        attempt = next_attempt(row.attempt) if row.state is RowState.RUNNING else max(row.attempt, 1)
-        if attempt is None:
-            await self._give_up(row)
-            return
-        current = self._generations.get(row.agent)
-        if current is not None and current != row.generation and _dies_with_generation(row):
-            self._requests.cancel(row.id, f"generation {row.generation} of its agent ended")
-            self._tally.cancelled += 1
-            return
-        # Nobody has to come back for an asynchronous request: it stands where it stood.
-        alone_until = accepted_at if row.is_async else now + self._queue.orphan_grace_s
-        # A deadline that passed while we were down was not the caller's doing: it gets the grace to come back, and a slot.
-        start_by = max(now + (row.deadline_wall - now_wall), max(alone_until, now) + self._queue.deadline_s)
-        ticket = self._ticket(row, call, policy, arrived_at=alone_until, start_by=start_by, not_before=alone_until)
-        request = Request(replace(row, state=RowState.QUEUED), call, ticket, Spool(self._space), accepted_at=accepted_at)
-        request.attempt = attempt
-        request.is_durable = True
-        request.awaits_return = not row.is_async
-        self._know(request)
-        if row.key is None and not row.is_async:
-            self._returning.setdefault((row.agent, row.digest), deque()).append(row.id)
-        await self._line_up(request)
-        log.info("request %s of %s is back in the backlog as attempt %d", row.id, row.agent, attempt)
-
-    def give_up(self, row: RequestRow, why: str) -> None:
-        """A recovered row that cannot be run is nobody's any more."""
-        self._tally.recovered += 1
-        self._tally.cancelled += 1
-        self._requests.cancel(row.id, why)
-        log.warning("request %s of %s is given up: %s", row.id, row.agent, why)
-
-    async def _give_up(self, row: RequestRow) -> None:
-        message = "the supervisor ended twice while this request ran; it is not tried a third time"
-        content_type, body = error_body(Face(row.face), 500, message)
-        answer = Answer(500, content_type, body, form="raw", cut=False, finished_wall=self._clock.wall())
-        self._tally.failed += 1
-        log.error("request %s of %s: %s", row.id, row.agent, message)
-        try:
-            await self._requests.finish(row.id, answer)
-        except StoreFault as exc:
-            log.warning("request %s of %s: its error is not in the journal: %s", row.id, row.agent, exc)
-
-    def forget_returns(self, older_than_wall: float) -> None:
-        """Rows that are forgotten on disk are not waited for either."""
-        for place, ids in list(self._returning.items()):
-            kept = deque(request_id for request_id in ids if self._may_return(request_id, older_than_wall))
-            if kept:
-                self._returning[place] = kept
-            else:
-                del self._returning[place]
-
-    def _may_return(self, request_id: str, older_than_wall: float) -> bool:
-        if request_id in self._by_id:
-            return True
-        row = self._requests.row(request_id)
-        return row is not None and row.accepted_wall > older_than_wall
+    def has_newer_generation(self, agent: str, generation: int) -> bool:
+        """Whether another generation of this agent has started since we did."""
+        current = self._generations.get(agent)
+        return current is not None and current != generation
 
     # --- looks ---------------------------------------------------------------------------------------------------------
 
     def get(self, request_id: str) -> Request | None:
         """Return a request that lives."""
         return self._by_id.get(request_id)
+
+    def keyed(self, agent: str, key: str) -> Request | None:
+        """Return the request that lives and to which an agent gave this key."""
+        return self._by_key.get((agent, key))
 
     @property
     def queued(self) -> int:
@@ -505,6 +373,27 @@ class Backlog:
         return self._scheduler.forecast(ticket, self._clock.monotonic(), entering=self._entering.values())
 
 
-def _dies_with_generation(row: RequestRow) -> bool:
+def ticket_of(
+    row: RequestRow, call: Call, policy: ClassPolicy, *, arrived_at: float, start_by: float, not_before: float
+) -> Ticket:
+    """Return what the scheduler is to know of a row. Times are monotonic seconds."""
+    return Ticket(
+        id=row.id,
+        agent=row.agent,
+        agent_class=row.agent_class,
+        priority=row.priority,
+        arrived_at=arrived_at,
+        start_by=start_by,
+        model=call.canonical_model,
+        weight=policy.weight,
+        not_before=not_before,
+        is_embedding=is_embedding(call.route.op),
+        is_load=call.is_load,
+        merges=mergeable(call),
+        is_async=row.is_async,
+    )
+
+
+def dies_with_generation(row: RequestRow) -> bool:
     """Nothing leads back to it: no key, and nobody was told its id."""
     return row.key is None and not row.is_async and row.generation > 0

@@ -37,6 +37,8 @@ from supervisord_ai.gateway.headers import not_granted, rfc3339
 from supervisord_ai.gateway.inference import Inference
 from supervisord_ai.gateway.ingest import Ingest
 from supervisord_ai.gateway.models import Models
+from supervisord_ai.gateway.recovery import Recovery
+from supervisord_ai.gateway.rejoin import Rejoin
 from supervisord_ai.gateway.settle import Settle
 from supervisord_ai.gateway.spool import SpoolSpace
 from supervisord_ai.gateway.tally import Tally
@@ -141,6 +143,17 @@ class Gateway:
             on_change=self._pump,
             judge=self._judge,
         )
+        self._rejoin = Rejoin(backlog=self._backlog, requests=requests, patience=patience, clock=clock)
+        self._recovery = Recovery(
+            queue=queue,
+            requests=requests,
+            backlog=self._backlog,
+            rejoin=self._rejoin,
+            space=self._space,
+            tally=self._tally,
+            clock=clock,
+            judge=self._judge,
+        )
         self._dispatch = Dispatch(
             scheduler=self._scheduler,
             backlog=self._backlog,
@@ -165,6 +178,7 @@ class Gateway:
             cache=self._cache,
             admit=Admit(queue=queue, scheduler=self._scheduler, backlog=self._backlog, callers=self._callers, clock=clock),
             backlog=self._backlog,
+            rejoin=self._rejoin,
             tally=self._tally,
             clock=clock,
             new_id=new_id,
@@ -180,7 +194,7 @@ class Gateway:
         """Recover the journal, then serve until cancelled. Started when every recovered row is back in the backlog."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._backlog.run)
-            await self._recover()
+            await self._recovery.run()
             await nursery.start(self._dispatch.run)
             for backend in self._backends:
                 nursery.start_soon(kept_up, f"watching {backend.spec.name}", backend.watch)
@@ -332,23 +346,6 @@ class Gateway:
 
     # --- duties --------------------------------------------------------------------------------------------------------
 
-    async def _recover(self) -> None:
-        """Bring the rows of the last life back into the backlog."""
-        ids = self._requests.unfinished()
-        for request_id in ids:  # one body at a time: all of them may not fit into memory
-            row = self._requests.row(request_id)
-            if row is None:
-                continue
-            try:
-                call, policy = await self._judge(row)
-            except Refused as refused:
-                self._backlog.give_up(row, refused.message)
-                continue
-            await self._backlog.restore(row, call, policy)
-            await trio.lowlevel.checkpoint()
-        if ids:
-            log.info("%d requests of the last life are back", len(ids))
-
     async def _judge(self, row: RequestRow) -> tuple[Call, ClassPolicy]:
         """Read a row of the journal as when it was accepted.
 
@@ -367,7 +364,7 @@ class Gateway:
             await trio.sleep(RETENTION_EVERY_S)
             older_than_wall = self._clock.wall() - self._queue.result_keep_s
             await self._requests.forget(older_than_wall)
-            self._backlog.forget_returns(older_than_wall)
+            self._rejoin.forget(older_than_wall)
 
     # --- looks ---------------------------------------------------------------------------------------------------------
 

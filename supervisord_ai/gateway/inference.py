@@ -22,10 +22,11 @@ from supervisord_ai.core.queue_mode import RETRY_AFTER_S, QueueMode, admits
 from supervisord_ai.errors import PeerGone, Refused
 from supervisord_ai.gateway.admit import Admit
 from supervisord_ai.gateway.backends import Backend
-from supervisord_ai.gateway.backlog import Backlog, Kept
+from supervisord_ai.gateway.backlog import Backlog
 from supervisord_ai.gateway.cache import AnswerCache, Place, replay
 from supervisord_ai.gateway.callers import Callers
 from supervisord_ai.gateway.headers import accepted_headers, hit_headers, kept_headers, location_of
+from supervisord_ai.gateway.rejoin import Kept, Rejoin
 from supervisord_ai.gateway.relay import deliver, respond_fault
 from supervisord_ai.gateway.request import End, Request
 from supervisord_ai.gateway.tally import Tally
@@ -44,6 +45,7 @@ class Inference:
         cache: AnswerCache,
         admit: Admit,
         backlog: Backlog,
+        rejoin: Rejoin,
         tally: Tally,
         clock: Clock,
         new_id: Callable[[], str],
@@ -56,6 +58,7 @@ class Inference:
         self._cache = cache
         self._admit = admit
         self._backlog = backlog
+        self._rejoin = rejoin
         self._tally = tally
         self._clock = clock
         self._new_id = new_id
@@ -70,14 +73,14 @@ class Inference:
         """Answer one request, or see its caller leave. Raises: Refused, PeerGone."""
         asked = read_asked(exchange.head.headers.get)
         await self._backlog.wake_keyed(caller.name, asked.key)
-        came_back = self._backlog.rejoin(caller, call, asked.key)
+        came_back = self._rejoin.find(caller, call, asked.key)
         if came_back is None:
             place = await self._cache.place(call, caller, self._backend_of(call.canonical_model))
             if await self._from_cache(exchange, caller, call, asked, place):
                 return
             await self._backlog.wake_keyed(caller.name, asked.key)
             # Nothing is awaited from here to `enter`: two requests with one key must become one.
-            came_back = self._backlog.rejoin(caller, call, asked.key) or self._take_in(exchange, caller, call, asked, place)
+            came_back = self._rejoin.find(caller, call, asked.key) or self._take_in(exchange, caller, call, asked, place)
         else:
             self._tally.rejoined += 1
         if isinstance(came_back, Kept):
