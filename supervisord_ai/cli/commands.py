@@ -72,6 +72,7 @@ def build_parser() -> Parser:
     _add_work(commands)
     _add_config_and_engine(commands)
     _add_takeover(commands)
+    _add_installing(commands)
     completion = _command(commands, "completion", "completion", "print the completion script of a shell")
     completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
     return parser
@@ -195,6 +196,20 @@ def _add_takeover(commands: Any) -> None:
     takeover.add_argument("--unit", metavar="NAME", default="ollama.service", help="its service (default: ollama.service)")
     takeover.add_argument("--port", metavar="PORT", type=_port, default=11436, help="where it is to listen (default: 11436)")
     takeover.add_argument("--yes", action="store_true", help="other machines that use it may lose it")
+
+
+def _add_installing(commands: Any) -> None:
+    words = "make it a service: units, a release of its own, a user for agents, a first config"
+    install = _command(commands, "install", "install", words, config=True, action="install")
+    install.add_argument("--now", action="store_true", help="start it too, or restart it: agents stay")
+    install.add_argument("--print", dest="print_units", action="store_true", help="print the units and change nothing")
+    install.add_argument(
+        "--accept-smaller-machine", action="store_true", help="although this machine has less memory than the plan gives away"
+    )
+    words = "undo it; config, state and logs stay"
+    uninstall = _command(commands, "uninstall", "install", words, config=True, action="uninstall")
+    for one in (install, uninstall):
+        one.add_argument("--user", action="store_true", help="as a service of your own systemd, without root")
 
 
 def _port(word: str) -> int:

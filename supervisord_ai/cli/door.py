@@ -142,8 +142,18 @@ def open_door(args: Namespace) -> Door:
         UsageError: there is a config and it cannot be read, so nobody knows where the socket is.
     """
     around = surroundings()
+    if _means_the_systems(around, args.config):
+        around = Surroundings(0, "/root", {})
     configured = None if around.env.get("AI_SUPERVISOR_RUNTIME_DIR") else _configured_runtime_dir(around, args.config)
     return Door(f"{places.runtime_dir(around, configured)}/{CONTROL_SOCKET}")
+
+
+def _means_the_systems(around: Surroundings, asked: str | None) -> bool:
+    """Tell whether a normal user without a daemon or config of their own asks: then about the system's, if it has one."""
+    if around.uid == 0 or asked or around.env.get("AI_SUPERVISOR_CONFIG") or around.env.get("AI_SUPERVISOR_RUNTIME_DIR"):
+        return False
+    own = (places.config_path(around, None), f"{places.runtime_dir(around, None)}/{CONTROL_SOCKET}")
+    return not any(map(os.path.exists, own)) and os.path.exists(places.default_places(Surroundings(0, "/root", {})).config)
 
 
 def _configured_runtime_dir(around: Surroundings, asked: str | None) -> str | None:

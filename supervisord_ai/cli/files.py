@@ -26,6 +26,21 @@ class DiskFiles:
         return sorted(path for path in glob.glob(pattern) if os.path.isfile(path))
 
 
+class Instead:
+    """The files of a config with one of them as it would be."""
+
+    def __init__(self, path: str, text: str) -> None:
+        self._path = path
+        self._text = text
+        self._disk = DiskFiles()
+
+    def read(self, path: str) -> bytes:
+        return self._text.encode() if path == self._path else self._disk.read(path)
+
+    def matching(self, pattern: str) -> list[str]:
+        return self._disk.matching(pattern)
+
+
 def load_config(args: Namespace) -> Config:
     """Return the config that the command names, or the usual one.
 

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from supervisord_ai.cli.door import Door, surroundings
 from supervisord_ai.cli.exits import Exit
-from supervisord_ai.cli.files import DiskFiles, load_config
+from supervisord_ai.cli.files import DiskFiles, Instead, load_config
 from supervisord_ai.config import Config, load
 from supervisord_ai.config.editing import with_backend_url, with_tcp, without_tcp
 from supervisord_ai.core.places import CONTROL_SOCKET
@@ -154,7 +154,7 @@ class Takeover:
             raise UsageError(f"port {move.port} is taken: name another with --port")
         before = _text_of(move.config)
         after = with_tcp(with_backend_url(before, move.backend, move.new_url), move.address)
-        load(move.config, _Instead(move.config, after), surroundings())
+        load(move.config, Instead(move.config, after), surroundings())
 
         try:
             self._forward(move, after, we_run=we_run, version=version)
@@ -198,7 +198,7 @@ class Takeover:
         """
         move = self._told_by_drop_in()
         text = without_tcp(with_backend_url(_text_of(move.config), move.backend, move.url), move.address)
-        load(move.config, _Instead(move.config, text), surroundings())
+        load(move.config, Instead(move.config, text), surroundings())
         self._put_back(move, text, we_run=self._services.facts(OUR_UNIT).is_active)
         self._world.say(f"{self._unit} listens at {move.old_url} again, and {move.config} is as it was before")
 
@@ -257,21 +257,6 @@ class Takeover:
         told = self._world.ask(f"{url}/api/version")
         version = None if told is None else told.get("version")
         return version if isinstance(version, str) else None
-
-
-class _Instead:
-    """The files of a config with one of them as it would be."""
-
-    def __init__(self, path: str, text: str) -> None:
-        self._path = path
-        self._text = text
-        self._disk = DiskFiles()
-
-    def read(self, path: str) -> bytes:
-        return self._text.encode() if path == self._path else self._disk.read(path)
-
-    def matching(self, pattern: str) -> list[str]:
-        return self._disk.matching(pattern)
 
 
 def _text_of(path: str) -> str:

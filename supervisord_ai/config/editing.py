@@ -50,6 +50,26 @@ def with_backend_url(text: str, index: int, url: str) -> str:
     return _checked(changed, meant, by_hand)
 
 
+def with_owner(text: str, owner: str) -> str:
+    """Return the config with `owner` as [daemon] owner; one that names an owner is left as it is. Raises: as with_backend_url."""
+    meant = _parsed(text)
+    daemon = meant.setdefault("daemon", {})
+    by_hand = f"in [daemon], set owner = {shown(owner)}"
+    if not isinstance(daemon, dict):
+        raise UsageError(by_hand)
+    if daemon.get("owner"):
+        return text
+    daemon["owner"] = owner
+    where, line = key_lines(text), f"owner = {shown(owner)}\n"
+    lines = text.splitlines(keepends=True)
+    if ("daemon", "owner") in where:
+        lines[where["daemon", "owner"] - 1] = line
+        changed = "".join(lines)
+    else:
+        changed = _after(lines, where["daemon",], line) if ("daemon",) in where else f"{_ended(text)}\n[daemon]\n{line}"
+    return _checked(changed, meant, by_hand)
+
+
 def with_tcp(text: str, address: str) -> str:
     """Return the config with one more address in [listen] tcp. Raises: as with_backend_url."""
     meant = _parsed(text)

@@ -67,6 +67,27 @@ SHOW_S = 10.0
 SYSTEMCTL_S = 90.0  # systemd itself gives up a stop after 90 s
 
 
+class UnitFiles(Protocol):
+    """What an installer asks of systemd about its own units; `Systemctl` is the machine's, `tests/fakes/units.py` is made up."""
+
+    def reload(self) -> None:
+        """Have systemd read its unit files again."""
+
+    def enable(self, *units: str) -> None:
+        """Have units started with the machine (or the user's session)."""
+
+    def disable(self, *units: str) -> None:
+        """Undo `enable`; units that are not enabled are left as they are."""
+
+    def is_active(self, unit: str) -> bool: ...
+
+    def start(self, unit: str) -> None: ...
+
+    def stop(self, unit: str) -> None: ...
+
+    def restart(self, unit: str) -> None: ...
+
+
 class Services(Protocol):
     """What is asked of the system's services; `Systemctl` is the machine's, `tests/fakes/services.py` is made up."""
 
@@ -109,6 +130,18 @@ class Systemctl:
         environment = dict(word.split("=", 1) for word in words if "=" in word)
         return UnitFacts(said.get("LoadState") == "loaded", said.get("ActiveState") == "active", environment)
 
+    def reload(self) -> None:
+        self._run("daemon-reload")
+
+    def enable(self, *units: str) -> None:
+        self._run("enable", "--quiet", *units)
+
+    def disable(self, *units: str) -> None:
+        self._run("disable", "--quiet", *units)
+
+    def is_active(self, unit: str) -> bool:
+        return self.facts(unit).is_active
+
     def start(self, unit: str) -> None:
         self._run("start", unit)
 
@@ -133,7 +166,7 @@ class Systemctl:
             replace_file(path, text.encode(), mode=0o644)
         except OSError as exc:
             raise HostFault(f"{path}: {exc.strerror}") from exc
-        self._run("daemon-reload")
+        self.reload()
 
     def remove_drop_in(self, unit: str, name: str) -> None:
         path = self._path(unit, name)
@@ -143,7 +176,7 @@ class Systemctl:
                 path.parent.rmdir()
         except OSError as exc:
             raise HostFault(f"{path}: {exc.strerror}") from exc
-        self._run("daemon-reload")
+        self.reload()
 
     def _path(self, unit: str, name: str) -> Path:
         return self._units / f"{unit}.d" / name

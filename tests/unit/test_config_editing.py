@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 
-from supervisord_ai.config.editing import with_backend_url, with_tcp, without_tcp
+from supervisord_ai.config.editing import with_backend_url, with_owner, with_tcp, without_tcp
 from supervisord_ai.errors import UsageError
 
 NEW = "http://127.0.0.1:11436"
@@ -79,3 +79,21 @@ def test_a_backend_that_is_not_there_and_a_text_that_is_no_toml() -> None:
         with_backend_url("[[ollama]]\n", 1, NEW)
     with pytest.raises(UsageError, match="cannot be read"):
         with_tcp("[", ADDRESS)
+
+
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        ("[daemon] # mine\npath = \"/bin\"\n", "[daemon] # mine\nowner = \"ada\"\npath = \"/bin\"\n"),
+        ("[daemon]\nowner = \"\"  # nobody yet\n", "[daemon]\nowner = \"ada\"\n"),
+        ("# nothing\n", "# nothing\n\n[daemon]\nowner = \"ada\"\n"),
+        ("[daemon]\nowner = \"bob\"\n", "[daemon]\nowner = \"bob\"\n"),
+    ],
+)
+def test_the_owner_is_written_where_none_is_named(text: str, after: str) -> None:
+    assert with_owner(text, "ada") == after
+
+
+def test_an_owner_that_cannot_be_written_is_said() -> None:
+    with pytest.raises(UsageError, match=r"in \[daemon\], set owner = \"ada\""):
+        with_owner("daemon = { path = \"/bin\" }\n", "ada")

@@ -46,7 +46,8 @@ GROUPS = {
     "cache": ("stats", "clear"),
     "config": ("show", "check", "plan"),
 }
-WITH_CONFIG = {(word,) for word in ("run", "stop", "status", "health", "events", "reload", "takeover")} | {
+ALONE = ("run", "stop", "status", "health", "events", "reload", "takeover", "install", "uninstall")
+WITH_CONFIG = {(word,) for word in ALONE} | {
     (group, action) for group, actions in GROUPS.items() for action in actions
 }
 

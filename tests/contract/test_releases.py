@@ -1,0 +1,87 @@
+"""Releases on the real disk: whole or not there, never changed, and a process stays in the one it started from."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from supervisord_ai.errors import HostFault
+from supervisord_ai.host.releases import COMMAND, Release, Releases
+
+SAYS = '#!/bin/sh\necho "{name}"; read -r _; exec "$(dirname -- "$0")/again"\n'
+
+
+def made(releases: Releases, prefix: Path, name: str) -> Release:
+    """A release without contents whose `python` says who it is, now and after a line on stdin."""
+    folder = prefix / "releases" / name / "bin"
+    folder.mkdir(parents=True)
+    for file, text in (("ai-supervisor", COMMAND), ("python", SAYS.format(name=name)), ("again", f"#!/bin/sh\necho {name}\n")):
+        (folder / file).write_text(text)
+        (folder / file).chmod(0o755)
+    return Release(folder.parent)
+
+
+def test_what_runs_stays_in_its_release_and_what_starts_next_is_the_current_one(tmp_path: Path) -> None:
+    releases = Releases(tmp_path)
+    old, new = made(releases, tmp_path, "1.0-a"), made(releases, tmp_path, "1.1-b")
+    releases.switch(old)
+    with subprocess.Popen([releases.command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdin is not None
+        assert running.stdout is not None
+        assert running.stdout.readline() == "1.0-a\n"
+        releases.switch(new)
+        running.stdin.write("\n")
+        running.stdin.flush()
+        assert running.stdout.readline() == "1.0-a\n"  # what it loads now is still its own
+    assert subprocess.run([releases.command], input="\n", capture_output=True, text=True, check=True).stdout == "1.1-b\n1.1-b\n"
+    assert (releases.current(), releases.previous()) == (new, old)
+
+
+def test_switching_back_and_forth_keeps_both_and_again_to_the_same_forgets_nothing(tmp_path: Path) -> None:
+    releases = Releases(tmp_path)
+    assert (releases.current(), releases.previous()) == (None, None)
+    old, new = made(releases, tmp_path, "1.0-a"), made(releases, tmp_path, "1.1-b")
+    for one in (old, new, new):
+        releases.switch(one)
+    assert (releases.current(), releases.previous()) == (new, old)
+    releases.switch(old)
+    assert (releases.current(), releases.previous()) == (old, new)
+
+
+def test_a_release_of_what_runs_starts_by_itself_and_is_the_same_when_built_again(tmp_path: Path) -> None:
+    releases = Releases(tmp_path)
+    release = releases.from_running({"config/shipped.toml": b"# x\n"})
+    assert (release.path / "lib").is_dir()
+    said = subprocess.run(
+        [release.command, "--version"], capture_output=True, text=True, check=True, cwd="/", env={"PATH": os.defpath}
+    ).stdout
+    assert said.startswith("ai-supervisor ")
+    built_at = release.command.stat().st_mtime_ns
+    assert releases.from_running({"config/shipped.toml": b"# x\n"}) == release
+    assert release.command.stat().st_mtime_ns == built_at  # the one that was there was not touched
+    assert releases.from_running({"config/shipped.toml": b"# y\n"}) != release
+    assert not [path for path in (tmp_path / "releases").iterdir() if path.name.startswith(".")]
+    releases.remove()
+    assert not list(tmp_path.parent.glob(f"{tmp_path.name}/*"))
+
+
+def test_a_wheel_that_is_none_leaves_nothing(tmp_path: Path) -> None:
+    releases = Releases(tmp_path / "opt")
+    (tmp_path / "x-1.0-py3-none-any.whl").write_text("no wheel")
+    with pytest.raises(HostFault, match="the release cannot be built"):
+        releases.from_index(str(tmp_path / "x-1.0-py3-none-any.whl"), find_links=tmp_path)
+    assert list((tmp_path / "opt" / "releases").iterdir()) == []
+
+
+def test_old_releases_go_and_those_in_use_stay(tmp_path: Path) -> None:
+    releases = Releases(tmp_path)
+    all_of_them = [made(releases, tmp_path, f"1.{number}-x") for number in range(6)]
+    for number, one in enumerate(all_of_them):
+        os.utime(one.path, (number, number))
+    releases.switch(all_of_them[0])
+    releases.switch(all_of_them[1])
+    releases.prune()
+    assert sorted(path.name for path in (tmp_path / "releases").iterdir()) == ["1.0-x", "1.1-x", "1.3-x", "1.4-x", "1.5-x"]
