@@ -116,6 +116,10 @@ def _backend(page: Screen, backend: Json) -> None:
     page.title("ollama", f"{backend['name']} ", state, f"   {busy}   {backend['url']}")
     if backend.get("way") and backend["state"] == "ready":  # else it is part of the reason above
         page.wrapped("", backend["way"], 2)
+    if backend.get("restarted"):
+        page.line(f"  it hung and was restarted: {backend['restarted']} times")
+    if backend.get("healed"):
+        page.line(f"  it lost slots, and a model was reloaded to have them back: {backend['healed']} times")
     if backend.get("loading"):
         page.line(f"  loading {backend['loading']}")
     for one in backend["running"][:SHOWN_RUNNING]:

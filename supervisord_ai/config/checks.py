@@ -82,6 +82,22 @@ def _check_command(backend: BackendSpec) -> Iterator[tuple[str, str]]:
         yield "url", f"must be the loopback address at which `command` is to listen, {where}, not {shown(backend.url)}"
 
 
+def check_twice(backend: BackendSpec, others: Sequence[BackendSpec]) -> Iterator[tuple[str, str]]:
+    """Yield (key, what) for a backend that is one of the others under another name."""
+    for other in others:
+        if _whose(backend.url) == _whose(other.url) and backend.url != "embedded":  # of which each has an engine of its own
+            yield "url", f"is the Ollama of [[ollama]] {other.name}: one Ollama given twice would be handed twice its slots"
+            return
+
+
+def _whose(url: str) -> tuple[str, int] | str:
+    match = _URL.fullmatch(url)
+    if match is None:
+        return url
+    host = match[1].strip("[]")
+    return ("127.0.0.1" if host in {"localhost", "::1"} else host, int(match[2] or 11434))
+
+
 def check_loops(listen: ListenPolicy, backends: Sequence[BackendSpec]) -> Iterator[tuple[int, str]]:
     """Yield (index, what) for backends whose address is one of our own: we would be our own Ollama."""
     ours = {where for address in listen.tcp if (where := _place(_ADDRESS.fullmatch(address), 0)) is not None}

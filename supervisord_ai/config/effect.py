@@ -14,11 +14,6 @@ NOT_IN_EFFECT: tuple[str, ...] = (
     "class.X.max_age",
     "class.X.substitute",
     "ollama.device",
-    "ollama.restart_command",
-    "ollama[1]",  # a second backend
-    "breaker.failures",
-    "breaker.window",
-    "breaker.cool_down",
     "cache.l3.size",
     "cache.l3.min_entry",
     "levels.enter",

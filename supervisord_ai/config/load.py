@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
-from supervisord_ai.config.checks import check_backend, check_loops, check_paths, check_tables, check_tcp
+from supervisord_ai.config.checks import check_backend, check_loops, check_paths, check_tables, check_tcp, check_twice
 from supervisord_ai.config.effect import NOT_IN_EFFECT
 from supervisord_ai.config.lines import Path
 from supervisord_ai.config.plan import mb, over_budget
@@ -266,14 +266,12 @@ class _Loading:
 
     def _backends(self) -> tuple[BackendSpec, ...]:
         backends: list[BackendSpec] = []
-        for index, entry in enumerate(self.lists["ollama"]):
+        for entry in self.lists["ollama"]:
             values = self.reader.table(OllamaTable, entry, defaults_of(BackendSpec()), "ollama")
             backend = BackendSpec(**values)
-            if index > 0 and "ollama[1]" in NOT_IN_EFFECT:
-                self.reader.problem(entry.document, entry.path, "a second backend is not in effect yet: keep one")
             if any(backend.name == other.name for other in backends):
                 self.reader.problem(entry.document, (*entry.path, "name"), f"{shown(backend.name)} is the name of another")
-            for key, what in check_backend(backend):
+            for key, what in (*check_backend(backend), *check_twice(backend, backends)):
                 self.reader.problem(entry.document, (*entry.path, key), what)
             backends.append(backend)
         return tuple(backends) or (BackendSpec(),)

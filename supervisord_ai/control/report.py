@@ -91,6 +91,8 @@ def reasons(moment: Moment) -> list[str]:
     for one in moment.gateway.backends:
         if one.state != "ready":
             found.append(f"backend {one.name} is {one.state}" + (f": {one.detail}" if one.detail else ""))
+        if one.breaker != "closed":
+            found.append(f"the breaker of backend {one.name} is {one.breaker}: it failed too often, who waits goes on waiting")
     if moment.gateway.mode != "open":
         found.append(f"the queue is {moment.gateway.mode}")
     quarantined = [view.name for view in moment.fleet.agents if view.state is AgentState.QUARANTINED]

@@ -294,7 +294,7 @@ def keys(kind: type[Table], section: str) -> set[str]:
 
 def test_every_entry_of_the_list_without_effect_is_a_key() -> None:
     known = {key for name, kind in {**SINGLE_TABLES, **LIST_TABLES}.items() for key in keys(kind, name)}
-    known |= keys(ClassTable, "class.X") | keys(ModelTable, "models.X") | keys(ModelsTable, "models") | {"alerts", "ollama[1]"}
+    known |= keys(ClassTable, "class.X") | keys(ModelTable, "models.X") | keys(ModelsTable, "models") | {"alerts"}
     assert {entry.partition("=")[0] for entry in NOT_IN_EFFECT} <= known
 
 

@@ -264,17 +264,24 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
         '[listen]\ntcp = ["127.0.0.1:11434"]\n',
         ['/e/c.toml:2: listen.tcp: "http://127.0.0.1:11434" is an address of [listen] tcp: the supervisor would ask itself'],
     ),
+    "one Ollama under two names": (
+        '[[ollama]]\n[[ollama]]\nname = "b"\nurl = "http://localhost"\n[[ollama]]\nname = "c"\nurl = "auto"\n'
+        '[[ollama]]\nname = "d"\nurl = "auto"\n',
+        [
+            '/e/c.toml:4: ollama[1].url: is the Ollama of [[ollama]] main: one Ollama given twice would be handed twice its slots',
+            '/e/c.toml:10: ollama[3].url: is the Ollama of [[ollama]] c: one Ollama given twice would be handed twice its slots',
+        ],
+    ),
     "keys without effect": (
         '[queue]\nbatch_max = 5\n[levels]\npriority_only = 4\n[cache.l3]\nsize = "1GB"\n[class.opus]\nready = "notify"\n'
-        '[[ollama]]\nurl = "auto"\ndevice = "cpu"\n[[ollama]]\nname = "b"\n[[alerts]]\nname = "x"\nwhen = "y"\n'
+        '[[ollama]]\nurl = "auto"\ndevice = "cpu"\n[[ollama]]\nname = "b"\n\n[[alerts]]\nname = "x"\nwhen = "y"\n'
         + AGENT
         + 'every = "1h"\n',
         [
             "/e/c.toml:4: levels.priority_only: not in effect yet: leave it at its default",
             "/e/c.toml:6: cache.l3.size: not in effect yet: leave it at its default",
             "/e/c.toml:11: ollama[0].device: not in effect yet: leave it at its default",
-            "/e/c.toml:12: ollama[1]: a second backend is not in effect yet: keep one",
-            "/e/c.toml:14: alerts[0]: alerts are not in effect yet: leave them out",
+            "/e/c.toml:15: alerts[0]: alerts are not in effect yet: leave them out",
         ],
     ),
 }
@@ -369,11 +376,6 @@ def test_the_keys_without_effect_are_these() -> None:
         "class.X.max_age",
         "class.X.substitute",
         "ollama.device",
-        "ollama.restart_command",
-        "ollama[1]",
-        "breaker.failures",
-        "breaker.window",
-        "breaker.cool_down",
         "cache.l3.size",
         "cache.l3.min_entry",
         "levels.enter",
