@@ -113,6 +113,10 @@ class Cages(Protocol):
     def detail(self) -> str:
         """One line: why it is this form."""
 
+    @property
+    def group(self) -> Path | None:
+        """The folder of the group that holds every cage; None where there are no groups."""
+
     def cage(self, name: str) -> Cage:
         """Return the cage of an agent; always the same one. Names are letters, digits and `._-`."""
 

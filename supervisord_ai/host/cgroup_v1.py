@@ -150,6 +150,10 @@ class V1Cages:
                 freezer = None
         return cls(memory, freezer, folder, is_service=cgroup.is_of_a_service(mounts))
 
+    @property
+    def group(self) -> Path:
+        return self._memory / "agents"
+
     def cage(self, name: str) -> V1Cage:
         if name not in self._cages:
             freezer = None if self._freezer is None else self._freezer / "agents" / name

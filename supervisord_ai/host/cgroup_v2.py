@@ -171,6 +171,10 @@ class V2Cages:
         _open_place(base, folder, is_root=True)
         return cls(base, holder, folder, mount=mount, is_in_holder=True)
 
+    @property
+    def group(self) -> Path:
+        return self._top / "agents"
+
     def cage(self, name: str) -> V2Cage:
         if name not in self._cages:
             self._cages[name] = V2Cage(self._top / "agents" / name, f"{self._identity}/{name}")

@@ -25,7 +25,7 @@ class ProcStat:
     rss_bytes: int
 
 
-def _read(path: str, cap_bytes: int = 4096) -> bytes | None:
+def read_raw(path: str, cap_bytes: int = 4096) -> bytes | None:
     """Return the file, or None when the process is gone or not ours to read.
 
     Raw descriptors: this runs for every process of the machine, and `open()` costs four times as much.
@@ -60,7 +60,7 @@ def parse_stat(text: bytes) -> ProcStat:
 
 def stat(pid: int) -> ProcStat | None:
     """Return what /proc says of a process; None when there is none."""
-    text = _read(f"/proc/{pid}/stat")
+    text = read_raw(f"/proc/{pid}/stat")
     return parse_stat(text) if text else None
 
 
@@ -96,7 +96,7 @@ def environ_value(pid: int, name: str) -> str | None:
 
     The kernel shows the memory that exec filled: a child that only forked shows its parent's, a program may scribble over it.
     """
-    text = _read(f"/proc/{pid}/environ", 1 << 20)
+    text = read_raw(f"/proc/{pid}/environ", 1 << 20)
     if not text:
         return None
     key = name.encode() + b"="
@@ -113,9 +113,9 @@ def environ_value(pid: int, name: str) -> str | None:
 
 def oom_score_adj() -> int:
     """Return how ready the kernel is to end us when memory runs out, -1000 (never) to 1000 (first)."""
-    return int(_read("/proc/self/oom_score_adj") or b"0")
+    return int(read_raw("/proc/self/oom_score_adj") or b"0")
 
 
 def boot_id() -> str:
     """Return the id of this boot: pids and start ticks mean nothing across two of them."""
-    return (_read("/proc/sys/kernel/random/boot_id") or b"").decode().strip()
+    return (read_raw("/proc/sys/kernel/random/boot_id") or b"").decode().strip()

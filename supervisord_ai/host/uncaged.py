@@ -250,6 +250,7 @@ class UncagedCages:
     """Agents without cgroups."""
 
     guarantee = Guarantee.SOFT_RLIMIT
+    group = None
 
     def __init__(self, why: str, policy: CapPolicy | None = None) -> None:
         self.detail = f"sampled once a second: {why}"

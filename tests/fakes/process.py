@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import trio
 
@@ -267,6 +268,10 @@ class FakeCages:
             return None
         self.cages[name] = FakeCage(record.removeprefix("fake\t"), self.world)
         return self.cages[name]
+
+    @property
+    def group(self) -> Path | None:
+        return None
 
     def cage(self, name: str) -> FakeCage:
         return self.cages.setdefault(name, FakeCage(f"{self.top}/{name}", self.world))
