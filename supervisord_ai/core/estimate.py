@@ -120,6 +120,24 @@ def forecast(
     return play.beyond(mine, ahead)
 
 
+def newcomers_start(
+    priorities: Iterable[int], lines: Iterable[Line], lanes: Lanes, service: ServiceTimes, *, now: float, level_s: float
+) -> dict[int, float]:
+    """Return when a request of each priority would start that came now, from an agent that has nothing waiting.
+
+    It starts before whatever has a later key, as in `core/scheduler.py`: behind a flooder it waits for one turn only.
+    """
+    play = _Play(lines, lanes, service, now)
+    waiting = sorted((now + priority * level_s, priority) for priority in set(priorities))
+    starts: dict[int, float] = {}
+    steps = 0
+    while waiting and steps < STEPS_MAX and (begun := play.next()) is not None:
+        steps += 1
+        while waiting and waiting[0][0] < play.key:
+            starts[waiting.pop(0)[1]] = begun[1]
+    return starts | dict.fromkeys((priority for _, priority in waiting), play.end(steps))
+
+
 class _Turns:
     """One agent's line while it is played: those who may start, by key; `version` tells its current head from older ones."""
 
@@ -137,6 +155,7 @@ class _Play:
     def __init__(self, lines: Iterable[Line], lanes: Lanes, service: ServiceTimes, now: float) -> None:
         self._service = service
         self._now = self._at = now
+        self.key = -math.inf  # of the one that began last
         self._lanes = sorted(lanes.free_at)
         self._of_model = {model: sorted(free_at) for model, free_at in lanes.of_model.items()}
         self._left = 0
@@ -161,7 +180,7 @@ class _Play:
                 _, agent, _, entry = heapq.heappop(self._later)
                 heapq.heappush(self._agents[agent].due, entry)
                 self._line_up(agent)
-            _, agent, version = heapq.heappop(self._heads)
+            key, agent, version = heapq.heappop(self._heads)
             turns = self._agents[agent]
             if version != turns.version:
                 continue
@@ -177,6 +196,7 @@ class _Play:
             if own is not None:
                 heapq.heapreplace(own, ends_at)
             self._at = turns.turn_at = at
+            self.key = key
             self._left -= 1
             self._line_up(agent)
             return ticket, at
@@ -184,8 +204,15 @@ class _Play:
 
     def beyond(self, mine: Waits, ahead: int) -> Forecast:
         """Reckon the rest by the pace of what was looked at."""
-        pace_s = (self._at - self._now) / max(ahead, 1)
-        return Forecast(max(self._at + self._left * pace_s, mine.not_before), ahead + max(self._left - 1, 0))
+        return Forecast(max(self._reckoned(ahead), mine.not_before), ahead + max(self._left - 1, 0))
+
+    def end(self, steps: int) -> float:
+        """When a slot comes free after everybody; what was not played is reckoned by the pace."""
+        return max(self._reckoned(steps) if self._left else self._at, self._lanes[0])
+
+    def _reckoned(self, steps: int) -> float:
+        pace_s = (self._at - self._now) / max(steps, 1)
+        return self._at + self._left * pace_s
 
     def _line_up(self, agent: int) -> None:
         turns = self._agents[agent]

@@ -33,7 +33,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from supervisord_ai.core.batch import BatchPolicy, merge
-from supervisord_ai.core.estimate import Forecast, Lanes, Line, ServiceTimes, forecast
+from supervisord_ai.core.estimate import Forecast, Lanes, Line, ServiceTimes, forecast, newcomers_start
 from supervisord_ai.core.shares import Shares
 from supervisord_ai.core.slots import BackendSlots, Lease, Load
 from supervisord_ai.core.wait_cause import WaitCause, why
@@ -365,6 +365,10 @@ class Scheduler:
         """Return a waiting ticket."""
         return self._waiting.get(ticket_id)
 
+    def tickets(self) -> Iterator[Ticket]:
+        """Every waiting ticket, in no order."""
+        return self._waiting.tickets()
+
     def queued_of(self, agent: str) -> int:
         """Return how many of this agent's requests wait."""
         return self._waiting.count_of(agent)
@@ -437,24 +441,37 @@ class Scheduler:
 
         `mine` waits, or is one of `entering`, or is put behind both. What starts after `until` is only reckoned.
         """
-        ready = [backend for backend in self._backends.values() if backend.is_ready]
-        if not ready or self.is_paused:
+        lanes = self._lanes(now)
+        if lanes is None:
             return None
         extra = list(entering)
         if mine.id not in self._waiting and all(ticket.id != mine.id for ticket in extra):
             extra.append(mine)
+        return forecast(mine, self._lines(extra), lanes, self.service, now=now, until=until)
+
+    def newcomers_start(self, priorities: Iterable[int], now: float) -> dict[int, float] | None:
+        """Return when a request of each priority would start that came now, from an agent with nothing waiting.
+
+        None while no backend answers, or the queue is paused.
+        """
+        lanes = self._lanes(now)
+        if lanes is None:
+            return None
+        return newcomers_start(priorities, self._lines(()), lanes, self.service, now=now, level_s=self.policy.level_s)
+
+    def _lines(self, extra: Iterable[Ticket]) -> list[Line]:
         lines = self._waiting.lines(extra)
+        return [Line(self._turn_at.get(agent, -math.inf), line) for agent, line in lines]
+
+    def _lanes(self, now: float) -> Lanes | None:
+        """The slots of the backends that answer; None when nothing starts at all."""
+        ready = [backend for backend in self._backends.values() if backend.is_ready]
+        if not ready or self.is_paused:
+            return None
         limited = {model for backend in ready for model, slots in backend.model_slots.items() if slots > 0}
-        return forecast(
-            mine,
-            [Line(self._turn_at.get(agent, -math.inf), line) for agent, line in lines],
-            Lanes(
-                tuple(at for backend in ready for at in backend.free_at(now)),
-                {model: tuple(at for backend in ready for at in backend.model_free_at(model, now)) for model in limited},
-            ),
-            self.service,
-            now=now,
-            until=until,
+        return Lanes(
+            tuple(at for backend in ready for at in backend.free_at(now)),
+            {model: tuple(at for backend in ready for at in backend.model_free_at(model, now)) for model in limited},
         )
 
     def reason(self, ticket: Ticket, now: float) -> str:

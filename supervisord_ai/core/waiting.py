@@ -82,6 +82,10 @@ class Waiting:
     def __contains__(self, ticket_id: str) -> bool:
         return ticket_id in self._entries
 
+    def tickets(self) -> Iterator[Ticket]:
+        """Every waiting ticket, in no order."""
+        return (entry[2] for entry in self._entries.values())
+
     # --- in and out ----------------------------------------------------------------------------------------------------
 
     def push(self, ticket: Ticket) -> None:

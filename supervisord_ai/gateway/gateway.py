@@ -21,6 +21,7 @@ from supervisord_ai.core.patience import Patience
 from supervisord_ai.core.policies import BackendSpec, BreakerPolicy, CachePolicy, LimitsPolicy, ModelsPolicy, QueuePolicy
 from supervisord_ai.core.queue_mode import MODES, QueueMode, QueueVerb, starts
 from supervisord_ai.core.roster import ClassPolicy, Roster
+from supervisord_ai.core.samples import Load
 from supervisord_ai.core.scheduler import Scheduler, SchedulerPolicy
 from supervisord_ai.duty import kept_up
 from supervisord_ai.errors import Refused, UpstreamFault
@@ -37,6 +38,7 @@ from supervisord_ai.gateway.headers import not_granted, rfc3339
 from supervisord_ai.gateway.inference import Inference
 from supervisord_ai.gateway.ingest import Ingest
 from supervisord_ai.gateway.models import Models
+from supervisord_ai.gateway.outlook import Outlook
 from supervisord_ai.gateway.recovery import Recovery
 from supervisord_ai.gateway.rejoin import Rejoin
 from supervisord_ai.gateway.settle import Settle
@@ -168,6 +170,7 @@ class Gateway:
             Upkeep(backend, scheduler=self._scheduler, pins=self._pins, clock=clock, on_change=self._pump)
             for backend in self._backends
         ]
+        self._outlook = Outlook(self._scheduler, clock)
         self._lanes = Lanes(self._upkeeps, self._scheduler)
         self.models = Models(self._backends, self._lanes)
         self._forward = Forward()
@@ -371,6 +374,10 @@ class Gateway:
     def explain(self, request_id: str) -> dict[str, object] | None:
         """Return where a request stands and why it waits, or how it ended; None when it is unknown."""
         return self._desk.explain(request_id)
+
+    def load(self) -> Load:
+        """Return what is asked of Ollama at this instant, for the sampler."""
+        return self._outlook.load(sum(len(self._scheduler.leases(backend.spec.name)) for backend in self._backends))
 
     def statistics(self) -> GatewayView:
         """Return everything at this instant."""

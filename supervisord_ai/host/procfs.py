@@ -77,7 +77,7 @@ def zombie(pid: int) -> Zombie | None:
 
     The last field of stat, `exit_code` (3.5), is 0 for those who may not trace the process; only root is believed, therefore.
     """
-    text = _read(f"/proc/{pid}/stat")
+    text = read_raw(f"/proc/{pid}/stat")
     if not text or os.geteuid() != 0:
         return None
     fields = text.rpartition(b")")[2].split()

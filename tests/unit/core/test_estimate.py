@@ -186,3 +186,67 @@ def test_beyond_what_matters_the_rest_is_reckoned_by_the_pace() -> None:
     assert forecast.starts_at == pytest.approx(40_000, rel=0.02)
     assert forecast.ahead == 19_999
     assert time.perf_counter() - began < 0.5
+
+
+# --- how long one would wait who came now -------------------------------------------------------------------------------
+
+
+def newcomer(scheduler: Scheduler, priority: int = 5) -> float:
+    starts = scheduler.newcomers_start({priority}, 0.0)
+    assert starts is not None
+    return starts[priority]
+
+
+def test_where_nobody_waits_a_newcomer_starts_when_a_slot_is_free() -> None:
+    scheduler = ready(2, 5.0)
+    assert newcomer(scheduler) == 0.0
+    for agent in ("a", "b"):
+        scheduler.push(ticket(agent))
+    scheduler.decide(0.0)
+    assert newcomer(scheduler) == 5.0
+
+
+def test_a_newcomer_stands_behind_everybody_of_its_priority_and_better_ones() -> None:
+    scheduler = ready(2, 5.0)
+    for number in range(20):
+        scheduler.push(ticket(f"a{number}", at=-1.0, priority=5))
+    assert [newcomer(scheduler, priority) for priority in (3, 5, 7)] == [0.0, 50.0, 50.0]
+
+
+def test_a_flooder_costs_a_newcomer_one_turn() -> None:
+    scheduler = ready(1, 5.0)
+    for _ in range(64):
+        scheduler.push(ticket("flooder", at=-1.0))
+    assert newcomer(scheduler) <= 10.0
+
+
+def test_a_long_line_is_reckoned_by_its_pace() -> None:
+    scheduler = ready(2, 5.0)
+    for number in range(5000):
+        scheduler.push(ticket(f"a{number}", at=-1.0))
+    assert newcomer(scheduler) == pytest.approx(12_500, rel=0.05)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(1, 10), st.integers(-60, 0)), max_size=25),
+    st.integers(1, 3),
+    st.integers(1, 10),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_newcomer_starts_when_it_would_were_it_pushed(asks: list[tuple[int, int, int]], slots: int, priority: int) -> None:
+    scheduler = ready(slots, 5.0)
+    for agent, level, at in asks:
+        scheduler.push(ticket(f"a{agent}", at=float(at) + next(NUMBERS) * 1e-6, priority=level))
+    told = newcomer(scheduler, priority)
+    mine = ticket("newcomer", at=1e-3, priority=priority)
+    forecast = scheduler.forecast(mine, 0.0)
+    assert forecast is not None
+    assert told == pytest.approx(forecast.starts_at)
+
+
+def test_nobody_starts_where_nothing_answers_or_its_owner_paused_it() -> None:
+    scheduler = Scheduler({"main": 2}, ONE_SHARE)
+    assert scheduler.newcomers_start({5}, 0.0) is None
+    scheduler.backend_ready("main", resident=frozenset())
+    scheduler.is_paused = True
+    assert scheduler.newcomers_start({5}, 0.0) is None
