@@ -51,10 +51,13 @@ from supervisord_ai.errors import HostFault, SpawnFailed, SupervisorError
 from supervisord_ai.gateway.accept import Accept
 from supervisord_ai.gateway.gateway import Gateway, in_own_thread, shape_refusal
 from supervisord_ai.health.alive import stay_alive
+from supervisord_ai.health.sampler import EVERY_S, Sampler, in_sensor_thread
+from supervisord_ai.health.view import HealthView
 from supervisord_ai.host import memory, sockets
 from supervisord_ai.host.activation import PassedSockets
 from supervisord_ai.host.cages import Form, find_cages
 from supervisord_ai.host.cgroup import Cages
+from supervisord_ai.host.machine import MachineDoor, RealMachine
 from supervisord_ai.host.notify import NotifyDoor, NotifyFolder
 from supervisord_ai.host.peers import KernelPeers
 from supervisord_ai.host.process import Account, ProcessDoor, Processes, account
@@ -114,6 +117,8 @@ class Doors:
     processes: Callable[[], ProcessDoor] = Processes
     cages: Callable[..., Cages] = find_cages
     notify: Callable[..., NotifyDoor] = NotifyFolder
+    machine: Callable[..., MachineDoor] = RealMachine
+    sense: RunSync = in_sensor_thread
     dial: Callable[[BackendSpec], Dialer | None] = lambda _spec: None
     run_sync: RunSync = in_thread  # the store's
     read_elsewhere: RunSync = in_own_thread  # the gateway's, for large bodies
@@ -231,6 +236,13 @@ class Daemon:
             breaker=config.breaker,
             restarts={one.spec.name: restart for one in self._upstreams if (restart := one.restart()) is not None},
         )
+        self._sampler = Sampler(
+            doors.machine(fleet=cages.group, engine_pids=self._engine_pids),
+            load=self._gateway.load,
+            tell=lambda _sample: None,
+            clock=clock,
+            run_sync=doors.sense,
+        )
         self._reload = Reload(config, read=options.read_config, follow=self._follow)
         self._control = Control(
             version=__version__,
@@ -243,6 +255,7 @@ class Daemon:
             explain=self._gateway.explain,
             identity=self._accept.statistics,
             usage=_own_usage,
+            health=self._health,
             peers=KernelPeers(),
             may_control=self._accept.may_control,
             environment=lambda spec: self._environ_for(spec, EXTERNAL_GENERATION, None),
@@ -278,6 +291,13 @@ class Daemon:
     def stop(self) -> None:
         """Have `live` end, outward."""
         self._stop_asked.set()
+
+    def _engine_pids(self) -> list[int]:
+        """Return the engines that we keep and that run. Asked from the sensor thread."""
+        return [pid for one in self._upstreams if one.engine is not None and (pid := one.engine.pid) is not None]
+
+    def _health(self) -> HealthView:
+        return HealthView(sample=self._sampler.latest)
 
     # --- wiring ----------------------------------------------------------------------------------------------------------
 
@@ -373,6 +393,7 @@ class Daemon:
         )
         async with trio.open_nursery() as requests:
             await requests.start(self._gateway.run)
+            requests.start_soon(every, EVERY_S, "sampling", self._sampler.sample)
             if (within_s := self._notifier.watchdog_s) is not None:
                 feed = partial(stay_alive, self._notifier.alive, within_s, look=self._signs, nudge=self._gateway.nudge)
                 requests.start_soon(kept_up, "feeding the watchdog", feed)

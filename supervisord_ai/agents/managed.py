@@ -124,6 +124,11 @@ class ManagedEngine:
     def _is_ours(self) -> bool:
         return self.launch.secret is not None
 
+    @property
+    def pid(self) -> int | None:
+        """Its process, None while there is none."""
+        return self._view.pid
+
     def statistics(self) -> EngineView:
         """Return it as it is now; memory is read from its cage."""
         if self._kept is None or self._view.pid is None:

@@ -29,6 +29,7 @@ from supervisord_ai.core.roster import AgentSpec, Roster
 from supervisord_ai.errors import HostFault, Refused
 from supervisord_ai.gateway.accept import AcceptView
 from supervisord_ai.gateway.view import GatewayView
+from supervisord_ai.health.view import HealthView
 from supervisord_ai.host.peers import Peers
 from supervisord_ai.serve.connection import Connection
 from supervisord_ai.serve.http import Exchange, Handler
@@ -62,6 +63,7 @@ class Control:
         explain: Callable[[str], Json | None],
         identity: Callable[[], AcceptView],
         usage: Callable[[], Usage],
+        health: Callable[[], HealthView] = HealthView,
         peers: Peers,
         may_control: Callable[[PeerFacts], bool],
         environment: Callable[[AgentSpec], Mapping[str, str]],
@@ -79,6 +81,7 @@ class Control:
         self._explain = explain
         self._identity = identity
         self._usage = usage
+        self._health_view = health
         self._peers = peers
         self._may_control = may_control
         self._environment = environment
@@ -177,6 +180,7 @@ class Control:
             identity=self._identity(),
             memory=self._memory,
             usage=self._usage(),
+            health=self._health_view(),
         )
 
     def _health(self) -> tuple[int, Json]:

@@ -13,8 +13,10 @@ from supervisord_ai.core.agent_state import AgentState
 from supervisord_ai.core.identity import EXTERNAL_GENERATION
 from supervisord_ai.core.memory_plan import MemoryPolicy, parts
 from supervisord_ai.core.roster import AgentSpec
+from supervisord_ai.core.samples import Machine
 from supervisord_ai.gateway.accept import AcceptView
 from supervisord_ai.gateway.view import BackendView, GatewayView
+from supervisord_ai.health.view import HealthView
 
 Json = dict[str, Any]
 
@@ -44,6 +46,7 @@ class Moment:
     identity: AcceptView
     memory: MemoryPolicy
     usage: Usage
+    health: HealthView = dataclasses.field(default_factory=HealthView)
 
 
 def status(moment: Moment) -> Json:
@@ -81,6 +84,7 @@ def status(moment: Moment) -> Json:
             "daemon_rss_bytes": moment.usage.rss_bytes,
             "daemon_cpu_s": round(moment.usage.cpu_s, 3),
         },
+        "machine": machine(moment.health.sample.machine) if moment.health.sample is not None else None,
         "totals": plain(gateway.totals),
     }
 
@@ -102,6 +106,12 @@ def reasons(moment: Moment) -> list[str]:
     if returning:
         found.append(f"{len(returning)} waiting to be started again: {_some(returning)}")
     return found
+
+
+def machine(sampled: Machine) -> Json:
+    """Return the latest sample of the machine; null is what it does not tell."""
+    gpus = None if sampled.gpus is None else [{**plain(gpu), "used": gpu.used} for gpu in sampled.gpus]
+    return {**plain(sampled), "gpus": gpus}
 
 
 def backend(view: BackendView) -> Json:

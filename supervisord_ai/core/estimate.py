@@ -18,7 +18,8 @@ from typing import Protocol
 FIRST_GUESS_S = 5.0  # a 3B model, a hundred tokens, a small GPU
 SMOOTHING = 0.2  # the last ten calls carry nine tenths of the mean
 RETRY_AFTER_MAX_S = 60.0  # clients ignore more
-STEPS_MAX = 2000  # of one forecast, about 4 ms; what lies beyond is reckoned from the pace so far
+STEPS_MAX = 2000  # of one forecast, about 4 ms; what lies beyond is reckoned from the pace so far, as is more of one line
+OWN_TURNS, OWN_TURNS_MIN = 4, 20  # for a newcomer: so many times its fair part of the steps is looked at of each line
 
 
 class ServiceTimes:
@@ -127,7 +128,9 @@ def newcomers_start(
 
     It starts before whatever has a later key, as in `core/scheduler.py`: behind a flooder it waits for one turn only.
     """
-    play = _Play(lines, lanes, service, now)
+    lines = list(lines)
+    per_line = max(OWN_TURNS_MIN, OWN_TURNS * STEPS_MAX // max(len(lines), 1))
+    play = _Play(lines, lanes, service, now, per_line=per_line)
     waiting = sorted((now + priority * level_s, priority) for priority in set(priorities))
     starts: dict[int, float] = {}
     steps = 0
@@ -152,7 +155,9 @@ class _Turns:
 class _Play:
     """The order of the scheduler, played forward."""
 
-    def __init__(self, lines: Iterable[Line], lanes: Lanes, service: ServiceTimes, now: float) -> None:
+    def __init__(
+        self, lines: Iterable[Line], lanes: Lanes, service: ServiceTimes, now: float, *, per_line: int = STEPS_MAX
+    ) -> None:
         self._service = service
         self._now = self._at = now
         self.key = -math.inf  # of the one that began last
@@ -164,7 +169,7 @@ class _Play:
         self._later: list[tuple[float, int, int, tuple[float, int, Waits]]] = []  # (when, agent, sequence, entry)
         for agent, line in enumerate(lines):
             self._left += len(line.waiting)
-            within = line.waiting[:STEPS_MAX]  # of one line no more is ever reached
+            within = line.waiting[:per_line]
             self._agents.append(_Turns(line.turn_at, [entry for entry in within if entry[2].not_before <= now]))
             self._later += [(entry[2].not_before, agent, entry[1], entry) for entry in within if entry[2].not_before > now]
             self._line_up(agent)

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from supervisord_ai.core.batch import BatchPolicy, merge
@@ -365,9 +365,9 @@ class Scheduler:
         """Return a waiting ticket."""
         return self._waiting.get(ticket_id)
 
-    def tickets(self) -> Iterator[Ticket]:
-        """Every waiting ticket, in no order."""
-        return self._waiting.tickets()
+    def on_connections(self) -> Collection[Ticket]:
+        """Those that somebody waits for on a connection: not asynchronous. In no order."""
+        return self._waiting.on_connections()
 
     def queued_of(self, agent: str) -> int:
         """Return how many of this agent's requests wait."""

@@ -17,7 +17,7 @@ import heapq
 import math
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 
@@ -75,6 +75,7 @@ class Waiting:
         self._sequence = 0
         self._alike: dict[tuple[str, bytes], dict[str, Ticket]] = {}
         self._async: Counter[str] = Counter()  # by agent
+        self._on_connections: dict[str, Ticket] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -82,9 +83,9 @@ class Waiting:
     def __contains__(self, ticket_id: str) -> bool:
         return ticket_id in self._entries
 
-    def tickets(self) -> Iterator[Ticket]:
-        """Every waiting ticket, in no order."""
-        return (entry[2] for entry in self._entries.values())
+    def on_connections(self) -> Collection[Ticket]:
+        """Those that somebody waits for on a connection: not asynchronous. In no order."""
+        return self._on_connections.values()
 
     # --- in and out ----------------------------------------------------------------------------------------------------
 
@@ -97,6 +98,8 @@ class Waiting:
         self._entries[ticket.id] = entry
         if ticket.is_async:
             self._async[ticket.agent] += 1
+        else:
+            self._on_connections[ticket.id] = ticket
         for place in _alike(ticket):
             self._alike.setdefault(place, {})[ticket.id] = ticket
         insort(self._by_agent.setdefault(ticket.agent, []), entry)
@@ -115,6 +118,8 @@ class Waiting:
         ticket = entry[2]
         if ticket.is_async:
             self._async[ticket.agent] -= 1
+        else:
+            del self._on_connections[ticket_id]
         for place in _alike(ticket):
             del self._alike[place][ticket_id]
             if not self._alike[place]:

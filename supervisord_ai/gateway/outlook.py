@@ -45,7 +45,7 @@ class Outlook:
         return Load(scheduler.queued, running, scheduler.slots, waits.oldest_s, waits.wait_s, waits.wait_share)
 
     def _look(self, now: float) -> _Waits:
-        counted = [ticket for ticket in self._scheduler.tickets() if not ticket.is_async and ticket.not_before <= now]
+        counted = [ticket for ticket in self._scheduler.on_connections() if ticket.not_before <= now]
         if not counted:
             return _Waits()
         oldest_s = now - min(ticket.arrived_at for ticket in counted)

@@ -234,11 +234,11 @@ def test_a_long_line_is_reckoned_by_its_pace() -> None:
 )
 @settings(max_examples=60, deadline=None)
 def test_a_newcomer_starts_when_it_would_were_it_pushed(asks: list[tuple[int, int, int]], slots: int, priority: int) -> None:
-    scheduler = ready(slots, 5.0)
-    for agent, level, at in asks:
-        scheduler.push(ticket(f"a{agent}", at=float(at) + next(NUMBERS) * 1e-6, priority=level))
+    scheduler = ready(slots, 5.003)  # so that no two turns have one key
+    for number, (agent, level, at) in enumerate(asks):
+        scheduler.push(ticket(f"a{agent}", at=at - 1 + number * 1e-3, priority=level))
     told = newcomer(scheduler, priority)
-    mine = ticket("newcomer", at=1e-3, priority=priority)
+    mine = ticket("newcomer", at=0.0, priority=priority)
     forecast = scheduler.forecast(mine, 0.0)
     assert forecast is not None
     assert told == pytest.approx(forecast.starts_at)
