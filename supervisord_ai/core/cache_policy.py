@@ -1,4 +1,4 @@
-"""Decides which answers may be kept and shared, and under which key. Knows nothing of where they are kept.
+"""Decides which answers may be kept and shared, under which key, and for how long. Knows nothing of where they are kept.
 
 An answer may be shared when any one sample is as good as another: embeddings, an effective temperature of 0, or a fixed seed.
 (Not "bit for bit the same": on a GPU a neighbour in the batch can flip a token.) Ten callers at temperature 0.8 want ten samples.
@@ -20,6 +20,7 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from supervisord_ai.core.calls import Call, Json, JsonObject, Op, Sampling
 
@@ -44,6 +45,14 @@ _MESSAGE_FIELDS = ("role", "content", "thinking", "images", "tool_calls", "tool_
 
 _RANDOM_SEED = 0xFFFFFFFF  # llama.cpp's LLAMA_DEFAULT_SEED: "choose one"
 _EMBEDDING_OPS = frozenset({Op.EMBED, Op.EMBEDDINGS, Op.V1_EMBEDDINGS})
+
+
+class Tier(StrEnum):
+    """Where a kept answer lies."""
+
+    L1 = "l1"  # in memory, per agent
+    L2 = "l2"  # in the cache file
+    L3 = "l3"  # in a file of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,42 @@ def key_of(call: Call, facts: ModelFacts | None, *, ollama_version: str, scope: 
     unknown = basis.unknown_digest.hex() if _is_newer(ollama_version) else ""
     parts: Json = [KEY_SCHEMA, ollama_version, scope, local_date, facts.digest, basis.form.value, basis.digest.hex(), unknown]
     return Shareable(hash_of(parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """How long answers count as fresh, and whether older ones may be given; the level of pressure decides both.
+
+    `ttl_factor` stretches the time an answer was kept for. What is stale is never older than the local day: the date is in
+    the key.
+    """
+
+    ttl_factor: float = 1.0
+    allow_stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Usable:
+    """The answer may be given. `ttl_s` is how long it will be fresh; negative says for how long it has been stale."""
+
+    ttl_s: float
+
+    @property
+    def is_stale(self) -> bool:
+        return self.ttl_s <= 0
+
+
+def usable(
+    finished_wall: float, expires_wall: float, now_wall: float, rule: Freshness, *, max_age_s: float | None = None
+) -> Usable | None:
+    """Say whether a kept answer may be given now; None when it may not. `max_age_s` is the caller's own bound.
+
+    An answer of the future (the clock was set back) is as old as it is young: its age counts as 0, its end stays.
+    """
+    if max_age_s is not None and now_wall - finished_wall > max_age_s:
+        return None
+    ttl_s = finished_wall + (expires_wall - finished_wall) * rule.ttl_factor - now_wall
+    return Usable(ttl_s) if ttl_s > 0 or rule.allow_stale else None
 
 
 def _is_newer(version: str) -> bool:

@@ -1,4 +1,4 @@
-"""The L2 cache: answers of deterministic calls in a file of their own, within a cap in bytes.
+"""The L2 cache: answers of deterministic calls in a file of their own, within a cap in bytes. It also holds the index of L3.
 
 Losing it loses time and nothing else. So a damaged file is one warning and an empty cache, it is never synced for an
 acknowledgement, and no error of it ever reaches a caller: a get that fails is a miss, a put that fails is forgotten.
@@ -6,7 +6,10 @@ acknowledgement, and no error of it ever reaches a caller: a get that fails is a
 Eviction follows SIEVE: entries lie in order of insertion (`seq`), a hand goes round from old to new, spares what was read
 since it last came by and deletes the rest until there is room. What was read is remembered in memory only, so a get never
 writes (102 us with a column for it, 11 us without). The size is pages in use times page size, which the file's header
-knows; nothing is ever summed up.
+knows; nothing is ever summed up. (The log beside the file, at most about 17 MB, is not in the cap.)
+
+An answer that is large even when packed goes to a file of its own (`large.py`); what would hold the loop while it is packed,
+written or read is done by a task of this room, in a thread.
 """
 
 from __future__ import annotations
@@ -14,17 +17,23 @@ from __future__ import annotations
 import logging
 import sqlite3
 import zlib
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
 
+from supervisord_ai.core.cache_policy import Tier
 from supervisord_ai.errors import StoreFault
 from supervisord_ai.store.database import Database, Durability
 from supervisord_ai.store.disk import Disk, RunSync, in_thread
-from supervisord_ai.store.rows import Answer, CacheMeta
+from supervisord_ai.store.files import Files
+from supervisord_ai.store.large import LargeAnswers, LargeView, Packed
+from supervisord_ai.store.packing import Coding, Damaged, pack, unpack
+from supervisord_ai.store.rows import Answer, Cached, CacheMeta
 from supervisord_ai.store.schema import CACHE
+from supervisord_ai.store.visited import Visited
 from supervisord_ai.store.writes import Change
 
 log = logging.getLogger(__name__)
@@ -32,9 +41,15 @@ log = logging.getLogger(__name__)
 _HAND_SPAN = 48
 _GIVE_BACK_PAGES = 64
 _LARGEST_SHARE = 8  # one answer may take at most this part of the cap
-_COLUMNS = "seq, key, bytes, crc, status, content_type, form, finished_wall, expires_wall, model, path, scope, body"
+_PACK_ELSEWHERE_BYTES = 256_000  # packing them takes a millisecond and more
+_WAITING_BYTES = 128_000_000  # of answers on their way to a thread or a file; what comes beyond is not kept
+_COLUMNS = (
+    "seq, key, bytes, crc, status, content_type, form, finished_wall, expires_wall, model, path, scope, coding, cost_s, body"
+)
 # Not an insert for `writes.apply`: an answer stored twice in one turn must replace itself, in the order it came.
-_PUT = f"REPLACE INTO entries({_COLUMNS}) VALUES ({','.join('?' * 13)})"
+_PUT = f"REPLACE INTO entries({_COLUMNS}) VALUES ({','.join('?' * 15)})"
+
+_Row = tuple[int, int, int, str, bytes, str, float, float, int, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +64,40 @@ class CacheFileView:
     stored: int
     evicted: int
     faults: int
+    large: LargeView
 
 
 class CacheFile:
-    """Answers by key. Make it, `run` it in a nursery; `get` works at once, `put` is written with the next commit."""
+    """Answers by key. Make it, `run` it in a nursery; `get` works at once, `put` is written with the next commit.
 
-    def __init__(self, path: Path, cap_bytes: int, *, run_sync: RunSync = in_thread, disk: Disk | None = None) -> None:
+    `large_bytes` is the cap of the files beside it, in the folder `cache`; 0 makes none. An answer goes there when it takes
+    `large_min_bytes` and more as it is stored. `boot` names the run of the kernel.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        cap_bytes: int,
+        *,
+        large_bytes: int = 0,
+        large_min_bytes: int = 64_000,
+        boot: str = "",
+        run_sync: RunSync = in_thread,
+        disk: Disk | None = None,
+        files: Files | None = None,
+    ) -> None:
         self._path = path
         self._cap_bytes = cap_bytes
+        self._large_bytes = large_bytes
+        self._large_min_bytes = large_min_bytes
+        self._boot = boot
         self._run_sync = run_sync
         self._disk = disk
-        self._visited: set[int] = set()
+        self._files = files if files is not None else Files(path.parent / "cache")
+        self._waiting: deque[tuple[bytes, Answer, CacheMeta]] = deque()
+        self._waiting_bytes = 0
+        self._come = trio.Event()
+        self._visited = Visited()
         self._hand = 0
         self._hits = self._misses = self._stored = self._evicted = self._faults = 0
         self._must_reopen = trio.Event()
@@ -69,68 +107,132 @@ class CacheFile:
     def __repr__(self) -> str:
         return f"<CacheFile {self._path.name} bytes={self._used_bytes} hits={self._hits}>"
 
-    def get(self, key: bytes, now_wall: float) -> Answer | None:
-        """Return the stored answer unless it has expired. Never writes, never fails."""
+    def get(self, key: bytes) -> Cached | None:
+        """Return a stored answer, whatever its age, unless it is so large that `get_slowly` has it. Never writes, never fails."""
         try:
             found = self._database.read(
-                "SELECT seq, crc, status, content_type, body, form, finished_wall FROM entries"
-                " WHERE key = ? AND expires_wall > ?",
-                (key, now_wall),
+                "SELECT seq, crc, status, content_type, body, form, finished_wall, expires_wall, coding, cost_s FROM entries"
+                " WHERE key = ?",
+                (key,),
             )
+            cached = self._unpacked(found[0]) if found else self._large.get(key)
         except StoreFault as exc:
             self._lose(str(exc))
-            found = []
-        for seq, crc, status, content_type, body, form, finished_wall in found:
-            if zlib.crc32(body) != crc:
-                self._faults += 1
-                log.warning("%s: a damaged answer was thrown away", self._path)
-                self._database.queue(Change("DELETE FROM entries WHERE seq = ?", (seq,)))
-                break
-            self._visited.add(seq)
+            cached = None
+        self._count_get(cached)
+        return cached
+
+    async def get_slowly(self, key: bytes) -> Cached | None:
+        """Return an answer that is too large for `get`. Never fails."""
+        try:
+            cached = await self._large.get_slowly(key)
+        except StoreFault as exc:
+            self._lose(str(exc))
+            cached = None
+        if cached is not None:  # `get` counted a miss
+            self._misses -= 1
             self._hits += 1
-            return Answer(status, content_type, body, form, cut=False, finished_wall=finished_wall)
-        self._misses += 1
-        return None
+        return cached
+
+    def _count_get(self, cached: Cached | None) -> None:
+        self._hits += cached is not None
+        self._misses += cached is None
+
+    def _unpacked(self, row: _Row) -> Cached | None:
+        seq, crc, status, content_type, body, form, finished_wall, expires_wall, coding, cost_s = row
+        try:
+            if zlib.crc32(body) != crc:
+                raise Damaged("its checksum is another")
+            whole = unpack(coding, body)
+        except Damaged:
+            self._faults += 1
+            log.warning("%s: a damaged answer was thrown away", self._path)
+            self._database.queue(Change("DELETE FROM entries WHERE seq = ?", (seq,)))
+            return None
+        self._visited.add(seq)
+        answer = Answer(status, content_type, whole, form, cut=False, finished_wall=finished_wall)
+        return Cached(answer, expires_wall, cost_s, Tier.L2)
 
     def put(self, key: bytes, answer: Answer, meta: CacheMeta) -> None:
-        """Store with the next commit, in place of what was there. A cut answer or one too large for the cap is not stored."""
-        if answer.cut or len(answer.body) > self._cap_bytes // _LARGEST_SHARE:
+        """Store with the next commit, in place of what was there; a large one goes to its file meanwhile.
+
+        A cut answer or one too large for the cap is not stored.
+        """
+        if answer.cut:
+            return
+        size = len(answer.body)
+        if size > _PACK_ELSEWHERE_BYTES or (self._large_bytes and size >= self._large_min_bytes):
+            if self._waiting_bytes + size <= _WAITING_BYTES:
+                self._waiting.append((key, answer, meta))
+                self._waiting_bytes += size
+                self._come.set()
+        else:
+            self._put_into_file(key, answer, meta, *pack(answer.body))
+
+    def _put_into_file(self, key: bytes, answer: Answer, meta: CacheMeta, coding: Coding, stored: bytes) -> None:
+        if len(stored) > self._cap_bytes // _LARGEST_SHARE:
             return
         self._last_seq += 1
         seq = self._last_seq
-        size = len(answer.body) + len(answer.content_type) + 200
-        head = (seq, key, size, zlib.crc32(answer.body), answer.status, answer.content_type, answer.form)
+        size = len(stored) + len(answer.content_type) + 200
+        head = (seq, key, size, zlib.crc32(stored), answer.status, answer.content_type, answer.form)
         times = (answer.finished_wall, meta.expires_wall)
-        self._database.queue(Change(_PUT, (*head, *times, meta.model, meta.path, meta.scope, answer.body)))
+        self._database.queue(Change(_PUT, (*head, *times, meta.model, meta.path, meta.scope, coding, meta.cost_s, stored)))
         self._stored += 1
 
-    async def clear(self) -> int:
-        """Delete everything; returns how many entries there were.
+    async def _put_waiting(self, large: LargeAnswers) -> None:
+        """Pack what waits, one after the other, and put it where it belongs."""
+        await large.put_in_order()
+        while True:
+            while self._waiting:
+                key, answer, meta = self._waiting[0]
+                coding, stored = await self._run_sync(pack, answer.body)
+                if len(stored) >= self._large_min_bytes and large.takes(len(stored)):
+                    await large.put(Packed(key, replace(answer, body=b""), coding, stored, meta))
+                    # An older answer to the same may be in the file, if it was smaller.
+                    self._database.queue(Change("DELETE FROM entries WHERE key = ?", (key,)))
+                    self._stored += 1
+                else:
+                    self._put_into_file(key, answer, meta, coding, stored)
+                self._waiting.popleft()
+                self._waiting_bytes -= len(answer.body)
+            await self._come.wait()
+            self._come = trio.Event()
+
+    async def clear(self, *, l2: bool = True, l3: bool = True) -> int:
+        """Delete everything of a tier; returns how many answers there were.
 
         Raises:
             StoreFault: the file cannot be written.
         """
-        gone = self._count()
-        await self._database.commit(Change("DELETE FROM entries", ()))
-        self._visited.clear()
-        return gone
+        gone = 0
+        if l2:
+            gone = self._count()
+            await self._database.commit(Change("DELETE FROM entries", ()))
+            self._visited.clear()
+        return gone + (await self._large.clear() if l3 else 0)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Write until cancelled; a file that turns out to be damaged is replaced by an empty one on the way."""
         task_status.started()
-        while True:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._database.run)
-                nursery.start_soon(self._shrink, self._database)
-                await self._must_reopen.wait()
-                nursery.cancel_scope.cancel()
-            self._must_reopen = trio.Event()
-            _delete(self._path)
-            self._database = self._open()
+        try:
+            while True:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._database.run)
+                    nursery.start_soon(self._shrink, self._database)
+                    nursery.start_soon(self._put_waiting, self._large)
+                    await self._must_reopen.wait()
+                    nursery.cancel_scope.cancel()
+                self._must_reopen = trio.Event()
+                _delete(self._path)
+                self._database = self._open()
+        finally:
+            self._large.close()
 
     def close(self) -> None:
         """Let go of the file. Only for one that was never run: `run` closes its own."""
         self._database.close()
+        self._large.close()
 
     async def _shrink(self, database: Database) -> None:
         while True:
@@ -151,6 +253,7 @@ class CacheFile:
             stored=self._stored,
             evicted=self._evicted,
             faults=self._faults,
+            large=self._count_large(),
         )
 
     def _count(self) -> int:
@@ -160,6 +263,13 @@ class CacheFile:
         except StoreFault as exc:
             self._lose(str(exc))
             return 0
+
+    def _count_large(self) -> LargeView:
+        try:
+            return self._large.statistics()
+        except StoreFault as exc:
+            self._lose(str(exc))
+            return LargeView(0, 0, self._large_bytes, 0, 0)
 
     # --- the file -------------------------------------------------------------------------------------------------------
 
@@ -187,6 +297,9 @@ class CacheFile:
             self._last_seq = int(database.read("SELECT coalesce(max(seq), 0) FROM entries")[0][0])
             pages, free, size = (
                 int(database.read(f"PRAGMA {name}")[0][0]) for name in ("page_count", "freelist_count", "page_size")
+            )
+            self._large = LargeAnswers(
+                self._files, self._large_bytes, database, run_sync=self._run_sync, boot=self._boot
             )
         except StoreFault:
             database.close()
@@ -237,8 +350,8 @@ class CacheFile:
 
         def remember() -> None:
             self._hand = hand
-            self._visited -= spared
-            self._visited.difference_update(deleted)
+            for seq in (*spared, *deleted):
+                self._visited.discard(seq)
             self._evicted += len(deleted)
             self._used_bytes = used
             if is_file_too_large:  # it was made under a larger cap; given back a piece at a time

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from supervisord_ai.core.adoption import Baseline, Standing
+from supervisord_ai.core.cache_policy import Tier
 from supervisord_ai.core.request_state import RowState
 
 
@@ -59,6 +60,17 @@ class CacheMeta:
     path: str
     scope: str  # "shared", "class:NAME", "agent:NAME", "guest"
     expires_wall: float
+    cost_s: float = 0.0  # slot-seconds the answer took: what a hit saves
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """An answer that was kept, wherever it lies. Whether it is young enough is its reader's to say."""
+
+    answer: Answer
+    expires_wall: float
+    cost_s: float
+    tier: Tier
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,5 +183,46 @@ def _cache_1(db: sqlite_utils.Database) -> None:
     db.execute("CREATE UNIQUE INDEX entries_key ON entries(key)")
 
 
+def _cache_2(db: sqlite_utils.Database) -> None:
+    # `coding` is of store/packing.py, `cost_s` the slot-seconds the answer took: what a hit saves.
+    db.execute("ALTER TABLE entries ADD COLUMN coding INTEGER NOT NULL DEFAULT 0")
+    db.execute("ALTER TABLE entries ADD COLUMN cost_s REAL NOT NULL DEFAULT 0")
+    # What lies in files (store/large.py). `bytes` are those of the disk, `state` says whether the file can be relied on.
+    db.table("large").create(
+        {
+            "seq": int,
+            "key": bytes,
+            "bytes": int,
+            "state": int,
+            "name": str,
+            "coding": int,
+            "status": int,
+            "content_type": str,
+            "form": str,
+            "finished_wall": float,
+            "expires_wall": float,
+            "cost_s": float,
+            "model": str,
+            "path": str,
+            "scope": str,
+        },
+        pk="seq",
+        not_null={"key", "bytes", "state", "name", "coding", "status", "content_type", "form", "finished_wall", "expires_wall"},
+        strict=True,
+    )
+    db.execute("CREATE INDEX large_key ON large(key)")
+    db.execute("CREATE INDEX large_unsettled ON large(state) WHERE state <> 1")
+    # One row, so that the sum is known at the start without a scan: two triggers keep it in the transaction of each change.
+    # `boot` is that of the kernel under which the folder was last put in order.
+    db.execute("CREATE TABLE tally(one INTEGER PRIMARY KEY CHECK (one = 1), large_bytes INTEGER NOT NULL, boot TEXT) STRICT")
+    db.execute("INSERT INTO tally VALUES (1, 0, NULL)")
+    db.execute(
+        "CREATE TRIGGER large_in AFTER INSERT ON large BEGIN UPDATE tally SET large_bytes = large_bytes + NEW.bytes; END"
+    )
+    db.execute(
+        "CREATE TRIGGER large_out AFTER DELETE ON large BEGIN UPDATE tally SET large_bytes = large_bytes - OLD.bytes; END"
+    )
+
+
 # 8 KB pages: a 2 KB value on a 4 KB page leaves one row a page (165 MB instead of 110 for 40,000 of them).
-CACHE = Schema(page_size=8192, migrations=(_cache_1,))
+CACHE = Schema(page_size=8192, migrations=(_cache_1, _cache_2))

@@ -41,6 +41,7 @@ class State:
         clock: Clock,
         durability: Durability = Durability.POWER,
         cache_bytes: int,
+        large_bytes: int = 0,
         run_sync: RunSync = in_thread,
         disk: Disk | None = None,
     ) -> None:
@@ -48,7 +49,7 @@ class State:
         self.requests = Requests(self.database, clock)
         self.fleet = FleetJournal(self.database, clock)
         self.events = EventJournal(self.database, clock)
-        self.cache = CacheFile(folder / "cache.db", cache_bytes, run_sync=run_sync, disk=disk)
+        self.cache = CacheFile(folder / "cache.db", cache_bytes, large_bytes=large_bytes, run_sync=run_sync, disk=disk)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit until cancelled; then write what is left and close both files."""

@@ -66,9 +66,9 @@ async def test_a_full_disk_refuses_loses_nothing_and_works_again_when_there_is_r
         with pytest.raises(StoreFault, match=r"journal\.db: the disk is full; make room in"):
             await fill(state, accepted)
         assert len(accepted) > 3
-        answer = Answer(200, "text/plain", b"x" * 100_000, "raw", cut=False, finished_wall=0)
+        answer = Answer(200, "text/plain", os.urandom(100_000), "raw", cut=False, finished_wall=0)
         state.cache.put(b"k" * 32, answer, CacheMeta("m", "/api/chat", "shared", expires_wall=9e9))
-        assert state.cache.get(b"k" * 32, 1.0) is None
+        assert state.cache.get(b"k" * 32) is None
         assert [r.id for r in state.requests.recover()] == accepted
         ballast.unlink()
         await state.requests.accept(row(1000, b"small"))

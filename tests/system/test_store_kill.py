@@ -82,8 +82,8 @@ async def check(folder: Path, accepted: set[str], done: set[str], generations: d
         assert all(known[agent].generation >= generation for agent, generation in generations.items())
         hits = 0
         for rid in done:
-            cached = state.cache.get(hashlib.sha256(rid.encode()).digest(), SystemClock().wall())
-            assert cached is None or cached.body == body_of(rid), "half an answer"
+            cached = state.cache.get(hashlib.sha256(rid.encode()).digest())
+            assert cached is None or cached.answer.body == body_of(rid), "half an answer"
             hits += cached is not None
         assert hits or not done
         assert state.cache.statistics().faults == 0
