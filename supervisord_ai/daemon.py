@@ -184,11 +184,17 @@ class Daemon:
         held.callback(self._journal.close)
         self._requests = Requests(self._journal, clock)
         self._events = EventJournal(self._journal, clock)
+        self._processes = doors.processes()
         self._cache_file = CacheFile(
-            state_dir / "cache.db", config.cache.l2_bytes, run_sync=doors.run_sync, disk=doors.disk
+            state_dir / "cache.db",
+            config.cache.l2_bytes,
+            large_bytes=config.cache.l3_bytes,
+            large_min_bytes=config.cache.l3_min_entry_bytes,
+            boot=self._processes.boot_id(),
+            run_sync=doors.run_sync,
+            disk=doors.disk,
         )
 
-        self._processes = doors.processes()
         cages = doors.cages(state_dir, form=options.cages)
         fleet_journal = FleetJournal(self._journal, clock)
         engine_logs = LogFolder(log_dir, config.logs)

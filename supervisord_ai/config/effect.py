@@ -14,8 +14,6 @@ NOT_IN_EFFECT: tuple[str, ...] = (
     "class.X.max_age",
     "class.X.substitute",
     "ollama.device",
-    "cache.l3.size",
-    "cache.l3.min_entry",
     "levels.enter",
     "levels.leave_below",
     "levels.dwell",

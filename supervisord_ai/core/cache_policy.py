@@ -25,6 +25,7 @@ from enum import StrEnum
 from supervisord_ai.core.calls import Call, Json, JsonObject, Op, Sampling
 
 KNOWN_OLLAMA = (0, 33)  # the tables of fields and options are those of this version
+RANDOM = "no fixed seed, and the temperature is above 0"
 KEY_SCHEMA = 1  # raise it when the canonical form changes: all older entries then miss
 
 RUNNER_INT_OPTIONS = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict")
@@ -150,7 +151,7 @@ def _why_random(asked: Sampling, modelfile: Mapping[str, Json]) -> str:
     seed = asked.seed if asked.seed is not None else _number(modelfile.get("seed"))
     if seed is not None and 0 <= int(seed) % 2**32 < _RANDOM_SEED and seed >= 0:
         return ""
-    return "no fixed seed, and the temperature is above 0"
+    return RANDOM
 
 
 def parse_parameters(text: str) -> dict[str, Json]:

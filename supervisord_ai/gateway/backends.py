@@ -244,6 +244,12 @@ class Backend:
                 await self._freshen(model)
         return self._facts.get(self._digests.get(model, ""))
 
+    def known_facts(self, model: str) -> ModelFacts | None:
+        """Return what `facts` would, if it can be said without asking; None also when it cannot."""
+        if self.state is BackendState.READY and self._clock.monotonic() - self._digests_at >= self._patience.fresh_s:
+            return None
+        return self._facts.get(self._digests.get(model, ""))
+
     def has(self, model: str) -> bool:
         """Say whether a model is installed, by its canonical name, as far as is known."""
         return model in self._digests

@@ -13,6 +13,7 @@ import trio
 
 from supervisord_ai.clock import Clock
 from supervisord_ai.core.batch import BatchPolicy
+from supervisord_ai.core.cache_policy import Freshness
 from supervisord_ai.core.calls import Call, Kind, Matched, ModelPins, Pins, find_route
 from supervisord_ai.core.events import AgentAsked, AgentEnded, AgentReady, AgentStarted, Event, GatewayRefused
 from supervisord_ai.core.identity import Caller, CallerKind
@@ -45,7 +46,7 @@ from supervisord_ai.gateway.settle import Settle
 from supervisord_ai.gateway.spool import SpoolSpace
 from supervisord_ai.gateway.tally import Tally
 from supervisord_ai.gateway.upkeep import Lanes, Upkeep
-from supervisord_ai.gateway.view import GatewayView, PriorityView, QueuedView
+from supervisord_ai.gateway.view import CacheReport, GatewayView, PriorityView, QueuedView
 from supervisord_ai.ollama.client import OllamaClient
 from supervisord_ai.serve.http import Exchange, Handler
 from supervisord_ai.store.cache import CacheFile
@@ -337,13 +338,21 @@ class Gateway:
         self._backlog.leave(request, "its owner cancelled it")
         return True
 
-    async def clear_cache(self, *, l1: bool = True, l2: bool = True) -> int:
+    def follow_cache(self, rule: Freshness) -> None:
+        """Give kept answers by another rule of what is fresh from now on: the level of pressure decides it."""
+        self._cache.follow(rule)
+
+    def cache_report(self, *, with_prompts: bool = False) -> CacheReport:
+        """Return what the cache holds, was good for, and what to do about it. Prompts are shown only where they are asked for."""
+        return self._cache.report(with_prompts=with_prompts)
+
+    async def clear_cache(self, *, l1: bool = True, l2: bool = True, l3: bool = True) -> int:
         """Forget the answers of a tier; returns how many.
 
         Raises:
             StoreFault: the file cannot be written.
         """
-        gone = await self._cache.clear(l1=l1, l2=l2)
+        gone = await self._cache.clear(l1=l1, l2=l2, l3=l3)
         log.info("cache cleared by the owner: %d answers", gone)
         return gone
 

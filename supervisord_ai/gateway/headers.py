@@ -38,10 +38,10 @@ def kept_headers(request_id: str, attempt: int, call: Call) -> Headers:
     return _common(request_id, attempt, call, "ai-supervisor; hit; detail=rejoined")
 
 
-def hit_headers(request_id: str, call: Call, *, took_s: float) -> Headers:
-    """Return what an answer from the cache carries."""
+def hit_headers(request_id: str, call: Call, status: str, *, took_s: float) -> Headers:
+    """Return what an answer from the cache carries; `status` is RFC 9211's, `hit` and what there is to say of it."""
     timing = ("Server-Timing", f"queue;dur=0.0, total;dur={took_s * 1000:.1f}")
-    return [*_common(request_id, 0, call, "ai-supervisor; hit"), timing]
+    return [*_common(request_id, 0, call, f"ai-supervisor; {status}"), timing]
 
 
 def _common(request_id: str, attempt: int, call: Call, cache_status: str) -> Headers:

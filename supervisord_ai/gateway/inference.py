@@ -26,6 +26,7 @@ from supervisord_ai.gateway.backlog import Backlog
 from supervisord_ai.gateway.cache import AnswerCache, Place, replay
 from supervisord_ai.gateway.callers import Callers
 from supervisord_ai.gateway.headers import accepted_headers, hit_headers, kept_headers, location_of
+from supervisord_ai.gateway.memory import Held
 from supervisord_ai.gateway.rejoin import Kept, Rejoin
 from supervisord_ai.gateway.relay import deliver, respond_fault
 from supervisord_ai.gateway.request import End, Request
@@ -120,8 +121,9 @@ class Inference:
     async def _from_cache(self, exchange: Exchange, caller: Caller, call: Call, asked: Asked, place: Place) -> bool:
         """Answer from the cache if it can be; the caller may also have asked for nothing else."""
         began_at = self._clock.monotonic()
-        answer = self._cache.get(place, caller.name, asked.cache)
-        if answer is None:
+        sought = (place.key, caller.name, caller.agent_class, call, asked.cache)
+        hit = self._cache.get(*sought) or await self._cache.get_slowly(*sought)
+        if hit is None or place.key is None:
             if asked.cache.only_if_cached:
                 self._tally.asked += 1
                 self._tally.refused += 1
@@ -134,18 +136,19 @@ class Inference:
         await replay(
             exchange,
             call,
-            answer,
-            hit_headers(fresh_id, call, took_s=now - began_at),
+            hit.held,
+            hit_headers(fresh_id, call, hit.status, took_s=now - began_at),
             took_s=now - began_at,
             now_wall=self._clock.wall(),
             fresh_id=fresh_id,
         )
+        self._cache.was_given(place.key, caller.name, hit)
         return True
 
     async def _give_kept(self, exchange: Exchange, call: Call, kept: Kept) -> None:
         headers = kept_headers(kept.row.id, kept.row.attempt, call)
         now_wall = self._clock.wall()
-        await replay(exchange, call, kept.answer, headers, took_s=0.0, now_wall=now_wall, fresh_id=kept.row.id)
+        await replay(exchange, call, Held(kept.answer), headers, took_s=0.0, now_wall=now_wall, fresh_id=kept.row.id)
 
     async def _acknowledge(self, exchange: Exchange, request: Request) -> None:
         """Say that a request is accepted and where its answer will be, once its row is safe. RFC 7240 section 4.1."""

@@ -22,11 +22,11 @@ from supervisord_ai.core.patience import Patience
 from supervisord_ai.errors import UpstreamCut
 from supervisord_ai.gateway.cache import replay
 from supervisord_ai.gateway.headers import headers_of
+from supervisord_ai.gateway.memory import Held
 from supervisord_ai.gateway.request import End, Head, Outcome, Request
 from supervisord_ai.gateway.spool import SpoolFull
 from supervisord_ai.ollama.client import OllamaClient, Reply
 from supervisord_ai.serve.http import Exchange
-from supervisord_ai.store.rows import Answer
 from supervisord_ai.wire.faces import error_text, renewed_raw
 from supervisord_ai.wire.ndjson import LineSplitter, LineTooLong, reencode, write_line
 from supervisord_ai.wire.ollama import Assembler, error_body, error_line
@@ -175,7 +175,7 @@ async def deliver(exchange: Exchange, request: Request, clock: Clock, comment: C
         return
     head = request.head
     if request.found is not None:
-        await replay_found(exchange, request, request.found, clock)
+        await replay_found(exchange, request, request.found.held, clock)
     elif head is None:
         await deliver_fault(exchange, request, clock)
     elif head.form is Form.LINES and not request.call.asked_stream:
@@ -216,7 +216,7 @@ async def _deliver_behind_comments(exchange: Exchange, request: Request, clock: 
     if request.found is not None:
         created = int(clock.wall())
         await exchange.send(
-            renewed_raw(request.found.body, is_stream=True, model=call.model or "", created=created, new_id=request.id)
+            renewed_raw(request.found.answer.body, is_stream=True, model=call.model or "", created=created, new_id=request.id)
         )
         await exchange.finish()
     elif head is not None and head.status == 200 and head.content_type.startswith(EVENTS):
@@ -237,13 +237,13 @@ async def deliver_fault(exchange: Exchange, request: Request, clock: Clock) -> N
     await respond_fault(exchange, request.call.face, outcome, headers_of(request, clock.monotonic()))
 
 
-async def replay_found(exchange: Exchange, request: Request, answer: Answer, clock: Clock) -> None:
+async def replay_found(exchange: Exchange, request: Request, held: Held, clock: Clock) -> None:
     """Give an answer that was stored while the request waited."""
     now = clock.monotonic()
     await replay(
         exchange,
         request.call,
-        answer,
+        held,
         headers_of(request, now),
         took_s=now - request.times.accepted_at,
         now_wall=clock.wall(),

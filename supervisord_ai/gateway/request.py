@@ -19,8 +19,9 @@ from supervisord_ai.core.admission import CacheWish
 from supervisord_ai.core.calls import Call, Form
 from supervisord_ai.core.request_state import RowEvent, next_state
 from supervisord_ai.core.scheduler import Ticket
+from supervisord_ai.gateway.memory import Hit
 from supervisord_ai.gateway.spool import Spool
-from supervisord_ai.store.rows import Answer, RequestRow
+from supervisord_ai.store.rows import RequestRow
 
 
 class End(StrEnum):
@@ -148,7 +149,7 @@ class Request:
         self.times = Times(accepted_at)
         self.answer = SharedAnswer(spool)
         self.answer.add(self)
-        self.found: Answer | None = None  # it was stored while this request waited: no call is needed
+        self.found: Hit | None = None  # it was stored while this request waited: no call is needed
         self.outcome: Outcome | None = None
         self.readers = 0
         self.is_durable = False  # its row is committed

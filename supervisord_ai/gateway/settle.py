@@ -16,6 +16,7 @@ import trio
 from supervisord_ai.clock import Clock
 from supervisord_ai.core.batch import weight_of
 from supervisord_ai.core.calls import Face, Form, JsonObject
+from supervisord_ai.core.model_facts import canonical_name
 from supervisord_ai.core.request_state import RowEvent, RowState
 from supervisord_ai.core.scheduler import Scheduler, Ticket
 from supervisord_ai.errors import StoreFault
@@ -24,6 +25,7 @@ from supervisord_ai.gateway.request import End, Head, Outcome, Request, SlotJob
 from supervisord_ai.gateway.tally import Tally
 from supervisord_ai.store.requests import Requests
 from supervisord_ai.store.rows import Answer
+from supervisord_ai.wire.ending import ended_at_length, served_model
 from supervisord_ai.wire.faces import why_not_kept_raw
 from supervisord_ai.wire.ollama import why_not_kept
 from supervisord_ai.wire.usage import generated_tokens
@@ -80,7 +82,9 @@ class Settle:
     def look_again_for(self, request: Request) -> bool:
         """Whether what a request waits for was stored meanwhile: it is answered with that then."""
         if request.shares_as is not None:
-            request.found = self._cache.again(request.shares_as, request.agent, request.wish)
+            request.found = self._cache.again(
+                request.shares_as, request.agent, request.row.agent_class, request.call, request.wish
+            )
         return request.found is not None
 
     async def give_found(self, request: Request) -> None:
@@ -98,8 +102,8 @@ class Settle:
 
     async def _write(self, request: Request, outcome: Outcome) -> None:
         if request.found is not None:
-            request.cache_status = "hit; detail=waited"
-            await self._finish_row(request, request.found)
+            request.cache_status = request.found.status if request.found.ttl_s <= 0 else "hit; detail=waited"
+            await self._finish_row(request, request.found.answer)
             return
         answer = self._answer(request, outcome)
         if answer is None:
@@ -108,9 +112,15 @@ class Settle:
         if request is request.answer.first:
             self._tally.tokens += generated_tokens(answer.body)
             if request.stores_as is not None and not _why_not_kept(request, answer):
-                self._cache.put(request.stores_as, answer, request.call, request.agent)
+                self._cache.put(request.stores_as, answer, request.call, request.agent, cost_s=self._cost_s(request))
                 request.cache_status += "; stored"
         await self._finish_row(request, answer)
+
+    def _cost_s(self, request: Request) -> float:
+        """Return the slot-seconds of an answer: of a batch, its part."""
+        started_at, job = request.times.started_at, request.answer.job
+        spent_s = self._clock.monotonic() - started_at if started_at is not None else 0.0
+        return spent_s / max(len(job.answers) if job is not None else 1, 1)
 
     async def _finish_row(self, request: Request, answer: Answer) -> None:
         try:
@@ -181,7 +191,17 @@ def kept_form(request: Request, head: Head) -> Form:
 
 
 def _why_not_kept(request: Request, answer: Answer) -> str:
-    op = request.call.route.op
+    """Say why an answer is not kept: it is not whole, or it is not what the key says.
+
+    A key stands for the model that was asked, and for an answer as long as the model would have it: one that another model
+    gave, or that ended at a length which its caller did not ask for, would be a lie to the next.
+    """
+    call, op = request.call, request.call.route.op
+    served = served_model(answer.body, is_lines=answer.form == Form.LINES)
+    if served is not None and canonical_name(served) != call.canonical_model:
+        return f"{served} answered"
+    if not call.num_predict and ended_at_length(answer.body, is_lines=answer.form == Form.LINES):
+        return "it ended at a length that was not asked for"
     if answer.form == Form.LINES:
         lines = [cast("JsonObject", json.loads(line)) for line in answer.body.splitlines()]
         return why_not_kept(op, answer.status, lines)

@@ -66,22 +66,69 @@ class PriorityView:
 
 @dataclass(frozen=True, slots=True)
 class TierView:
-    """One tier of the cache."""
+    """One tier of the cache. `evicted`: dropped to stay within `cap_bytes`, since the start."""
 
     entries: int
     bytes: int
     hits: int
+    cap_bytes: int = 0
+    evicted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class CacheView:
-    """The cache of answers: L1 in memory, per agent; L2 in a file, shared."""
+    """The cache of answers: L1 in memory, per agent; L2 in a file, shared; L3 in files of their own, for large ones.
+
+    `stale`: hits past their time, given because the level allowed it. `saved_s`: slot-seconds that the hits once took.
+    """
 
     hits: int
     misses: int
     stored: int
     l1: TierView
     l2: TierView
+    l3: TierView = TierView(0, 0, 0)
+    stale: int = 0
+    saved_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ShareView:
+    """What the cache was good for to one class, or with one model."""
+
+    name: str
+    hits: int
+    misses: int
+    stale: int
+    saved_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatedView:
+    """A question that comes again and again; `key` is the beginning of its hash, `prompt` None where nobody asked for it."""
+
+    key: str
+    model: str
+    path: str
+    hits: int
+    saved_s: float
+    prompt: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheReport:
+    """Everything about the cache, for its owner. `not_shared`: why requests were not looked up, and how many."""
+
+    cache: CacheView
+    by_class: tuple[ShareView, ...]
+    by_model: tuple[ShareView, ...]
+    repeated: tuple[RepeatedView, ...]
+    not_shared: dict[str, int]
+    scope: str
+    ttl_s: float
+    ttl_factor: float
+    allow_stale: bool
+    advice: str
 
 
 @dataclass(frozen=True, slots=True)

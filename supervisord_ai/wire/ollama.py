@@ -7,12 +7,13 @@ and `eval_duration` stay those of the sample, since clients divide one by the ot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from supervisord_ai.core.calls import Json, JsonObject, Op
 from supervisord_ai.wire.faces import error_body, error_line
 from supervisord_ai.wire.json_go import encode
-from supervisord_ai.wire.ndjson import read_line, write_line
+from supervisord_ai.wire.ndjson import read_line
 
 __all__ = [
     "Assembler",
@@ -104,45 +105,85 @@ def join_lines(lines: Sequence[bytes]) -> bytes:
     return b"".join(line if line.endswith(b"\n") else line + b"\n" for line in lines)
 
 
+@dataclass(frozen=True, slots=True)
+class Mould:
+    """A kept object written once, with holes for what differs from caller to caller: filled, it is that caller's answer."""
+
+    pieces: tuple[bytes, ...]  # one more than there are holes
+    holes: tuple[str, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(map(len, self.pieces))
+
+    def fill(self, values: Mapping[str, bytes]) -> bytes:
+        """Return the object with these values, written as JSON, in its holes."""
+        parts = [self.pieces[0]]
+        for hole, piece in zip(self.holes, self.pieces[1:], strict=True):
+            parts += (values[hole], piece)
+        return b"".join(parts)
+
+
+HOLES = ("model", "created_at", "total_duration")
+
+
+def hole_values(model: str, created_at: str, total_ns: int) -> dict[str, bytes]:
+    """Return what goes into the holes of a mould."""
+    return {"model": encode(model), "created_at": encode(created_at), "total_duration": b"%d" % total_ns}
+
+
+def _mould(fields: JsonObject, end: bytes = b"") -> Mould:
+    pieces, holes = [b"{"], []
+    for name, value in fields.items():
+        comma = b"," if pieces != [b"{"] else b""
+        pieces[-1] += comma + encode(name) + b":"
+        if name in HOLES:
+            holes.append(name)
+            pieces.append(b"")
+        else:
+            pieces[-1] += encode(REPLAYED_LOAD_NS if name == "load_duration" else value)
+    pieces[-1] += b"}" + end
+    return Mould(tuple(pieces), tuple(holes))
+
+
+def single_mould(lines: bytes) -> Mould:
+    """Return the mould of the one body that kept native lines make, without a newline, as Ollama sends it."""
+    return _mould(_whole(lines))
+
+
+def stream_moulds(lines: bytes) -> tuple[Mould, ...]:
+    """Return the moulds of kept native lines, one each, with their newline."""
+    return tuple(_mould(line, b"\n") for line in _read_kept(lines))
+
+
 def as_stream(lines: bytes, model: str, created_at: str, total_ns: int) -> list[bytes]:
     """Replay kept native lines as a stream: one complete line (with its newline) an item."""
-    return [write_line(_renewed(line, model, created_at, total_ns)) for line in _read_kept(lines)]
+    values = hole_values(model, created_at, total_ns)
+    return [mould.fill(values) for mould in stream_moulds(lines)]
 
 
 def as_single(lines: bytes, model: str, created_at: str, total_ns: int) -> bytes:
     """Replay kept native lines as one body, without a newline, as Ollama sends it."""
-    kept = _read_kept(lines)
-    if len(kept) == 1 and not {"response", "message"} & kept[0].keys():
-        return encode(_renewed(kept[0], model, created_at, total_ns))  # an embed
-    assembler = Assembler()
-    for line in kept:
-        assembler.feed(line)
-    return encode(_renewed(assembler.result(), model, created_at, total_ns))
+    return single_mould(lines).fill(hole_values(model, created_at, total_ns))
 
 
 def single_of(lines: bytes) -> bytes:
     """Make one body of kept native lines, as it would have been sent when it was new."""
+    return encode(_whole(lines))
+
+
+def _whole(lines: bytes) -> JsonObject:
     kept = _read_kept(lines)
     if len(kept) == 1 and not {"response", "message"} & kept[0].keys():
-        return encode(kept[0])
+        return kept[0]  # an embed
     assembler = Assembler()
     for line in kept:
         assembler.feed(line)
-    return encode(assembler.result())
+    return assembler.result()
 
 
 def _read_kept(lines: bytes) -> list[JsonObject]:
     return [read_line(line) for line in lines.split(b"\n") if line.strip()]
-
-
-def _renewed(line: JsonObject, model: str, created_at: str, total_ns: int) -> JsonObject:
-    made = dict(line)
-    for name, value in (("model", model), ("created_at", created_at), ("total_duration", total_ns)):
-        if name in made:
-            made[name] = value
-    if "load_duration" in made:
-        made["load_duration"] = REPLAYED_LOAD_NS
-    return made
 
 
 def why_not_kept(op: Op, status: int, lines: Sequence[JsonObject]) -> str:

@@ -9,11 +9,14 @@ from supervisord_ai.core.agent_state import AgentState
 from supervisord_ai.gateway.accept import AcceptView
 from supervisord_ai.gateway.view import (
     BackendView,
+    CacheReport,
     CacheView,
     GatewayView,
     PriorityView,
     QueuedView,
+    RepeatedView,
     RunningView,
+    ShareView,
     SpoolView,
     TierView,
     Totals,
@@ -59,9 +62,25 @@ def gateway_view(*backends: BackendView) -> GatewayView:
         running=1,
         by_priority=(PriorityView(3, 5, 1.2345), PriorityView(5, 2, 40.0)),
         queue=(QueuedView("q1", "sonnet-02", "llama3.2:3b", "/api/generate", 40.0, 5, "all slots are busy"),),
-        cache=CacheView(12, 21, 9, TierView(4, MB, 10), TierView(9, 3 * MB, 2)),
+        cache=CacheView(12, 21, 9, TierView(4, MB, 10, 256 * MB), TierView(9, 3 * MB, 2, 1000 * MB)),
         spool=SpoolView(0, 0, 0),
         totals=Totals(asked=33, answered=20, cached=12, refused=1, waited_s=1.23456, generated_s=2.0, tokens=400),
+    )
+
+
+def cache_report(*, with_prompts: bool = False) -> CacheReport:
+    line = ShareView("opus", 8, 12, 0, 61.5)
+    return CacheReport(
+        cache=gateway_view().cache,
+        by_class=(line, ShareView("sonnet", 4, 9, 1, 30.0)),
+        by_model=(ShareView("llama3.2:3b", 12, 21, 1, 91.5),),
+        repeated=(RepeatedView("0123456789ab", "llama3.2:3b", "/api/chat", 7, 60.0, "what is 2+2?" if with_prompts else None),),
+        not_shared={"no fixed seed, and the temperature is above 0": 3},
+        scope="shared",
+        ttl_s=3600.0,
+        ttl_factor=2.0,
+        allow_stale=True,
+        advice="The cache answers 36% of what it may, and saved 92 s of the model's time: leave it as it is.",
     )
 
 

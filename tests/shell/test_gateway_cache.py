@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
+from supervisord_ai.core.cache_policy import Freshness
 from supervisord_ai.core.policies import CachePolicy
 from tests.fakes.ollama_double import Double, ModelSpec, running
-from tests.shell.gateway_bench import GUEST, MODEL, OWNER, Bench, agent, life
+from tests.shell.gateway_bench import GUEST, MODEL, OWNER, Answered, Bench, agent, life
 
 Clock = trio.abc.Clock
 COLD: dict[str, Any] = {"options": {"temperature": 0}}
@@ -188,3 +191,93 @@ async def test_l1_stays_within_its_bytes(tmp_path: Path, autojump_clock: Clock) 
                 assert bench.gateway.statistics().cache.l1.bytes <= 5000
         assert bench.gateway.statistics().cache.l1.entries > 2
         assert bench.gateway.statistics().cache.l2.entries == 15
+
+
+# --- how old an answer may be -------------------------------------------------------------------------------------------
+
+
+def status_of(answer: Answered) -> str:
+    return (answer.headers.get("Cache-Status") or "").removeprefix("ai-supervisor; ")
+
+
+async def test_a_level_stretches_what_is_fresh_allows_what_is_not_and_takes_both_back(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with running(Double()) as double, life(tmp_path, double, cache=CachePolicy(ttl_s=100)) as bench:
+        async def ask(**headers: str) -> str:
+            wish = {"Cache-Control": headers.get("wish", "only-if-cached")}
+            answer = await bench.ask(agent("opus-01"), "[[n=3]]", headers=wish, **COLD)
+            return status_of(answer) if answer.status == 200 else str(answer.status)
+
+        await bench.ask(agent("opus-01"), "[[n=3]]", **COLD)
+        await trio.sleep(150)
+        assert await ask() == "504"
+        bench.gateway.follow_cache(Freshness(ttl_factor=2.0))
+        assert await ask() == "hit"
+        await trio.sleep(100)
+        assert await ask() == "504"
+        bench.gateway.follow_cache(Freshness(ttl_factor=2.0, allow_stale=True))
+        told = await ask()
+        assert re.fullmatch(r"hit; ttl=-5[0-9]; detail=stale", told), told
+        assert await ask(wish="only-if-cached, max-age=200") == "504"  # the caller's own bound holds at every level
+        view = bench.gateway.statistics().cache
+        assert (view.stale, view.hits) == (1, 2)
+        bench.gateway.follow_cache(Freshness())
+        assert await ask() == "504"
+
+
+# --- large answers ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_large_answer_is_given_from_its_file_after_a_restart(tmp_path: Path, autojump_clock: Clock) -> None:
+    texts = [f"text {n}" for n in range(2500)]  # vectors do not pack to nothing
+    async with running(Double()) as double:
+        async with life(tmp_path, double, large_bytes=50_000_000) as bench:
+            first = await bench.ask(agent("opus-01"), path="/api/embed", model="nomic-embed-text", input=texts)
+            await wait_all_tasks_blocked()
+            assert bench.gateway.statistics().cache.l3.entries == 1, len(first.body)
+        async with life(tmp_path, double, large_bytes=50_000_000) as bench:
+            seen = calls(bench)
+            second = await bench.ask(agent("opus-02"), path="/api/embed", model="nomic-embed-text", input=texts)
+            assert status_of(second) == "hit"
+            assert second.json()["embeddings"] == first.json()["embeddings"]
+            assert calls(bench) == seen
+            assert bench.gateway.statistics().cache.l3.hits == 1
+            assert await bench.gateway.clear_cache(l1=False, l2=False) == 1
+
+
+# --- what it was good for -----------------------------------------------------------------------------------------------
+
+
+async def test_the_report_says_whom_it_served_with_what_and_what_it_saved(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with running(Double()) as double, life(tmp_path, double) as bench:
+        for name in ("opus-01", "opus-02", "sonnet-01", "opus-01"):
+            await bench.ask(agent(name), "[[n=3 delay=1]] how are  you?", **COLD)
+        await bench.ask(agent("sonnet-01"), "[[n=3]]")
+        told = bench.gateway.cache_report(with_prompts=True)
+        assert [(one.name, one.hits, one.misses) for one in told.by_class] == [("opus", 2, 1), ("sonnet", 1, 0)]
+        assert [(one.name, one.hits, one.misses) for one in told.by_model] == [(MODEL, 3, 1)]
+        (asked,) = told.repeated
+        assert (asked.hits, asked.prompt) == (3, "[[n=3 delay=1]] how are you?")
+        assert told.cache.saved_s == sum(one.saved_s for one in told.by_class) == pytest.approx(3 * 2.0, abs=0.1)
+        assert told.not_shared == {"no fixed seed, and the temperature is above 0": 1}
+        assert told.advice.startswith("Too early to tell: 5 requests so far.")
+        hashed = bench.gateway.cache_report()
+        assert hashed.repeated[0].prompt is None
+        assert "how are you" not in repr(hashed)
+
+
+@pytest.mark.parametrize("path", ["/api/generate", "/v1/chat/completions"])
+async def test_an_answer_cut_at_a_length_nobody_asked_for_is_not_kept(
+    tmp_path: Path, autojump_clock: Clock, path: str
+) -> None:
+    cold: dict[str, Any] = COLD if path == "/api/generate" else {"temperature": 0}
+    bounded: dict[str, Any] = (
+        {"options": {"temperature": 0, "num_predict": 2}} if path == "/api/generate" else {"temperature": 0, "max_tokens": 2}
+    )
+    short = Double([ModelSpec(MODEL, parameters={"num_predict": 2})])
+    async with running(short) as double, life(tmp_path, double) as bench:
+        await bench.ask(agent("opus-01"), "[[n=3]]", path=path, **cold)
+        assert bench.gateway.statistics().cache.stored == 0
+        await bench.ask(agent("opus-01"), "[[n=3]]", path=path, **bounded)
+        assert bench.gateway.statistics().cache.stored == 1

@@ -273,13 +273,13 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
         ],
     ),
     "keys without effect": (
-        '[queue]\nbatch_max = 5\n[levels]\npriority_only = 4\n[cache.l3]\nsize = "1GB"\n[class.opus]\nready = "notify"\n'
+        '[queue]\nbatch_max = 5\n[levels]\npriority_only = 4\n[gpu]\nunload_at = 0.8\n[class.opus]\nready = "notify"\n'
         '[[ollama]]\nurl = "auto"\ndevice = "cpu"\n[[ollama]]\nname = "b"\n\n[[alerts]]\nname = "x"\nwhen = "y"\n'
         + AGENT
         + 'every = "1h"\n',
         [
             "/e/c.toml:4: levels.priority_only: not in effect yet: leave it at its default",
-            "/e/c.toml:6: cache.l3.size: not in effect yet: leave it at its default",
+            "/e/c.toml:6: gpu.unload_at: not in effect yet: leave it at its default",
             "/e/c.toml:11: ollama[0].device: not in effect yet: leave it at its default",
             "/e/c.toml:15: alerts[0]: alerts are not in effect yet: leave them out",
         ],
@@ -376,8 +376,6 @@ def test_the_keys_without_effect_are_these() -> None:
         "class.X.max_age",
         "class.X.substitute",
         "ollama.device",
-        "cache.l3.size",
-        "cache.l3.min_entry",
         "levels.enter",
         "levels.leave_below",
         "levels.dwell",
