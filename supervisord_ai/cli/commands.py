@@ -181,8 +181,11 @@ def _add_work(commands: Any) -> None:
 
     cache = _group(commands, "cache", "the cache of answers")
     _command(cache, "stats", "cache", "what it holds and was good for", config=True, json=True, action="stats")
+    words = "what comes again and again, and what to do"
+    analyze = _command(cache, "analyze", "cache", words, config=True, json=True, action="analyze")
+    analyze.add_argument("--prompts", action="store_true", help="show the beginnings of the prompts, not only their hashes")
     clear = _command(cache, "clear", "cache", "forget answers", config=True, json=True, action="clear")
-    clear.add_argument("--tier", choices=["all", "l1", "l2"], default="all", help="l1: in memory, l2: in the file (default: all)")
+    clear.add_argument("--tier", choices=["all", "l1", "l2", "l3"], default="all", help="l1: memory, l2: file, l3: large")
 
     _command(commands, "reload", "reload", "read the config again and do what changed", config=True, json=True, action="reload")
 

@@ -165,7 +165,7 @@ def _cache(page: Screen, cache: Json) -> None:
 
 
 def _tiers(cache: Json) -> list[tuple[str, Json]]:
-    return [(name, cache[name]) for name in ("l1", "l2")]
+    return [(name, cache[name]) for name in ("l1", "l2", "l3") if name != "l3" or cache[name]["entries"]]
 
 
 def _memory(page: Screen, memory: Json) -> None:

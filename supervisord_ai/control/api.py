@@ -154,7 +154,6 @@ class Control:
             "/v1/status": lambda: (200, report.status(self._moment())),
             "/v1/agents": lambda: (200, {"agents": self._agents()}),
             "/v1/queue": lambda: (200, report.queue(self._gateway())),
-            "/v1/cache": lambda: (200, report.plain(self._gateway().cache)),
         }
         view = views.get(path)
         if view is None:

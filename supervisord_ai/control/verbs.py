@@ -2,7 +2,7 @@
 
     POST /v1/agents/{name or pattern}/start  stop  restart  release
     POST /v1/queue/pause  drain  resume      /v1/queue/{id}/cancel
-    POST /v1/cache/clear?tier=all|l1|l2
+    POST /v1/cache/clear?tier=all|l1|l2|l3               GET /v1/cache[?prompts=1]
     POST /v1/models/{model}/load  unload  pull  rm        GET /v1/models
     POST /v1/reload[?plan=1]                              GET /v1/events?n=N
 
@@ -26,6 +26,7 @@ from supervisord_ai.control.report import Json, plain
 from supervisord_ai.core.queue_mode import QueueMode, QueueVerb
 from supervisord_ai.errors import ConfigError, HostFault, Refused, StoreFault, UpstreamFault, UsageError
 from supervisord_ai.gateway.models import ModelsView
+from supervisord_ai.gateway.view import CacheReport
 from supervisord_ai.serve.http import Exchange
 from supervisord_ai.store.rows import EventRow
 
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 JSON = (("Content-Type", "application/json; charset=utf-8"), ("Cache-Control", "no-store"))
 NDJSON = (("Content-Type", "application/x-ndjson"), ("Cache-Control", "no-store"))
 
-TIERS = ("all", "l1", "l2")
+TIERS = ("all", "l1", "l2", "l3")
 EVENTS_MAX = 10_000
 
 
@@ -53,7 +54,8 @@ class Queue(Protocol):
 
     def tell_queue(self, verb: QueueVerb) -> QueueMode: ...
     def cancel(self, request_id: str) -> bool: ...
-    async def clear_cache(self, *, l1: bool = True, l2: bool = True) -> int: ...
+    def cache_report(self, *, with_prompts: bool = False) -> CacheReport: ...
+    async def clear_cache(self, *, l1: bool = True, l2: bool = True, l3: bool = True) -> int: ...
 
 
 class Models(Protocol):
@@ -101,6 +103,8 @@ class Verbs:
                 told = {"mode": self._queue.tell_queue(QueueVerb(verb)).value}
             case "POST", ["v1", "queue", request_id, "cancel"]:
                 told = self._cancel(request_id)
+            case ("GET" | "HEAD"), ["v1", "cache"]:
+                told = cache_json(self._queue.cache_report(with_prompts=asked.get("prompts", "") not in {"", "0"}))
             case "POST", ["v1", "cache", "clear"]:
                 told = await self._clear(asked.get("tier", "all"))
             case "POST", ["v1", "reload"]:
@@ -158,7 +162,7 @@ class Verbs:
         if tier not in TIERS:
             raise Refused(400, f"there is no tier {tier[:20]!r}: {', '.join(TIERS)}")
         try:
-            gone = await self._queue.clear_cache(l1=tier in {"all", "l1"}, l2=tier in {"all", "l2"})
+            gone = await self._queue.clear_cache(**{one: tier in {"all", one} for one in TIERS[1:]})
         except StoreFault as exc:
             raise Refused(503, str(exc)) from exc
         self._note("cache.clear", detail={"tier": tier, "answers": gone})
@@ -232,6 +236,12 @@ def matching(pattern: str, names: Iterable[str]) -> list[str]:
 def models_json(view: ModelsView) -> Json:
     """Return `GET /v1/models`."""
     return {"models": [plain(one) for one in view.models], "unreachable": list(view.unreachable)}
+
+
+def cache_json(view: CacheReport) -> Json:
+    """Return `GET /v1/cache`: the tiers and sums of `/v1/status`, and everything behind them."""
+    lists = {name: [plain(one) for one in getattr(view, name)] for name in ("by_class", "by_model", "repeated")}
+    return {**plain(view.cache), **{name: value for name, value in plain(view).items() if name != "cache"}, **lists}
 
 
 def _is_pattern(word: str) -> bool:

@@ -105,8 +105,22 @@ def test_progress_is_told_in_words() -> None:
 def test_the_cache_is_shown_and_cleared(daemon: Daemon, capsys: Caps) -> None:
     lines = out(capsys, "cache", "stats").splitlines()
     assert lines[0] == "12 hits, 21 misses, 36%; 9 answers stored since the start"
-    assert lines[2].split() == ["l1", "4", "1.0", "MB", "10"]
+    assert lines[4].split() == ["l1", "memory", "4", "1.0", "MB", "256", "MB", "10", "0"]
+    assert max(map(len, lines)) <= 80
+    assert ["opus", "8", "12", "40%", "62", "s"] in [line.split() for line in lines]
+    assert from_json(capsys, "cache", "stats")["by_model"][0]["name"] == "llama3.2:3b"
     assert out(capsys, "cache", "clear", "--tier", "l1") == "7 answers are forgotten\n"
+
+
+def test_the_cache_is_analyzed_in_a_sentence_and_prompts_are_hashes_unless_asked_for(daemon: Daemon, capsys: Caps) -> None:
+    text = out(capsys, "cache", "analyze")
+    assert text.startswith("The cache answers 36% of what it may, and saved 92 s of the model's time: leave\nit as it is.\n")
+    assert "0123456789ab" in text
+    assert "2+2" not in text
+    assert "3  no fixed seed, and the temperature is above 0" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "what is 2+2?" in out(capsys, "cache", "analyze", "--prompts")
+    assert from_json(capsys, "cache", "analyze")["advice"].startswith("The cache answers")
 
 
 def test_events_are_shown_one_a_line(daemon: Daemon, capsys: Caps) -> None:

@@ -159,7 +159,7 @@ async def test_status_has_everything_that_scripts_rely_on(autojump_clock: object
     }
     assert told["identity"] == {"level": "proved", "detail": "by cgroup"}
     assert told["guarantee"] == {"level": "hard", "detail": "cgroup v2 at /sys/fs/cgroup/ai"}
-    assert told["cache"]["l1"] == {"entries": 4, "bytes": 1_000_000, "hits": 10}
+    assert told["cache"]["l1"] == {"entries": 4, "bytes": 1_000_000, "hits": 10, "cap_bytes": 256_000_000, "evicted": 0}
     assert {"name": "agents", "bytes": 35_200_000_000, "used_bytes": 12_000_000} in told["memory"]["plan"]
     assert (told["memory"]["daemon_rss_bytes"], told["memory"]["daemon_cpu_s"]) == (45_000_000, 1.235)
     assert told["totals"]["asked"] == 33
@@ -184,7 +184,7 @@ async def test_the_queue_shows_who_runs_and_who_waits_and_why(autojump_clock: ob
 
 async def test_a_head_request_has_the_head_only(autojump_clock: object) -> None:
     async with connected(House()) as client:
-        await client.send_all(b"HEAD /v1/cache HTTP/1.1\r\nHost: x\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        await client.send_all(b"HEAD /v1/queue HTTP/1.1\r\nHost: x\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         data = b""
         while b'"good"' not in data:
             data += await client.receive_some()

@@ -21,10 +21,11 @@ from supervisord_ai.core.queue_mode import MODES, QueueMode, QueueVerb
 from supervisord_ai.core.roster import CLASS_DEFAULTS, AgentSpec, Roster
 from supervisord_ai.errors import ConfigError, Problem, Refused, StoreFault, UpstreamCut, UpstreamUnreachable, UsageError
 from supervisord_ai.gateway.models import ModelsView, ModelView
+from supervisord_ai.gateway.view import CacheReport
 from supervisord_ai.serve.connection import memory_pair
 from supervisord_ai.serve.http import Exchange, serve_connection
 from supervisord_ai.store.rows import EventRow
-from tests.fakes.owner_views import agent_view, fleet_view
+from tests.fakes.owner_views import agent_view, cache_report, fleet_view
 
 MODEL = ModelView("llama3.2:3b", "main", 2_000_000_000, "a80c4f17acd5", "llama", "Q4_K_M", None, None, None)
 
@@ -67,9 +68,12 @@ class House:
         self._be_told("cancel", request_id)
         return request_id == "r/1"
 
-    async def clear_cache(self, *, l1: bool = True, l2: bool = True) -> int:
+    def cache_report(self, *, with_prompts: bool = False) -> CacheReport:
+        return cache_report(with_prompts=with_prompts)
+
+    async def clear_cache(self, *, l1: bool = True, l2: bool = True, l3: bool = True) -> int:
         await trio.lowlevel.checkpoint()
-        self._be_told("clear", l1, l2)
+        self._be_told("clear", l1, l2, l3)
         return 7
 
     # Events
@@ -212,11 +216,21 @@ async def test_a_request_is_cancelled_by_its_id(autojump_clock: object) -> None:
     assert (await tell(House(), "/v1/queue/r2/cancel"))[0] == 404
 
 
+async def test_the_cache_is_told_of_in_full_and_prompts_only_where_they_are_asked_for(autojump_clock: object) -> None:
+    house = House()
+    status, told = await tell(house, "/v1/cache", "GET")
+    assert (status, told["hits"], told["l3"]["entries"]) == (200, 12, 0)
+    assert told["by_class"][0] == {"name": "opus", "hits": 8, "misses": 12, "stale": 0, "saved_s": 61.5}
+    assert told["repeated"][0]["prompt"] is None
+    assert "prompt" not in told["advice"]
+    assert (await tell(house, "/v1/cache?prompts=1", "GET"))[1]["repeated"][0]["prompt"] == "what is 2+2?"
+
+
 async def test_a_tier_of_the_cache_is_cleared(autojump_clock: object) -> None:
     house = House()
     assert await tell(house, "/v1/cache/clear") == (200, {"tier": "all", "answers": 7})
     await tell(house, "/v1/cache/clear?tier=l1")
-    assert [words for words in house.told if words[0] == "clear"] == [("clear", True, True), ("clear", True, False)]
+    assert [words for words in house.told if words[0] == "clear"] == [("clear", True, True, True), ("clear", True, False, False)]
     assert (await tell(house, "/v1/cache/clear?tier=l9"))[0] == 400
     house.fault = StoreFault("cache.db cannot be written")
     assert await tell(house, "/v1/cache/clear") == (503, {"error": "cache.db cannot be written"})

@@ -43,7 +43,7 @@ GROUPS = {
     "agents": ("list", "show", "logs", "token", "add", "start", "stop", "restart", "release"),
     "queue": ("list", "show", "cancel", "pause", "drain", "resume"),
     "models": ("list", "loaded", "load", "unload", "pull", "rm"),
-    "cache": ("stats", "clear"),
+    "cache": ("stats", "analyze", "clear"),
     "config": ("show", "check", "plan"),
 }
 ALONE = ("run", "stop", "status", "health", "events", "reload", "takeover", "install", "uninstall")
