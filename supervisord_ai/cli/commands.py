@@ -73,6 +73,7 @@ def build_parser() -> Parser:
     _add_config_and_engine(commands)
     _add_takeover(commands)
     _add_installing(commands)
+    _add_check_state(commands)
     completion = _command(commands, "completion", "completion", "print the completion script of a shell")
     completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
     return parser
@@ -211,8 +212,20 @@ def _add_installing(commands: Any) -> None:
     )
     words = "undo it; config, state and logs stay"
     uninstall = _command(commands, "uninstall", "install", words, config=True, action="uninstall")
-    for one in (install, uninstall):
+    words = "change to another release, agents stay; one that cannot go on is taken back"
+    upgrade = _command(commands, "upgrade", "upgrade", words, config=True, action="upgrade")
+    upgrade.add_argument("what", nargs="?", metavar="VERSION|WHEEL", help="what to change to (default: the newest there is)")
+    upgrade.add_argument("--rollback", action="store_true", help="change to the release of before")
+    for one in (install, uninstall, upgrade):
         one.add_argument("--user", action="store_true", help="as a service of your own systemd, without root")
+
+
+def _add_check_state(commands: Any) -> None:
+    """What `upgrade` asks a release before it is started; without help, it is in no list."""
+    check = commands.add_parser("check-state", description="whether this version can go on from a copy of a state")
+    check.add_argument("folder", metavar="FOLDER")
+    check.add_argument("--config", metavar="FILE")
+    check.set_defaults(module="state", action="", parser=check)
 
 
 def _port(word: str) -> int:

@@ -71,7 +71,7 @@ class Ground:
 
 
 def run(args: Namespace) -> int:
-    ground = _ground(args)
+    ground = ground_of(args)
     if args.action == "uninstall":
         uninstall(ground)
         return Exit.GOOD
@@ -82,7 +82,7 @@ def run(args: Namespace) -> int:
     return Exit.GOOD
 
 
-def _ground(args: Namespace) -> Ground:
+def ground_of(args: Namespace) -> Ground:
     """Look where we are.
 
     Raises:
@@ -363,4 +363,4 @@ def _remove(path: Path, say: Callable[[str], None]) -> None:
     say(f"removed {path}")
 
 
-__all__ = ["Ground", "Plan", "install", "run", "uninstall"]
+__all__ = ["Ground", "Plan", "ground_of", "install", "run", "uninstall"]

@@ -11,8 +11,8 @@ built again with other contents is another release.
 
 from __future__ import annotations
 
-import ensurepip
 import hashlib
+import importlib.util
 import logging
 import os
 import re
@@ -105,6 +105,10 @@ class Releases:
                   "--no-warn-script-location", requirement], "the release cannot be built")  # fmt: skip
 
         return self._build(fill)
+
+    def check(self, release: Release, *words: str) -> None:
+        """Run a command of a release to its end, which must be a good one."""
+        _run([str(release.command), *words], "it says")
 
     def switch(self, release: Release) -> None:
         """Make it the current one; the one that was becomes the previous."""
@@ -239,8 +243,9 @@ def _pip(site: Path) -> list[str]:
     """Return how pip is run: the release's own, else the one that Python brings for new environments."""
     if (site / "pip").is_dir():
         return ["-m", "pip"]
-    folders = (Path(ensurepip.__file__).parent / "_bundled", Path("/usr/share/python-wheels"))
-    for wheel in sorted(wheel for folder in folders for wheel in folder.glob("pip-*.whl")):
+    ensurepip = importlib.util.find_spec("ensurepip")  # Debian has it in python3-venv, and its wheels elsewhere
+    folders = [Path(ensurepip.origin).parent / "_bundled"] if ensurepip is not None and ensurepip.origin else []
+    for wheel in sorted(wheel for folder in [*folders, Path("/usr/share/python-wheels")] for wheel in folder.glob("pip-*.whl")):
         return [f"{wheel}/pip"]
     raise HostFault("pip is missing: apt-get install -y python3-venv")
 

@@ -64,7 +64,7 @@ class Notifier:
 
 UNITS = Path("/etc/systemd/system")
 SHOW_S = 10.0
-SYSTEMCTL_S = 90.0  # systemd itself gives up a stop after 90 s
+SYSTEMCTL_S = 120.0  # systemd itself gives up a start or a stop after 90 s
 
 
 class UnitFiles(Protocol):
@@ -86,6 +86,9 @@ class UnitFiles(Protocol):
     def stop(self, unit: str) -> None: ...
 
     def restart(self, unit: str) -> None: ...
+
+    def leave(self, unit: str) -> None:
+        """Tell the main process of our own unit to go and leave its agents (SIGUSR1); returns at once."""
 
 
 class Services(Protocol):
@@ -150,6 +153,9 @@ class Systemctl:
 
     def restart(self, unit: str) -> None:
         self._run("restart", unit)
+
+    def leave(self, unit: str) -> None:
+        self._run("kill", "--signal=SIGUSR1", "--kill-who=main", unit)
 
     def drop_in(self, unit: str, name: str) -> str | None:
         try:

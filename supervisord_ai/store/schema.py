@@ -1,8 +1,9 @@
 """The tables, how a file is opened, and how a file of an older version becomes one of this version.
 
 A file's version is its `PRAGMA user_version`: the number of migrations it has seen. They run in one transaction, so a crash
-in the middle leaves the old version. A file of a newer version is refused and left untouched. A migration that has been
-released is never edited; the next change is a new one at the end.
+in the middle leaves the old version. A file of a newer version is refused and left untouched, so a journal is copied before
+it is changed: whoever goes back to the older version needs that copy. A migration that has been released is never edited; the
+next change is a new one at the end.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ from pathlib import Path
 import sqlite_utils
 
 from supervisord_ai.errors import SchemaTooNew
+from supervisord_ai.store.disk import make_private
 
 Migration = Callable[[sqlite_utils.Database], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What a file is made of. `page_size` counts only when the file is made."""
+    """What a file is made of. `page_size` counts only when the file is made; `is_kept`: a copy is made before it is migrated."""
 
     page_size: int
     migrations: tuple[Migration, ...]
+    is_kept: bool = False
 
 
 def connect(path: Path, schema: Schema) -> sqlite3.Connection:
@@ -60,11 +63,26 @@ def migrate(conn: sqlite3.Connection, path: Path, schema: Schema) -> None:
         raise SchemaTooNew(str(path), found, known)
     if found == known:
         return
+    if found and schema.is_kept:
+        _copy_before(conn, path, found)
     tables = sqlite_utils.Database(conn)
     with tables.atomic():
         for migration in schema.migrations[found:]:
             migration(tables)
         conn.execute(f"PRAGMA user_version = {known}")
+
+
+def before_migration(path: Path) -> list[Path]:
+    """Return the copies that were made before the file was migrated."""
+    return list(path.parent.glob(f"{path.name}.schema-*"))
+
+
+def _copy_before(conn: sqlite3.Connection, path: Path, version: int) -> None:
+    for older in before_migration(path):
+        older.unlink()
+    copied = path.with_name(f"{path.name}.schema-{version}")
+    make_private(copied)
+    conn.execute("VACUUM INTO ?", (str(copied),))
 
 
 # --- journal.db ---------------------------------------------------------------------------------------------------------
@@ -151,7 +169,7 @@ def _journal_3(db: sqlite_utils.Database) -> None:
         db.table("agents").add_column(column, kind)
 
 
-JOURNAL = Schema(page_size=4096, migrations=(_journal_1, _journal_2, _journal_3))
+JOURNAL = Schema(page_size=4096, migrations=(_journal_1, _journal_2, _journal_3), is_kept=True)
 
 
 # --- cache.db -----------------------------------------------------------------------------------------------------------

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from supervisord_ai import __version__
 from supervisord_ai.errors import HostFault
 from supervisord_ai.host.releases import COMMAND, Release, Releases
 
+ROOT = Path(__file__).parents[2]
 SAYS = '#!/bin/sh\necho "{name}"; read -r _; exec "$(dirname -- "$0")/again"\n'
 
 
@@ -85,3 +89,27 @@ def test_old_releases_go_and_those_in_use_stay(tmp_path: Path) -> None:
     releases.switch(all_of_them[1])
     releases.prune()
     assert sorted(path.name for path in (tmp_path / "releases").iterdir()) == ["1.0-x", "1.1-x", "1.3-x", "1.4-x", "1.5-x"]
+
+
+@pytest.mark.slow
+def test_a_wheel_becomes_a_release_without_any_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    source, wheels = tmp_path / "source", tmp_path / "wheels"
+    for name in ("supervisord_ai", "systemd", "requirements"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "config.toml", "README.md", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, source)
+    init = source / "supervisord_ai" / "__init__.py"
+    init.write_text(init.read_text().replace(f'"{__version__}"', '"7.7.7"'))
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(wheels)], cwd=source, check=True,
+                   capture_output=True)  # fmt: skip
+    (wheel,) = wheels.iterdir()
+    releases = Releases(tmp_path / "opt")
+    release = releases.from_index(str(wheel), find_links=wheels)
+    assert release.name.startswith("7.7.7-")
+    releases.check(release, "check-state", str(tmp_path), "--config", str(ROOT / "config.toml"))
+    with pytest.raises(HostFault, match=r"it says: .*there is no /nowhere"):
+        releases.check(release, "check-state", str(tmp_path), "--config", "/nowhere")
+    printed = subprocess.run([release.command, "install", "--print"], capture_output=True, text=True, check=False, cwd="/")
+    assert "MemoryMax=" in printed.stdout, printed  # the units came with it

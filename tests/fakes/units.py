@@ -51,6 +51,11 @@ class FakeUnits:
         self._need(unit)
         self.active.add(unit)
 
+    def leave(self, unit: str) -> None:
+        self._deed(f"leave {unit}")
+        self._need(unit)
+        self.active.discard(unit)
+
     def _need(self, unit: str, *, on_disk: bool = False) -> None:
         known = {path.name for path in self.folder.iterdir()} if on_disk and self.folder.exists() else self._known
         if unit not in known:
@@ -88,6 +93,8 @@ class FakeReleases:
 
     prefix: Path
     contents: str = "1.0-aaa"
+    refuses: set[str] = field(default_factory=set)  # releases that cannot go on from a state
+    asked: list[tuple[str, Path | None]] = field(default_factory=list)
     linked: dict[str, Release] = field(default_factory=dict)
 
     @property
@@ -104,7 +111,12 @@ class FakeReleases:
         return self._built(self.contents)
 
     def from_index(self, requirement: str, *, find_links: Path | None) -> Release:
+        self.asked.append((requirement, find_links))
         return self._built(self.contents)
+
+    def check(self, release: Release, *words: str) -> None:
+        if release.name in self.refuses:
+            raise HostFault("it says: the journal has schema 3, this version knows up to 2")
 
     def switch(self, release: Release) -> None:
         was = self.current()

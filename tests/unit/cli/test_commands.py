@@ -46,7 +46,7 @@ GROUPS = {
     "cache": ("stats", "analyze", "clear"),
     "config": ("show", "check", "plan"),
 }
-ALONE = ("run", "stop", "status", "health", "events", "reload", "takeover", "install", "uninstall")
+ALONE = ("run", "stop", "status", "health", "events", "reload", "takeover", "install", "uninstall", "upgrade")
 WITH_CONFIG = {(word,) for word in ALONE} | {
     (group, action) for group, actions in GROUPS.items() for action in actions
 }
@@ -60,7 +60,8 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 def test_the_commands_there_are() -> None:
-    assert set(COMMANDS) == WITH_CONFIG | {("try",), ("demo",), ("config", "init"), ("engine", "install"), ("completion",)}
+    others = {("try",), ("demo",), ("config", "init"), ("engine", "install"), ("completion",), ("check-state",)}
+    assert set(COMMANDS) == WITH_CONFIG | others
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

@@ -1,0 +1,79 @@
+"""Whole copies of a file that a daemon may be writing, and whether this version can read one.
+
+Only SQLite itself may read the file of a running daemon: its backup gives what was committed at one moment. A journal is also
+copied before a newer version changes its tables, because an older one cannot read it afterwards.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from supervisord_ai.errors import StoreFault
+from supervisord_ai.store.disk import make_private
+from supervisord_ai.store.faults import fault
+from supervisord_ai.store.schema import JOURNAL, before_migration, connect, migrate
+
+JOURNAL_FILE = "journal.db"
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a database as it is at one moment, readable by us alone. Does nothing where there is none yet.
+
+    Raises:
+        StoreFault: it cannot be read, or the copy not be written.
+    """
+    if not source.exists():
+        return
+    try:
+        target.unlink(missing_ok=True)
+        make_private(target)
+        with closing(sqlite3.connect(source)) as reader, closing(sqlite3.connect(target)) as writer:
+            reader.backup(writer)
+    except sqlite3.Error as exc:
+        raise fault(source, exc) from exc
+    except OSError as exc:
+        raise StoreFault(f"{target}: {exc.strerror}") from exc
+
+
+def check(path: Path) -> None:
+    """Bring a copy of a journal to this version's tables and read all of it. Does nothing where there is none.
+
+    Raises:
+        SchemaTooNew: a newer version wrote it.
+        StoreFault: it is damaged, or cannot be changed.
+    """
+    if not path.exists():
+        return
+    try:
+        with closing(connect(path, JOURNAL)) as conn:
+            migrate(conn, path, JOURNAL)
+            (found,) = conn.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.Error as exc:
+        raise fault(path, exc) from exc
+    if found != "ok":
+        raise StoreFault(f"{path}: damaged ({found})")
+
+
+def put_back(path: Path) -> Path | None:
+    """Put the copy of before the last migration in the journal's place; nobody may have the journal open.
+
+    Returns where the migrated one is now; None when there is no copy.
+
+    Raises:
+        StoreFault: it cannot be moved.
+    """
+    copies = sorted(before_migration(path), key=lambda found: found.stat().st_mtime)
+    if not copies:
+        return None
+    aside = path.with_name(f"{path.name}.migrated")
+    try:
+        for suffix in ("-wal", "-shm", ""):  # the file last: without it the others are nothing
+            file = Path(f"{path}{suffix}")
+            if file.exists():
+                file.replace(f"{aside}{suffix}")
+        copies[-1].replace(path)
+    except OSError as exc:
+        raise StoreFault(f"{path}: {exc.strerror}") from exc
+    return aside

@@ -1,0 +1,204 @@
+"""`upgrade` on a made-up machine: there, back, and what happens to one that cannot."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from supervisord_ai.cli.exits import Exit
+from supervisord_ai.cli.main import main
+from supervisord_ai.cli.upgrade import Upgrade, Wanted, wanted
+from supervisord_ai.core.places import Surroundings
+from supervisord_ai.core.units import SERVICE
+from supervisord_ai.errors import HostFault, UsageError
+from tests.fakes.units import FakeReleases, FakeUnits
+
+AGENTS = {"a": 100, "b": 101}
+
+
+class World:
+    """An installation whose daemon is whatever release is current when its unit was last started."""
+
+    def __init__(self, root: Path) -> None:
+        self.units = FakeUnits(root / "units")
+        self.units.folder.mkdir()
+        (self.units.folder / SERVICE).write_text("")
+        self.units.reload()
+        self.releases = FakeReleases(root / "opt")
+        self.releases.switch(self.releases.from_running({}))
+        self.units.active.add(SERVICE)
+        self.state = root / "state"
+        self.state.mkdir()
+        self.said: list[str] = []
+        self.dead: set[str] = set()  # releases that never answer
+        self.forgets: set[str] = set()  # releases that start the agents anew
+        self.alive = set(AGENTS.values())
+
+    def current(self) -> str:
+        found = self.releases.current()
+        assert found is not None
+        return found.name
+
+    def agents(self) -> dict[str, int] | None:
+        if SERVICE not in self.units.active or self.current() in self.dead:
+            return None
+        return {name: pid + 1000 for name, pid in AGENTS.items()} if self.current() in self.forgets else dict(AGENTS)
+
+    def version(self) -> str | None:
+        return self.current().partition("-")[0]
+
+    def is_alive(self, pid: int) -> bool:
+        return pid in self.alive
+
+    def wait(self, condition: Callable[[], bool], within_s: float) -> bool:
+        return condition()
+
+    def upgrade(self) -> Upgrade:
+        return Upgrade(
+            releases=self.releases, units=self.units, running=self, config="/c.toml", state=self.state, say=self.said.append
+        )
+
+    def journal(self, text: str) -> None:
+        with closing(sqlite3.connect(self.state / "journal.db")) as conn, conn:
+            conn.execute("CREATE TABLE IF NOT EXISTS said (text)")
+            conn.execute("INSERT INTO said VALUES (?)", (text,))
+
+    def told(self) -> list[str]:
+        with closing(sqlite3.connect(self.state / "journal.db")) as conn:
+            return [text for (text,) in conn.execute("SELECT text FROM said")]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    made = World(tmp_path)
+    made.releases.contents = "1.1-bbb"
+    return made
+
+
+def test_another_release_takes_over_and_the_agents_stay(world: World) -> None:
+    world.upgrade().to("1.1")
+    assert world.current() == "1.1-bbb"
+    assert world.units.deeds[1:] == [f"restart {SERVICE}"]
+    assert world.releases.asked == [("supervisord-ai==1.1", None)]
+    assert world.said[-2:] == [
+        "1.1-bbb runs, with the same 2 agents",
+        "to take it back: ai-supervisor upgrade --rollback",
+    ]
+
+
+def test_and_back(world: World) -> None:
+    world.upgrade().to("1.1")
+    world.upgrade().back()
+    assert world.current() == "1.0-aaa"
+    assert world.said[-1] == "1.0-aaa runs, with the same 2 agents"
+
+
+def test_there_is_no_way_back_from_the_first(world: World) -> None:
+    with pytest.raises(UsageError, match=r"there is no release before 1\.0-aaa"):
+        world.upgrade().back()
+
+
+def test_the_same_again_is_nothing_to_do(world: World) -> None:
+    world.releases.contents = "1.0-aaa"
+    world.upgrade().to(None)
+    assert world.said == ["1.0-aaa is current already"]
+    assert world.units.deeds == ["reload"]
+
+
+def test_one_that_cannot_read_the_state_is_never_started(world: World) -> None:
+    world.releases.refuses = {"1.1-bbb"}
+    with pytest.raises(HostFault, match=r"1\.1-bbb cannot go on from this state: .*schema 3.*; 1\.0-aaa stays"):
+        world.upgrade().to("1.1")
+    assert world.current() == "1.0-aaa"
+    assert world.units.deeds == ["reload"]
+
+
+def test_the_check_gets_a_copy_that_is_ours_alone_and_the_journal_is_not_touched(world: World) -> None:
+    world.journal("x")
+    world.upgrade().to("1.1")
+    copy = world.state / "upgrade" / "journal.db"
+    assert copy.stat().st_mode & 0o777 == 0o600
+    with closing(sqlite3.connect(copy)) as conn:
+        assert conn.execute("SELECT text FROM said").fetchall() == [("x",)]
+    assert world.told() == ["x"]
+
+
+@pytest.mark.parametrize("how", ["does not start", "does not answer", "forgets"])
+def test_one_that_does_not_come_up_or_loses_the_agents_is_taken_back(world: World, how: str) -> None:
+    if how == "does not start":
+        world.units.fails = {f"restart {SERVICE}"}
+    elif how == "does not answer":
+        world.dead = {"1.1-bbb"}
+    else:
+        world.forgets = {"1.1-bbb"}
+    with pytest.raises(HostFault, match=r"1\.1-bbb: .*; 1\.0-aaa runs again"):
+        world.upgrade().to("1.1")
+    assert world.current() == "1.0-aaa"
+    assert world.agents() == AGENTS
+    assert f"stop {SERVICE}" not in world.units.deeds  # that would end the agents
+
+
+def test_an_agent_that_ended_meanwhile_is_nobodys_fault(world: World) -> None:
+    world.forgets = {"1.1-bbb"}
+    world.alive = set()
+    world.upgrade().to("1.1")
+    assert world.current() == "1.1-bbb"
+
+
+def test_the_journal_of_before_is_put_back_where_the_old_release_cannot_read_the_changed_one(world: World) -> None:
+    world.journal("before")
+    os.link(world.state / "journal.db", world.state / "journal.db.schema-2")
+    (world.state / "journal.db").unlink()
+    world.journal("changed")
+    world.dead = {"1.1-bbb"}
+    world.releases.refuses = {"1.0-aaa"}
+    with pytest.raises(HostFault, match=r"1\.0-aaa runs again"):
+        world.upgrade().to("1.1")
+    assert world.told() == ["before"]
+    assert world.units.deeds[1:] == [f"restart {SERVICE}", f"leave {SERVICE}", f"stop {SERVICE}", f"restart {SERVICE}"]
+    assert f"the journal of before is back; the changed one is {world.state / 'journal.db.migrated'}" in world.said
+
+
+def test_where_both_fail_the_owner_hears_of_both(world: World) -> None:
+    world.dead = {"1.1-bbb", "1.0-aaa"}
+    world.units.active.add(SERVICE)
+    with pytest.raises(HostFault, match=r"1\.1-bbb: it does not answer .*; then 1\.0-aaa did not come back: it does not answer"):
+        world.upgrade().to("1.1")
+
+
+def test_a_service_that_does_not_run_is_not_started(world: World) -> None:
+    world.units.active.clear()
+    world.upgrade().to("1.1")
+    assert world.units.deeds == ["reload"]
+    assert f"1.1-bbb is current; {SERVICE} is not running" in world.said
+
+
+def test_an_interrupt_takes_it_back_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world, "version", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        world.upgrade().to("1.1")
+    assert world.current() == "1.0-aaa"
+
+
+def test_what_may_be_asked_for(tmp_path: Path) -> None:
+    wheel = tmp_path / "supervisord_ai-1.1-py3-none-any.whl"
+    wheel.write_text("")
+    assert wanted(None) == Wanted("supervisord-ai", None)
+    assert wanted("1.1rc1") == Wanted("supervisord-ai==1.1rc1", None)
+    assert wanted(str(wheel)) == Wanted(str(wheel), tmp_path)  # no network: what it needs lies beside it, or is there already
+    with pytest.raises(UsageError, match=r"there is no /nowhere/x\.whl"):
+        wanted("/nowhere/x.whl")
+    with pytest.raises(UsageError, match="neither a version nor a wheel"):
+        wanted("--pre")
+
+
+def test_who_may_not_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("supervisord_ai.cli.install.surroundings", lambda: Surroundings(1000, "/home/ada", {}))
+    assert main(["upgrade", "1.1"]) == Exit.USAGE
+    assert "only root may upgrade a system's service: sudo ai-supervisor upgrade" in capsys.readouterr().err
+    assert main(["upgrade", "1.1", "--rollback"]) == Exit.USAGE
