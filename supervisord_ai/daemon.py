@@ -5,10 +5,12 @@
         requests  the gateway: recovery, slots, relays
           accept    llm.sock, the loopback face, control.sock
 
-Starting goes inward: the sockets are bound first (a caller who is early waits in the kernel's backlog), the survivors of a
-daemon that was killed are ended, the journal is recovered, and then callers are let in while the agents start in batches.
-Stopping goes outward: nobody new is let in, work in hand is dropped (its rows stay, and are answered after the next start),
-the agents are ended, the files are closed. All of it fits into 8 seconds, because WSL cuts the power after 10.
+Starting goes inward: the sockets are bound first (a caller who is early waits in the kernel's backlog), the agents of a daemon
+that was killed are taken over, or ended where that is not certain, the journal is recovered, and then callers are let in while
+the other agents start in batches. Stopping goes outward: nobody new is let in, work in hand is dropped (its rows stay, and are
+answered after the next start), the agents are ended, the files are closed. All of it fits into 8 seconds, because WSL cuts the
+power after 10. Told to leave (USR1), or brought down by a fault of ours, it does the same within 2 seconds and leaves the agents
+running.
 """
 
 from __future__ import annotations
@@ -166,6 +168,7 @@ class Daemon:
         self._config = config
         self._clock = clock
         self._stop_asked = trio.Event()
+        self._is_leaving = False  # and the agents stay
         self._settle_memory = doors.settle_memory
         self._notifier = Notifier()
         where = config.daemon
@@ -195,7 +198,7 @@ class Daemon:
             disk=doors.disk,
         )
 
-        cages = doors.cages(state_dir, form=options.cages)
+        self._cages = cages = doors.cages(state_dir, form=options.cages)
         fleet_journal = FleetJournal(self._journal, clock)
         engine_logs = LogFolder(log_dir, config.logs)
         held.callback(engine_logs.close)
@@ -320,7 +323,8 @@ class Daemon:
         self._fleet.tell(event)
         match event:
             case AgentStarted():
-                self._events.note("agent.started", event.agent, detail={"generation": event.generation, "pid": event.pid})
+                kind = "agent.adopted" if event.is_adopted else "agent.started"
+                self._events.note(kind, event.agent, detail={"generation": event.generation, "pid": event.pid})
             case AgentReady():
                 self._events.note("agent.ready", event.agent, detail={"generation": event.generation})
             case ChildKilled():
@@ -367,7 +371,7 @@ class Daemon:
             store.start_soon(every, RETENTION_EVERY_S, "forgetting old events", self._forget_events)
             async with trio.open_nursery() as agents:
                 await agents.start(self._fleet.run)
-                # The survivors of the last daemon are gone now; an Ollama among them had the address of ours.
+                # The last daemon's agents are settled now; an Ollama among them had the address of ours.
                 async with trio.open_nursery() as engines:
                     for one in self._upstreams:
                         if one.engine is not None:
@@ -375,9 +379,17 @@ class Daemon:
                     try:
                         await self._serve()
                     finally:
-                        log.info("stopping: agents have %.0f s", STOP_AGENTS_WITHIN_S)
-                        with trio.CancelScope(shield=True):
-                            await self._fleet.stop_all(within_s=STOP_AGENTS_WITHIN_S)
+                        # A fault of ours is no reason to end anybody: the next daemon takes the agents over.
+                        if self._is_leaving or not (self._stop_asked.is_set() or self._cages.why_not_outlived):
+                            log.info("leaving: agents go on")
+                            self._fleet.leave()
+                            for one in self._upstreams:
+                                if one.engine is not None:
+                                    one.engine.let_be()
+                        else:
+                            log.info("stopping: agents have %.0f s", STOP_AGENTS_WITHIN_S)
+                            with trio.CancelScope(shield=True):
+                                await self._fleet.stop_all(within_s=STOP_AGENTS_WITHIN_S)
                     engines.cancel_scope.cancel()
                 agents.cancel_scope.cancel()
             for one in self._upstreams:
@@ -429,7 +441,11 @@ class Daemon:
                 case Asked.RELOAD:
                     await self._reload.on_signal()
                 case Asked.LEAVE:
-                    log.warning("leaving agents running is not in effect yet: they are stopped")
+                    if self._cages.why_not_outlived:
+                        log.warning("agents cannot outlive this daemon, they are stopped: %s", self._cages.why_not_outlived)
+                    else:
+                        log.info("leaving: asked for by a signal; agents stay, and are taken over by the next daemon")
+                        self._is_leaving = True
                     self._stop_asked.set()
                 case _:
                     assert_never(asked)

@@ -1,4 +1,4 @@
-"""The fleet: ends what the last supervisor left, starts all agents in batches, keeps them running, ends them all.
+"""The fleet: takes over or ends what the last supervisor left, starts all agents in batches, keeps them running, ends them all.
 
 `follow` makes it another fleet while it runs: who is new is started, through the batches of the first start, and who is gone is
 ended. Whose spec has changed in what a generation is made of runs on, outdated, until his next start or a rollout; who rests in
@@ -20,10 +20,10 @@ from pathlib import Path
 
 import trio
 
+from supervisord_ai.agents.adopt import take_over
 from supervisord_ai.agents.generation import Doors, EnvironFor, Journal
 from supervisord_ai.agents.lifecycle import Agent
 from supervisord_ai.agents.output import LogFolder
-from supervisord_ai.agents.survivors import end_survivors
 from supervisord_ai.agents.view import AgentView, FleetView
 from supervisord_ai.clock import Clock
 from supervisord_ai.core.agent_state import AgentState
@@ -31,6 +31,7 @@ from supervisord_ai.core.events import AgentAsked, Event, GatewayRefused
 from supervisord_ai.core.policies import LogsPolicy, RestartPolicy, StartPolicy
 from supervisord_ai.core.roster import AgentSpec
 from supervisord_ai.core.startup import StartGate
+from supervisord_ai.core.verdict import REMOVED, SHUTDOWN
 from supervisord_ai.duty import every
 from supervisord_ai.errors import HostFault, SpawnFailed, UsageError
 from supervisord_ai.host.cgroup import Cages, Guarantee
@@ -42,7 +43,6 @@ logger = logging.getLogger(__name__)
 LOOK_S = 1.0  # orphans, and memory where no group limits it
 ROTATE_S = 10.0
 KILL_MARGIN_S = 2.0  # of the time a full stop has: what is left for killing and counting
-SHUTDOWN = "shutdown"
 
 
 class Fleet:
@@ -82,6 +82,7 @@ class Fleet:
         self._more_to_start = trio.Event()
         self._is_running = False
         self._is_stopping = False
+        self._is_left = False  # the supervisor goes and the agents stay
         self._swept = trio.Event()
         self._has_ended = trio.Event()
         self._starting = trio.CancelScope()
@@ -100,13 +101,7 @@ class Fleet:
         self._is_running = True
         try:
             self._processes.become_subreaper()
-            stuck = await end_survivors(self._doors)
-            for name, record in self._doors.journal.load().items():
-                if name in self._agents:
-                    self._agents[name].recall(record)
-            for name, pids in stuck.items():
-                if name in self._agents:
-                    self._agents[name].quarantine(f"processes {', '.join(map(str, pids))} of its last run do not end when killed")
+            await take_over(self._doors, self._agents)
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 for agent in self._agents.values():
@@ -124,7 +119,8 @@ class Fleet:
             self._is_running = False
             self._swept.set()
             self._has_ended.set()
-            self._cages.close()
+            if not self._is_left:
+                self._cages.close()
             self._logs.close()
 
     async def _start_in_batches(self) -> None:
@@ -161,7 +157,7 @@ class Fleet:
             if name not in specs and name not in self._leaving:
                 logger.info("agent %s leaves the fleet", name)
                 self._leaving[name] = trio.CancelScope()
-                agent.want_down("removed")
+                agent.want_down(REMOVED)
                 self._nursery.start_soon(self._let_go, agent, self._leaving[name])
         for name, spec in specs.items():
             if name not in self._agents:
@@ -188,6 +184,13 @@ class Fleet:
             await agent.wait_down()
             del self._agents[agent.name], self._leaving[agent.name]
             agent.leave()
+
+    def leave(self) -> None:
+        """Have everyone run on when `run` is cancelled: the next supervisor takes them over. Nobody is started afterwards."""
+        self._is_stopping = self._is_left = True
+        self._starting.cancel()
+        for agent in self._agents.values():
+            agent.let_be()
 
     async def stop_all(self, *, within_s: float = 7.0) -> None:
         """End everyone in parallel and return when nothing is left, or after `within_s`. Nobody is started afterwards.

@@ -106,12 +106,14 @@ class Generation:
         notify: NotifySocket | None,
         before: Counters,
         log_offset: int,
+        adopted_since: float | None = None,
     ) -> None:
         self.spec = spec
         self.number = number
         self.handle = handle
         self.cage = cage
-        self.started_at = doors.clock.monotonic()
+        self.is_adopted = adopted_since is not None
+        self.started_at = doors.clock.monotonic() if adopted_since is None else adopted_since
         self.intent: str | None = None  # as written down
         self.was_killed = False
         self.refused_at: float | None = None  # by the gateway, last
@@ -121,7 +123,7 @@ class Generation:
         self._before = before
         self._log_offset = log_offset
         self._kills_told = self._kills_seen = before.oom_kills
-        self._cap_bytes = spec.policy.memory_bytes
+        self.cap_bytes = spec.policy.memory_bytes
         self._cap = CapWatch(spec.policy.memory_bytes)
 
     def __repr__(self) -> str:
@@ -140,7 +142,7 @@ class Generation:
         cage = doors.cages.cage(spec.name)
         notify = None
         try:
-            notify = _notify_socket(spec, doors, account.uid)
+            notify = notify_socket(spec, doors, account.uid)
             # Whoever could not be killed when the last one ended: a second copy beside him would be worse than none.
             if left := await cage.kill(within_s=KILL_S):
                 raise SpawnFailed("failed:cage", f"processes {', '.join(map(str, left))} of its last run do not end when killed")
@@ -170,26 +172,45 @@ class Generation:
         generation = cls(
             spec, number, doors, cage=cage, handle=handle, notify=notify, before=before, log_offset=log_offset
         )
+        baseline = Baseline(
+            started_wall=doors.clock.wall(),
+            log_offset=log_offset,
+            cap_bytes=spec.policy.memory_bytes,
+            uid=account.uid,
+            oom_kills=before.oom_kills,
+            own_limit_hits=before.own_limit_hits,
+        )
         try:
             boot_id = doors.processes.boot_id()
-            await doors.journal.started(spec.name, number, handle.pid, handle.start_ticks, boot_id, cage.record, tag)
+            facts = handle.pid, handle.start_ticks, boot_id, cage.record, tag
+            await doors.journal.started(spec.name, number, *facts, baseline)
         except BaseException:
             await generation.abandon()
             raise
-        doors.tell(
+        generation.announce(tag, account.uid)
+        return generation
+
+    def announce(self, run_tag: str, uid: int) -> None:
+        """Tell the other rooms who it is, before they hear of it from itself."""
+        self._doors.tell(
             AgentStarted(
-                agent=spec.name,
-                agent_class=spec.policy.name,
-                generation=number,
-                pid=handle.pid,
-                start_ticks=handle.start_ticks,
-                cgroup=cage.identity,
-                run_tag=tag,
-                uid=account.uid,
-                own_uid=account.uid in doors.own_uids,
+                agent=self.spec.name,
+                agent_class=self.spec.policy.name,
+                generation=self.number,
+                pid=self.handle.pid,
+                start_ticks=self.handle.start_ticks,
+                cgroup=self.cage.identity,
+                run_tag=run_tag,
+                uid=uid,
+                own_uid=uid in self._doors.own_uids,
+                is_adopted=self.is_adopted,
             )
         )
-        return generation
+
+    def go(self) -> None:
+        """Let it run, if it does not yet."""
+        if not self.is_adopted:
+            self.handle.go()
 
     def limit(self, cap_bytes: int) -> None:
         """Have another memory cap from now on.
@@ -198,7 +219,7 @@ class Generation:
             HostFault: it does not bind; the old one does.
         """
         self.cage.limit(cap_bytes)
-        self._cap_bytes = self._cap.cap_bytes = cap_bytes
+        self.cap_bytes = self._cap.cap_bytes = cap_bytes
 
     def measured(self, used_bytes: int) -> CapDeed:
         """Take a sample of its memory, where no group limits it, and return what is to be done."""
@@ -260,6 +281,11 @@ class Generation:
         if scope.cancelled_caught:
             logger.error("%s does not end when killed", self)
 
+    def let_be(self) -> None:
+        """Stop watching it, and let it run on: a later supervisor takes it over."""
+        if self._notify is not None:
+            self._notify.close()
+
     def close(self) -> None:
         """Give up what is held of it. Its main process has ended."""
         self.handle.close()
@@ -280,7 +306,7 @@ class Generation:
                 oom_kills=after.oom_kills - self._before.oom_kills,
                 own_limit_hits=hits,
                 peak_bytes=after.peak_bytes,
-                cap_bytes=self._cap_bytes,
+                cap_bytes=self.cap_bytes,
                 is_capped_by_rlimit=self._doors.cages.guarantee is Guarantee.SOFT_RLIMIT,
                 refused_s=None if self.refused_at is None else max(0.0, self.ended_at - self.refused_at),
                 last_lines=self._doors.logs.tail(self.spec.name, since=self._log_offset),
@@ -288,7 +314,7 @@ class Generation:
         )
 
 
-def _notify_socket(spec: AgentSpec, doors: Doors, uid: int) -> NotifySocket | None:
+def notify_socket(spec: AgentSpec, doors: Doors, uid: int) -> NotifySocket | None:
     """Make its notify socket; only who cannot be ready without one fails for want of it."""
     try:
         return doors.notify.open(spec.name, uid=uid)

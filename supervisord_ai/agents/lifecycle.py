@@ -16,15 +16,16 @@ import trio
 from supervisord_ai.agents.generation import KILL_S, Doors, Generation
 from supervisord_ai.agents.view import AgentView
 from supervisord_ai.core import agent_state
+from supervisord_ai.core.adoption import Standing, is_standing
 from supervisord_ai.core.agent_state import AgentEvent, AgentState
 from supervisord_ai.core.cap import CapDeed
 from supervisord_ai.core.events import AgentEnded, AgentReady, ChildKilled
 from supervisord_ai.core.policies import RestartPolicy
 from supervisord_ai.core.reload import needs_restart
 from supervisord_ai.core.restart import Quarantine, Rest, RestartIn, RestartLedger, RunAgainIn
-from supervisord_ai.core.roster import AgentSpec, ClassPolicy, Ready
+from supervisord_ai.core.roster import AgentSpec, Ready
 from supervisord_ai.core.startup import StartGate
-from supervisord_ai.core.verdict import OWN_CAP, Verdict
+from supervisord_ai.core.verdict import OWN_CAP, SHUTDOWN, Verdict
 from supervisord_ai.errors import HostFault, SpawnFailed, StoreFault
 from supervisord_ai.store.rows import AgentRecord
 
@@ -50,7 +51,10 @@ class Agent:
         self._gate = gate
         self._rng = rng
         self._ledger = RestartLedger(restart, spec.policy.restart, spec.every_s)
-        self._since = 0.0
+        self._since = 0.0  # once it runs
+        self._is_going_down = False  # with the supervisor
+        self._down: tuple[str, float | None] = ("owner", None)  # why it is to be down, and until when
+        self._is_let_be = False  # the supervisor goes, and it stays
         # messages
         self._life = trio.CancelScope()
         self._changed = trio.Event()
@@ -66,6 +70,7 @@ class Agent:
         self._ready = trio.Event()
         # where it stands
         self._generation: Generation | None = None
+        self._adopted: Generation | None = None  # taken over, and not lived with yet
         self._number = 0
         self._starting: trio.CancelScope | None = None
         self._grace: trio.CancelScope | None = None
@@ -149,7 +154,10 @@ class Agent:
     def want_down(self, reason: str, *, kill_at: float | None = None) -> None:
         """It is to end and stay down. `kill_at` is when its grace is over at the latest, on the monotonic clock."""
         self._wish = self._is_released = self._is_worth_a_try = False
+        self._is_going_down |= reason == SHUTDOWN
+        self._down = reason, kill_at
         self._end(reason, kill_at)
+        self._note_standing()
         self._wake()
 
     def restart(self, reason: str) -> None:
@@ -159,7 +167,12 @@ class Agent:
 
     def leave(self) -> None:
         """It is of the fleet no more. Once it is down."""
+        self._doors.journal.stands(self.name, None)
         self._life.cancel()
+
+    def let_be(self) -> None:
+        """When its task is cancelled, it runs on."""
+        self._is_let_be = True
 
     def asked(self, generation: int) -> None:
         """A request of this generation was seen: readiness `request`."""
@@ -199,6 +212,38 @@ class Agent:
         self._number, self._digest = record.generation, record.digest
         if record.verdict is not None:
             self._verdict = Verdict(record.verdict, (record.detail or "").partition("\n")[0])
+        stood = record.standing
+        if stood is None or stood.boot_id != self._doors.processes.boot_id():
+            return
+        now, ago_s = self._clock.monotonic(), self._clock.wall() - self._clock.monotonic()
+        self._restarts = stood.restarts
+        self._ledger.restore((at - ago_s for at in stood.ends_wall), in_a_row=stood.in_a_row, trials=stood.trials)
+        # What it did under another spec is not held against this one.
+        if is_standing(stood.state) and not (stood.state in IN_TROUBLE and record.digest != self.spec.run_digest):
+            self.state, self._reason = stood.state, stood.reason
+            self._wish = stood.is_wanted if self._wish is None else self._wish
+            self._since = min(now, stood.since_wall - ago_s)
+            self._due = math.inf if stood.due_wall is None else stood.due_wall - ago_s
+
+    def adopt(self, generation: Generation, stood: Standing | None, *, ending: str | None) -> None:
+        """Go on with a generation that an earlier supervisor started. Before its task runs.
+
+        `ending`: what it was being ended for. Who was ready is ready: a program says so once.
+        """
+        self._generation = self._adopted = generation
+        self._cap_bytes = generation.cap_bytes
+        was_told = self._wish is not None  # while we looked for it
+        if not was_told:
+            self._wish = ending is None or stood is None or stood.is_wanted is not False
+        self._move(AgentEvent.ADOPT)
+        if stood is not None and stood.state in {AgentState.RUNNING, AgentState.STOPPING}:
+            self._become_ready_now()
+        self._since = generation.started_at
+        self._bind_cap()
+        if ending is not None:
+            self._end(ending, None)
+        if was_told and not self._wish:
+            self._end(*self._down)
 
     def quarantine(self, reason: str) -> None:
         """It cannot be started: processes of an earlier run of it do not end. Before its task runs."""
@@ -265,11 +310,12 @@ class Agent:
 
     async def run(self) -> None:
         """Live until cancelled, or told to leave. Boundary: one agent; a fault of ours in here ends this agent and no other."""
-        self._since = self._clock.monotonic()
+        self._since = self._since or self._clock.monotonic()
         with self._life:
             while True:
                 try:
-                    await self._until_due()
+                    if self._adopted is None:
+                        await self._until_due()
                     await self._live_once()
                 except (HostFault, StoreFault) as exc:
                     logger.warning("agent %s: %s; next try in %.0f s", self.name, exc, FAULT_BACKOFF_S)
@@ -314,15 +360,18 @@ class Agent:
 
     async def _live_once(self) -> None:
         """One generation, from the number to the decision about the next one."""
-        if self.state is AgentState.BACKOFF:
-            self._restarts += 1
-        self._end_reason, self._kill_at, self._ready, self._reason = None, math.inf, trio.Event(), ""
-        self._is_released = self._is_worth_a_try = self._is_cap_overdue = False
-        spec = self.wanted
-        self._cap_bytes = spec.policy.memory_bytes
-        self._move(AgentEvent.SPAWN)
-        began = self._clock.monotonic()
-        verdict, left = await self._generate(spec)
+        adopted, self._adopted = self._adopted, None
+        if adopted is None:
+            if self.state is AgentState.BACKOFF:
+                self._restarts += 1
+            self._end_reason, self._kill_at, self._ready, self._reason = None, math.inf, trio.Event(), ""
+            self._is_released = self._is_worth_a_try = self._is_cap_overdue = False
+            self._cap_bytes = self.wanted.policy.memory_bytes
+            self._move(AgentEvent.SPAWN)
+        began = self._clock.monotonic() if adopted is None else adopted.started_at
+        begun = adopted or await self._begin(self.wanted)
+        verdict, left = (begun, ()) if isinstance(begun, Verdict) else await self._live_with(begun)
+        await self._write_end(verdict)
         now = self._clock.monotonic()
         self._verdict = verdict
         words = verdict.word, verdict.detail
@@ -346,44 +395,45 @@ class Agent:
                     logger.warning("agent %s is in quarantine: %s", self.name, reason)
                     self._move(AgentEvent.QUARANTINE)
 
-    async def _generate(self, spec: AgentSpec) -> tuple[Verdict, tuple[int, ...]]:
-        """Start it, live with it, end it; returns the verdict and the pids that could not be ended."""
+    async def _begin(self, spec: AgentSpec) -> Generation | Verdict:
+        """Start a generation; returns its verdict where it never ran."""
         try:
             with trio.CancelScope() as self._starting:
                 self._doors.journal.keep_spec(spec)
                 self._number = await self._doors.journal.next_generation(self.name, spec.run_digest)
                 self._digest = spec.run_digest
-                generation = await Generation.start(spec, self._number, self._doors)
-            if self._starting.cancelled_caught:
-                verdict = Verdict(f"stopped:{self._end_reason}", "before it ran")
-                await self._write_end(verdict)
-                return verdict, ()
+                return await Generation.start(spec, self._number, self._doors)
+            return Verdict(f"stopped:{self._end_reason}", "before it ran")
         except SpawnFailed as exc:
-            verdict = Verdict(exc.verdict, exc.detail)
-            await self._write_end(verdict)
-            return verdict, ()
+            return Verdict(exc.verdict, exc.detail)
         finally:
             self._starting = None
+
+    async def _live_with(self, generation: Generation) -> tuple[Verdict, tuple[int, ...]]:
+        """Live with it, end it; returns the verdict and the pids that could not be ended."""
         self._generation = generation
         self._bind_cap()  # it may have been changed while it was being started
         verdict = Verdict("stopped:abandoned")
         try:
             verdict, left = await self._live(generation)
         except BaseException:
-            # Cancelled without having been stopped, or a fault of ours: the agent must not outlive its task.
-            await generation.abandon()
+            if self._is_let_be:
+                generation.let_be()
+            else:
+                # Cancelled without having been stopped, or a fault of ours: the agent must not outlive its task.
+                await generation.abandon()
             raise
         finally:
             self._generation, self._status = None, ""
-            self._doors.tell(AgentEnded(self.name, self._number, verdict.word))
-        await self._write_end(verdict)
+            if not self._is_let_be:
+                self._doors.tell(AgentEnded(self.name, self._number, verdict.word))
         return verdict, left
 
     async def _live(self, generation: Generation) -> tuple[Verdict, tuple[int, ...]]:
         logger.info("agent %s generation %d runs as %d", self.name, self._number, generation.handle.pid)
-        generation.handle.go()
+        generation.go()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._become_ready, generation.spec.policy)
+            nursery.start_soon(self._become_ready, generation)
             nursery.start_soon(self._listen, generation)
             nursery.start_soon(self._end_when_told, generation)
             status = await generation.handle.wait()
@@ -402,15 +452,22 @@ class Agent:
         generation.close()
         return verdict, left
 
-    async def _become_ready(self, policy: ClassPolicy) -> None:
+    async def _become_ready(self, generation: Generation) -> None:
+        policy = generation.spec.policy
         match policy.ready:
             case Ready.ALIVE:
-                await trio.sleep(policy.start_s)
+                await trio.sleep_until(generation.started_at + policy.start_s)
+            case Ready.NOTIFY if generation.is_adopted:
+                with trio.move_on_after(policy.start_s):  # it may have said so while nobody listened
+                    await self._ready.wait()
             case Ready.REQUEST | Ready.NOTIFY:
                 await self._ready.wait()
         if self.state is AgentState.STARTING:
-            self._move(AgentEvent.READY)
-            self._doors.tell(AgentReady(self.name, self._number))
+            self._become_ready_now()
+
+    def _become_ready_now(self) -> None:
+        self._move(AgentEvent.READY)
+        self._doors.tell(AgentReady(self.name, self._number))
 
     async def _listen(self, generation: Generation) -> None:
         while True:
@@ -445,7 +502,26 @@ class Agent:
     def _move(self, event: AgentEvent) -> None:
         self.state = agent_state.next_state(self.state, event)
         self._since = self._clock.monotonic()
+        self._note_standing()
         self._wake()
+
+    def _note_standing(self) -> None:
+        """Have the journal say where it stands, for a supervisor that takes it over. One that went down with us starts afresh."""
+        ago_s = self._clock.wall() - self._clock.monotonic()
+        is_waiting = self.state in {AgentState.BACKOFF, AgentState.SCHEDULED, AgentState.QUARANTINED}
+        standing = Standing(
+            self.state,
+            since_wall=self._since + ago_s,
+            boot_id=self._doors.processes.boot_id(),
+            is_wanted=self._wish,
+            due_wall=self._due + ago_s if is_waiting and math.isfinite(self._due) else None,
+            reason=self._reason,
+            restarts=self._restarts,
+            in_a_row=self._ledger.in_a_row,
+            trials=self._ledger.trials,
+            ends_wall=tuple(at + ago_s for at in self._ledger.ends),
+        )
+        self._doors.journal.stands(self.name, None if self._is_going_down else standing)
 
     def _back_off(self, delay_s: float) -> None:
         self._due = self._clock.monotonic() + delay_s

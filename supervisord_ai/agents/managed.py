@@ -116,6 +116,7 @@ class ManagedEngine:
         self._told_to_end = trio.Event()
         self._has_answered = False
         self._is_wanted_at_once = False
+        self._is_let_be = False
 
     def __repr__(self) -> str:
         return f"<engine {self.launch.name} {self._view.state} pid={self._view.pid} restarts={self._view.restarts}>"
@@ -156,6 +157,10 @@ class ManagedEngine:
         if self._view.pid is not None and self._view.state in {EngineState.STARTING, EngineState.READY}:
             self._is_wanted_at_once = True
             self._end_it(reason)
+
+    def let_be(self) -> None:
+        """When its task is cancelled, it is not ended: its lifeline ends it, or the next daemon, which starts one of its own."""
+        self._is_let_be = True
 
     # --- the task ---
 
@@ -211,7 +216,7 @@ class ManagedEngine:
             await self._write_end(Verdict(word, detail))
             return Verdict(word, detail)
         self._show(EngineState.STARTING, child.pid, self._view.detail)
-        status = ExitStatus()
+        status, verdict = ExitStatus(), Verdict("stopped:let-be")
         is_interrupted = True
         try:
             async with trio.open_nursery() as nursery:
@@ -224,10 +229,11 @@ class ManagedEngine:
                 nursery.cancel_scope.cancel()
             is_interrupted = False
         finally:
-            with trio.CancelScope(shield=True):
-                if is_interrupted:
-                    self._intend("shutdown")
-                verdict = await self._end(child, before, log_offset, status if not is_interrupted else None)
+            if not (is_interrupted and self._is_let_be):
+                with trio.CancelScope(shield=True):
+                    if is_interrupted:
+                        self._intend("shutdown")
+                    verdict = await self._end(child, before, log_offset, status if not is_interrupted else None)
         return verdict
 
     # --- its beginning ---

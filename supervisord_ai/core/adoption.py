@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from supervisord_ai.core.agent_state import AgentState
+from supervisord_ai.core.verdict import REMOVED, SHUTDOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Baseline:
     started_wall: float
     log_offset: int
     cap_bytes: int
+    uid: int
     oom_kills: int = 0
     own_limit_hits: int | None = None
     fleet_limit_hits: int | None = None
@@ -34,6 +36,7 @@ class Standing:
 
     state: AgentState
     since_wall: float
+    boot_id: str
     is_wanted: bool | None = None  # up, down, or nobody had said anything yet
     due_wall: float | None = None
     reason: str = ""
@@ -113,6 +116,8 @@ def decide(last: LastRun | None, found: Found, *, is_in_roster: bool, can_outliv
         return EndStrays("its main process had ended" if last.is_known else "who they are was never written down")
     if not can_outlive_us:
         return EndStrays("without a group of its own it cannot be taken over")
+    if last.intent in {SHUTDOWN, REMOVED}:
+        return EndStrays(f"it was being ended: {last.intent}")
     if not found.main_is_inside:
         return EndStrays("its main process has left its group")
     return Adopt(last.intent)

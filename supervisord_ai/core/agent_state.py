@@ -31,6 +31,7 @@ class AgentEvent(StrEnum):
     """What happens to an agent."""
 
     SPAWN = "spawn"  # its turn has come
+    ADOPT = "adopt"  # an earlier supervisor started it
     READY = "ready"
     END = "end"  # it is being ended: by its owner, by the end of the supervisor, by its cap
     GONE = "gone"  # ended, and it is to stay down
@@ -49,6 +50,7 @@ _RESTING = (S.PENDING, S.BACKOFF, S.SCHEDULED, S.FINISHED, S.QUARANTINED, S.STOP
 
 TRANSITIONS: dict[tuple[AgentState, AgentEvent], AgentState] = {
     (S.PENDING, E.SPAWN): S.STARTING,
+    (S.PENDING, E.ADOPT): S.STARTING,
     (S.BACKOFF, E.SPAWN): S.STARTING,
     (S.SCHEDULED, E.SPAWN): S.STARTING,
     (S.STARTING, E.READY): S.RUNNING,

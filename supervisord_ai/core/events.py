@@ -27,6 +27,7 @@ class AgentStarted:
     run_tag: str
     uid: int
     own_uid: bool  # no other agent and no owner has this uid
+    is_adopted: bool = False  # by an earlier supervisor: it has long been running
 
 
 @dataclass(frozen=True, slots=True)

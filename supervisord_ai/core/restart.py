@@ -14,6 +14,7 @@ and one that failed no sooner than that.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from supervisord_ai.core.policies import RestartPolicy
@@ -117,6 +118,11 @@ class RestartLedger:
         self.trials += 1
         self.ends.clear()
         return Quarantine(reason, trial_in_s)
+
+    def restore(self, ends: Iterable[float], *, in_a_row: int, trials: int) -> None:
+        """Know again what an earlier supervisor held against it."""
+        self.ends = deque(ends)
+        self.in_a_row, self.trials = in_a_row, trials
 
     def forgive(self) -> None:
         """Forget everything: the owner released it or started it himself."""

@@ -32,6 +32,11 @@ def engine_name(backend: str) -> str:
     return f"{ENGINE_CLASS}-{backend}"
 
 
+def is_engine(name: str) -> bool:
+    """Say whether a name of the journal that is not in the roster is an engine's."""
+    return name.startswith(f"{ENGINE_CLASS}-")
+
+
 def host_of(url: str) -> str:
     """Return a backend's `http://host:port` as OLLAMA_HOST says it."""
     parts = urlsplit(url)

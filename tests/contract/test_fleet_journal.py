@@ -81,8 +81,8 @@ async def test_the_last_word_of_a_rollout_is_kept(journal: Journal) -> None:
     await journal.keep_rollout("one")
     await journal.keep_rollout("two")
     assert journal.rollout() == "two"
-BASELINE = Baseline(started_wall=5.0, log_offset=7, cap_bytes=100, oom_kills=2)
-STANDING = Standing(AgentState.QUARANTINED, since_wall=9.5, is_wanted=True, reason="why", trials=1, ends_wall=(1.0, 2.0))
+BASELINE = Baseline(started_wall=5.0, log_offset=7, cap_bytes=100, uid=1000, oom_kills=2)
+STANDING = Standing(AgentState.QUARANTINED, since_wall=9.5, boot_id="b", is_wanted=True, reason="why", trials=1, ends_wall=(1.0,))
 
 
 async def test_what_the_end_is_compared_with_goes_with_the_generation(journal: Journal) -> None:

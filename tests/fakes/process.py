@@ -106,9 +106,10 @@ class FakeProcess:
 
 
 class FakeSurvivor:
-    """A process found by its number: it can be signalled and its end is seen, but its status is its parent's."""
+    """A process found by its number: it can be signalled and its end is seen, but its status is its parent's, mostly."""
 
-    def __init__(self, process: FakeProcess) -> None:
+    def __init__(self, process: FakeProcess, *, tells_status: bool) -> None:
+        self._tells_status = tells_status
         self.pid = process.pid
         self.start_ticks = process.start_ticks
         self.stdin: trio.abc.SendStream | None = None
@@ -118,8 +119,8 @@ class FakeSurvivor:
         raise AssertionError("a survivor has long gone")
 
     async def wait(self) -> ExitStatus:
-        await self._process.wait()
-        return ExitStatus()
+        status = await self._process.wait()
+        return status if self._tells_status else ExitStatus()
 
     def signal(self, signum: int) -> bool:
         return self._process.signal(signum)
@@ -141,6 +142,7 @@ class FakeProcesses:
         self.closed: list[int] = []
         self.oom_kills: dict[str, int] = {}
         self.boot = "this boot"
+        self.tells_status = False  # of those it did not start: newer kernels do
 
     async def spawn(self, launch: Launch, *, hold: bool = False) -> FakeProcess:
         await trio.sleep(self.spawn_s)
@@ -159,7 +161,7 @@ class FakeProcesses:
         process = self.processes.get(pid)
         if process is None or process.start_ticks != start_ticks or not process.is_alive or boot_id != self.boot:
             return None
-        return FakeSurvivor(process)
+        return FakeSurvivor(process, tells_status=self.tells_status)
 
     def become_subreaper(self) -> None:
         pass

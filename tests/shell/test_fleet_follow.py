@@ -164,12 +164,13 @@ async def test_a_new_command_is_tried_at_once_where_the_old_one_rests(
 async def test_an_agent_whose_turn_has_not_come_comes_up_with_its_new_spec(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    world = World(tmp_path, {"a": "serve"})
+    world = World(tmp_path, {"first": "serve", "a": "serve"})
+    world.start = StartPolicy(batch_size=1)
     async with world.running() as fleet:
-        fleet.follow(specs_of({"a": "slow"}))  # its task has not run yet
+        fleet.follow(specs_of({"first": "serve", "a": "slow"}))  # it is not of the first batch
         await trio.sleep(60)
-        assert [process.launch.argv for process in world.processes.alive] == [("slow",)]
-        assert states(fleet) == {"a": RUNNING}
+        assert [process.launch.argv for process in world.processes.alive] == [("serve",), ("slow",)]
+        assert states(fleet) == {"first": RUNNING, "a": RUNNING}
         await fleet.stop_all()
 
 

@@ -31,6 +31,7 @@ ORPHANS = Found(members=2)
     [
         (RAN, ALIVE, Adopt()),
         (LastRun(has_ended=False, intent="owner"), ALIVE, Adopt(ending="owner")),
+        (LastRun(has_ended=False, intent="shutdown"), ALIVE, EndStrays("it was being ended: shutdown")),
         (RAN, NOBODY, LostWhileDown("nothing of it was running any more")),
         (LastRun(has_ended=False, is_this_boot=False), NOBODY, LostWhileDown("the machine was started anew")),
         (NEVER_WRITTEN, NOBODY, LostWhileDown("it had not been started yet")),

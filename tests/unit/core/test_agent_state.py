@@ -10,7 +10,7 @@ from supervisord_ai.core.machine import IllegalMove
 S, E = AgentState, AgentEvent
 
 LEGAL: dict[AgentState, dict[AgentEvent, AgentState]] = {
-    S.PENDING: {E.SPAWN: S.STARTING, E.GONE: S.STOPPED, E.QUARANTINE: S.QUARANTINED, E.RELEASE: S.PENDING},
+    S.PENDING: {E.SPAWN: S.STARTING, E.ADOPT: S.STARTING, E.GONE: S.STOPPED, E.QUARANTINE: S.QUARANTINED, E.RELEASE: S.PENDING},
     S.STARTING: {
         E.READY: S.RUNNING,
         E.END: S.STOPPING,
