@@ -1,6 +1,6 @@
 """The life of an agent: from its turn in a batch to one verdict, and again.
 
-    fleet         first ends what the last supervisor left (survivors), then says whose turn it is, batch by batch
+    fleet         first settles what the last supervisor left (adopt, survivors), then says whose turn it is, batch by batch
     lifecycle     one task an agent, the only writer of its state; asks core/restart what follows an end
     generation    one run: cage and limits, child held in its cage, journal, the other rooms, go; at the end the verdict
     environment   what the agent finds when it wakes
