@@ -92,8 +92,10 @@ class FleetJournal:
 
     def stands(self, name: str, standing: Standing | None) -> None:
         """Write, with the next commit, where an agent stands; None: where it stood is not to be known again."""
-        record = self._records.get(name) or AgentRecord(name, 0, "")
-        self._records[name] = replace(record, standing=standing)
+        record = self._records.get(name)
+        if standing == (None if record is None else record.standing):
+            return
+        self._records[name] = replace(record or AgentRecord(name, 0, ""), standing=standing)
         self._database.queue(_put_agent(self._records[name]))
 
     async def ended(self, name: str, generation: int, verdict: str, detail: str, peak_bytes: int | None = None) -> None:

@@ -96,6 +96,8 @@ async def test_what_the_end_is_compared_with_goes_with_the_generation(journal: J
 
 
 async def test_where_an_agent_stands_outlives_its_generations(journal: Journal) -> None:
+    journal.stands("nobody", None)
+    assert journal.load() == {}
     journal.stands("one", STANDING)
     await journal.next_generation("one", "a")
     assert journal.load()["one"].standing == STANDING

@@ -53,8 +53,9 @@ class MemoryJournal:
         self.records[name] = dataclasses.replace(self.records[name], intent=reason)
 
     def stands(self, name: str, standing: Standing | None) -> None:
-        record = self.records.get(name) or AgentRecord(name, 0, "")
-        self.records[name] = dataclasses.replace(record, standing=standing)
+        record = self.records.get(name)
+        if standing != (None if record is None else record.standing):
+            self.records[name] = dataclasses.replace(record or AgentRecord(name, 0, ""), standing=standing)
 
     async def ended(self, name: str, generation: int, verdict: str, detail: str, peak_bytes: int | None = None) -> None:
         await trio.lowlevel.checkpoint()
