@@ -25,6 +25,7 @@ from supervisord_ai.store.schema import JOURNAL
 LOOK_EVERY_S = 0.25
 KILL_AFTER = 100
 TOLD_ONE_BY_ONE = 5
+ALIVE = {"running", "ready", "starting"}
 PATIENCE_S = 600.0  # the promise is five minutes on two cores
 
 
@@ -105,7 +106,7 @@ class _Watch:
         self._began = time.monotonic()
         self._cpu_before_s = 0.0
         self._cpu_s = 0.0
-        self._restarts: dict[str, tuple[int, str | None]] = {}
+        self._ends: dict[str, tuple[int, str | None]] = {}
         self.answered = 0
 
     def until(self, is_enough: Callable[[int], bool]) -> None:
@@ -135,7 +136,7 @@ class _Watch:
 
     def have_ended(self, *names: str) -> bool:
         """Whether each of these was seen to end once."""
-        return all(self._restarts.get(name, (0, None))[1] is not None for name in names)
+        return all(self._ends.get(name, (0, None))[1] is not None for name in names)
 
     def daemon_is_gone(self) -> None:
         """Its CPU clock starts anew with the next."""
@@ -153,7 +154,7 @@ class _Watch:
         for one in status["agents"]["by_class"]:
             for state, count in one["states"].items():
                 states[state] = states.get(state, 0) + count
-        alive = sum(count for state, count in states.items() if state in {"running", "ready", "starting"})
+        alive = sum(count for state, count in states.items() if state in ALIVE)
         seen.fleet_processes = max(seen.fleet_processes, alive)
         seen.guarantee = f"{status['guarantee']['level']}: {status['guarantee']['detail']}"
         seen.identity = f"{status['identity']['level']}: {status['identity']['detail']}"
@@ -161,9 +162,11 @@ class _Watch:
     def _tell_ends(self, agents: dict[str, dict[str, Any]]) -> None:
         ended: dict[str, list[dict[str, Any]]] = {}
         for name, agent in agents.items():
-            verdict, now = agent["verdict"], (agent["restarts"], agent["verdict"])
-            if verdict is not None and now != self._restarts.get(name):
-                self._restarts[name] = now
+            # A verdict stands until the next end: started again it is no news.
+            ends = agent["restarts"] + (agent["state"] not in ALIVE)
+            verdict, now = agent["verdict"], (ends, agent["verdict"])
+            if verdict is not None and now != self._ends.get(name):
+                self._ends[name] = now
                 if not verdict.startswith("finished"):
                     ended.setdefault(verdict, []).append(agent)
         for verdict, those in ended.items():
