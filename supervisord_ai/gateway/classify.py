@@ -205,6 +205,8 @@ class _Reading:
         is_debug = fields.get("_debug_render_only") is True
         if op in _NATIVE_SAMPLED and not is_empty and not is_debug and not self.is_transparent:
             sent["stream"] = True
+            if self.pins.num_ctx is not None and sent.get("truncate") is None:
+                sent["truncate"] = False  # or what does not fit into the pinned context is cut, and nobody is told
         streams = not is_empty and not is_debug and self.route.stream_default is not None
         members = encode_members(fields)
         sent_members = {key: members[key] if fields.get(key, ...) is value else encode_utf8(value) for key, value in sent.items()}

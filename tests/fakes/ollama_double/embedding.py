@@ -17,7 +17,7 @@ from .machine import Ask, Machine, nanoseconds
 from .native import cloud_refusal
 from .options import BadOption, checked, settings_for
 from .runner import Context, Runner
-from .scheduler import CallerLeft, CannotRun
+from .scheduler import TOO_LONG, CallerLeft, CannotRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ def _token_count(machine: Machine, runner: Runner, body: JsonObject, text: str, 
         raise CannotRun(script.fail_status, script.fail_text or "fake embedding error")
     count = len(text.split())
     if count > runner.settings.num_ctx and body.get("truncate") is False:
-        raise CannotRun(400, "the input length exceeds the context length")
+        raise CannotRun(400, TOO_LONG)
     return min(count, runner.settings.num_ctx)
 
 

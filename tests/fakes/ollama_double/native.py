@@ -18,7 +18,7 @@ from .gojson import JsonObject, encode, quote
 from .machine import Ask, Machine, nanoseconds
 from .options import BadOption, checked, settings_for
 from .runner import Context, Final, Piece, Runner, RunnerCall, RunnerFault, Task
-from .scheduler import CannotRun
+from .scheduler import TOO_LONG, CannotRun
 from .scripting import Script
 from .turn import Turn
 from .voices import Voice
@@ -165,9 +165,12 @@ async def _run(machine: Machine, asked: Asked, turn: Turn, voice: Voice, context
         await (voice.fail_first if asked.is_stream else voice.refuse)(500, bad_format)
         return
     script = machine.script_for(Ask(turn.head.path, asked.spec.name, asked.rendered))
+    if asked.body.get("truncate") is False and _prompt_tokens(asked, script) > settings.num_ctx:
+        await (voice.fail_first if asked.is_stream else voice.refuse)(400, TOO_LONG)
+        return
     if script.cut_at_byte is not None:
         turn.break_after(script.cut_at_byte, is_reset=script.is_reset)
-    call = _begin(machine, asked, script, runner, context)
+    call = _begin(machine, asked, script, runner, context)  # a longer prompt is cut, and nobody is told
     tell = _stream if asked.is_stream else _gather
     await tell(machine, asked, call, voice, times)
 
@@ -176,7 +179,7 @@ def _begin(machine: Machine, asked: Asked, script: Script, runner: Runner, conte
     is_thinking = "thinking" in asked.spec.capabilities and asked.body.get("think") is not False
     task = Task(
         script,
-        prompt_tokens=len(asked.rendered.split()) if script.prompt_tokens is None else script.prompt_tokens,
+        prompt_tokens=min(_prompt_tokens(asked, script), runner.settings.num_ctx),
         is_stream=asked.is_stream,
         is_thinking=is_thinking,
         num_predict=int({**asked.spec.parameters, **asked.options}.get("num_predict", -1)),
@@ -187,6 +190,10 @@ def _begin(machine: Machine, asked: Asked, script: Script, runner: Runner, conte
     assert machine.nursery is not None, "Double.run() is not running"
     machine.nursery.start_soon(runner.run, call)
     return call
+
+
+def _prompt_tokens(asked: Asked, script: Script) -> int:
+    return len(asked.rendered.split()) if script.prompt_tokens is None else script.prompt_tokens
 
 
 async def _stream(machine: Machine, asked: Asked, call: RunnerCall, voice: Voice, times: Times) -> None:

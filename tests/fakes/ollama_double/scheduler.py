@@ -24,6 +24,9 @@ AFTER_THE_LAST_INT64_NS_S = 9223372036.854775807
 """`time.Duration`'s largest value, which is what Ollama makes of a negative keep_alive: about 292 years."""
 
 
+TOO_LONG = "the input length exceeds the context length"
+
+
 class CannotRun(Exception):  # noqa: N818
     """No runner for this call: an HTTP status and Ollama's text."""
 

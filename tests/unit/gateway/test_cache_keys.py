@@ -94,6 +94,8 @@ CHANGES: dict[str, list[Json]] = {
 }
 CHANGES_OF: dict[tuple[Op, str], list[Json]] = {
     (Op.COMPLETIONS, "logprobs"): [3],
+    (Op.GENERATE, "truncate"): [True],  # False is what the gateway asks for anyhow
+    (Op.CHAT, "truncate"): [True],
     (Op.EMBED, "options"): [{"seed": 1}],
     (Op.EMBEDDINGS, "options"): [{"seed": 1}],
 }

@@ -78,6 +78,7 @@ def test_runner_options_and_keep_alive_belong_to_the_gateway() -> None:
         "model": "m",
         "messages": USER,
         "options": {"temperature": 0.5, "NUM_GPU": 1, "num_ctx": 4096},
+        "truncate": False,
         "keep_alive": 1800,
         "stream": True,
     }
