@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from urllib.parse import parse_qs
 
 import trio
@@ -25,6 +25,7 @@ from supervisord_ai.gateway.backlog import Backlog
 from supervisord_ai.gateway.callers import Callers
 from supervisord_ai.gateway.headers import rfc3339
 from supervisord_ai.gateway.request import Request
+from supervisord_ai.gateway.tally import Tally
 from supervisord_ai.serve.http import Exchange
 from supervisord_ai.store.requests import Requests
 from supervisord_ai.store.rows import Answer, RequestRow
@@ -37,11 +38,14 @@ _JSON = ("Content-Type", "application/json; charset=utf-8")
 class Desk:
     """Answers callers about themselves."""
 
-    def __init__(self, *, callers: Callers, backlog: Backlog, scheduler: Scheduler, requests: Requests, clock: Clock) -> None:
+    def __init__(
+        self, *, callers: Callers, backlog: Backlog, scheduler: Scheduler, requests: Requests, tally: Tally, clock: Clock
+    ) -> None:
         self._callers = callers
         self._backlog = backlog
         self._scheduler = scheduler
         self._requests = requests
+        self._tally = tally
         self._clock = clock
         self._states: dict[str, str] = {}
 
@@ -66,17 +70,23 @@ class Desk:
         if call.route.op is Op.WHOAMI:
             await _respond(exchange, _whoami(caller))
         elif call.route.op is Op.AGENTS:
-            await _respond(exchange, {"agents": self._agents()})
+            await _respond(exchange, {"agents": self._agents(caller)})
         elif exchange.head.method == "DELETE":
             await self._cancel(exchange, caller, call.parameter or "")
         else:
             await self._tell_of(exchange, caller, call.parameter or "")
 
-    def _agents(self) -> list[dict[str, object]]:
+    def _agents(self, caller: Caller) -> list[dict[str, object]]:
+        """Everybody's name, class and state; what somebody used is told to itself and to the owner."""
         return [
             {"name": name, "class": spec.policy.name, "state": self._states.get(name, "not started")}
+            | ({"used": self._used(name)} if _may_see(caller, name) else {})
             for name, spec in sorted(self._callers.roster.agents.items())
         ]
+
+    def _used(self, agent: str) -> dict[str, object]:
+        """The ledger's line of an agent, since the daemon started."""
+        return {key: round(value, 3) for key, value in asdict(self._tally.line(agent)).items()}
 
     async def _tell_of(self, exchange: Exchange, caller: Caller, request_id: str) -> None:
         wait_s = _wait_s(exchange.head.query)

@@ -46,7 +46,7 @@ from supervisord_ai.gateway.settle import Settle
 from supervisord_ai.gateway.spool import SpoolSpace
 from supervisord_ai.gateway.tally import Tally
 from supervisord_ai.gateway.upkeep import Lanes, Upkeep
-from supervisord_ai.gateway.view import CacheReport, GatewayView, PriorityView, QueuedView
+from supervisord_ai.gateway.view import CacheReport, GatewayView, LedgerView, PriorityView, QueuedView
 from supervisord_ai.ollama.client import OllamaClient
 from supervisord_ai.serve.http import Exchange, Handler
 from supervisord_ai.store.cache import CacheFile
@@ -176,13 +176,21 @@ class Gateway:
         self.models = Models(self._backends, self._lanes)
         self._forward = Forward()
         self._ingest = Ingest(limits.ingest_bytes)
-        self._desk = Desk(callers=self._callers, backlog=self._backlog, scheduler=self._scheduler, requests=requests, clock=clock)
+        self._desk = Desk(
+            callers=self._callers,
+            backlog=self._backlog,
+            scheduler=self._scheduler,
+            requests=requests,
+            tally=self._tally,
+            clock=clock,
+        )
         self._inference = Inference(
             callers=self._callers,
             cache=self._cache,
             admit=Admit(queue=queue, scheduler=self._scheduler, backlog=self._backlog, callers=self._callers, clock=clock),
             backlog=self._backlog,
             rejoin=self._rejoin,
+            settle=settle,
             tally=self._tally,
             clock=clock,
             new_id=new_id,
@@ -387,6 +395,10 @@ class Gateway:
     def load(self) -> Load:
         """Return what is asked of Ollama at this instant, for the sampler."""
         return self._outlook.load(sum(len(self._scheduler.leases(backend.spec.name)) for backend in self._backends))
+
+    def ledger(self) -> dict[str, LedgerView]:
+        """Return what each agent asked and what it cost since the daemon started; who asked nothing has no line."""
+        return self._tally.ledger()
 
     def statistics(self) -> GatewayView:
         """Return everything at this instant."""

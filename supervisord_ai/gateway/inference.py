@@ -30,6 +30,7 @@ from supervisord_ai.gateway.memory import Held
 from supervisord_ai.gateway.rejoin import Kept, Rejoin
 from supervisord_ai.gateway.relay import deliver, respond_fault
 from supervisord_ai.gateway.request import End, Request
+from supervisord_ai.gateway.settle import Settle
 from supervisord_ai.gateway.tally import Tally
 from supervisord_ai.serve.http import Exchange
 
@@ -47,6 +48,7 @@ class Inference:
         admit: Admit,
         backlog: Backlog,
         rejoin: Rejoin,
+        settle: Settle,
         tally: Tally,
         clock: Clock,
         new_id: Callable[[], str],
@@ -60,6 +62,7 @@ class Inference:
         self._admit = admit
         self._backlog = backlog
         self._rejoin = rejoin
+        self._settle = settle
         self._tally = tally
         self._clock = clock
         self._new_id = new_id
@@ -96,6 +99,8 @@ class Inference:
     def _take_in(self, exchange: Exchange, caller: Caller, call: Call, asked: Asked, place: Place) -> Request:
         """Admit a new request and put it into the backlog. Raises: Refused."""
         self._tally.asked += 1
+        self._tally.of(caller.name).asked += 1
+        self._tally.not_granted += bool(call.not_granted)
         if not admits(self.mode):
             self._tally.refused += 1
             raise Refused(503, "the owner drains the queue: nothing new is taken in", retry_after_s=RETRY_AFTER_S)
@@ -131,6 +136,9 @@ class Inference:
             return False
         self._tally.asked += 1
         self._tally.cached += 1
+        self._tally.of(caller.name).asked += 1
+        self._tally.not_granted += bool(call.not_granted)
+        self._settle.note_hit(caller.name, call)
         now = self._clock.monotonic()
         fresh_id = self._new_id()
         await replay(

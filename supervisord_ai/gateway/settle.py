@@ -15,7 +15,8 @@ import trio
 
 from supervisord_ai.clock import Clock
 from supervisord_ai.core.batch import weight_of
-from supervisord_ai.core.calls import Face, Form, JsonObject
+from supervisord_ai.core.cache_policy import is_embedding
+from supervisord_ai.core.calls import Call, Face, Form, JsonObject
 from supervisord_ai.core.model_facts import canonical_name
 from supervisord_ai.core.request_state import RowEvent, RowState
 from supervisord_ai.core.scheduler import Scheduler, Ticket
@@ -50,7 +51,7 @@ class Settle:
         """End the requests of a slot job. The slot is free when this first waits."""
         requests = job.requests
         is_typical = outcome.end is End.WHOLE and all(answer.head and answer.head.status == 200 for answer in job.answers)
-        self._scheduler.settle(job.holder.id, self._clock.monotonic(), ended_well=is_typical, parts=parts_of(job))
+        self._charge(job, ended_well=is_typical)
         for answer in job.answers:
             answer.close()
         with trio.CancelScope(deadline=self._clock.monotonic() + SETTLE_WITHIN_S, shield=True):
@@ -60,6 +61,13 @@ class Settle:
         for request in requests:
             if not request.is_over:  # left while the rows were written
                 self._end(request, outcome)
+
+    def _charge(self, job: SlotJob, *, ended_well: bool) -> None:
+        now, parts = self._clock.monotonic(), parts_of(job)
+        lease = self._scheduler.settle(job.holder.id, now, ended_well=ended_well, parts=parts)
+        whole = sum(weight for _, weight in parts)
+        for ticket, weight in parts:
+            self._tally.of(ticket.agent).slot_s += (now - lease.started_at) * weight / whole
 
     def after_bug(self, job: SlotJob, outcome: Outcome) -> None:
         """End the requests of a slot job that failed where nobody expected it, perhaps in `after_slot`. Waits for nothing."""
@@ -110,7 +118,9 @@ class Settle:
             self._requests.cancel(request.id, outcome.message or outcome.end.value)
             return
         if request is request.answer.first:
-            self._tally.tokens += generated_tokens(answer.body)
+            tokens = generated_tokens(answer.body)
+            self._tally.tokens += tokens
+            self._tally.of(request.agent).tokens += tokens
             if request.stores_as is not None and not _why_not_kept(request, answer):
                 self._cache.put(request.stores_as, answer, request.call, request.agent, cost_s=self._cost_s(request))
                 request.cache_status += "; stored"
@@ -143,12 +153,25 @@ class Settle:
             finished_wall=self._clock.wall(),
         )
 
+    def note_hit(self, agent: str, call: Call) -> None:
+        """An agent was answered from the cache."""
+        account = self._tally.of(agent)
+        account.answered += 1
+        account.cached += 1
+        account.cached_saved_s += self._usual_s(call)
+
+    def _usual_s(self, call: Call) -> float:
+        return self._scheduler.service.of(call.canonical_model, is_embedding=is_embedding(call.route.op))
+
     def _end(self, request: Request, outcome: Outcome) -> None:
+        account = self._tally.of(request.agent)
         match outcome.end:
             case End.WHOLE if request.found is not None:
                 self._tally.cached += 1
+                self.note_hit(request.agent, request.call)
             case End.WHOLE | End.UNFINISHED | End.ERROR:
                 self._tally.answered += 1
+                account.answered += 1
             case End.LEFT:
                 self._tally.cancelled += 1
             case End.FAULT if request.state is RowState.QUEUED:
@@ -159,8 +182,11 @@ class Settle:
         now, times = self._clock.monotonic(), request.times
         if request.is_collapsed and outcome.end is not End.LEFT:
             self._tally.coalesced += 1
+            account.coalesced += 1
+            account.coalesced_saved_s += self._usual_s(request.call)
         elif times.started_at is not None and request.found is None:
             self._tally.waited_s += times.started_at - times.accepted_at
+            account.waited_s += times.started_at - times.accepted_at
             self._tally.generated_s += now - times.started_at
         request.finish(outcome, now)
         log.info(

@@ -148,6 +148,7 @@ class Totals:
     `cached`, `refused` (by us, before or after it waited), `failed` (upstream broke it) or `cancelled` (its caller left).
     `coalesced`: those of them that shared the call of another.
     `recovered`: rows found at the start. `rejoined`: callers that came back to a row or to its kept answer.
+    `not_granted`: those that asked for a runner option or a keep_alive which the gateway owns.
     `waited_s` and `generated_s` are summed over those that had a call of their own, `tokens` over the answers that were kept
     whole.
     """
@@ -164,6 +165,27 @@ class Totals:
     waited_s: float = 0.0
     generated_s: float = 0.0
     tokens: int = 0
+    not_granted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerView:
+    """What one agent asked since the daemon started, and what it cost.
+
+    `asked` and `answered` as in `Totals`, with hits and shared answers among them. `slot_s`: slot-seconds it was charged for; a
+    call that is shared is charged to its sharers alike. `waited_s`: for a slot. `tokens`: generated at its expense.
+    `cached_saved_s`, `coalesced_saved_s`: slot-seconds that hits and shared calls saved, by what such calls take now.
+    """
+
+    asked: int = 0
+    answered: int = 0
+    cached: int = 0
+    coalesced: int = 0
+    tokens: int = 0
+    slot_s: float = 0.0
+    waited_s: float = 0.0
+    cached_saved_s: float = 0.0
+    coalesced_saved_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
