@@ -39,7 +39,7 @@ from supervisord_ai.control.api import Control
 from supervisord_ai.control.reload import Reload
 from supervisord_ai.control.report import Usage
 from supervisord_ai.control.verbs import Verbs
-from supervisord_ai.core.events import AgentEnded, AgentReady, AgentStarted, ChildKilled, Event
+from supervisord_ai.core.events import AgentEnded, AgentReady, AgentStarted, ChildKilled, Event, LevelChanged
 from supervisord_ai.core.identity import EXTERNAL_GENERATION, IdentityPolicy
 from supervisord_ai.core.injection import injected
 from supervisord_ai.core.memory_plan import MemoryPolicy
@@ -53,6 +53,7 @@ from supervisord_ai.errors import HostFault, SpawnFailed, SupervisorError
 from supervisord_ai.gateway.accept import Accept
 from supervisord_ai.gateway.gateway import Gateway, in_own_thread, shape_refusal
 from supervisord_ai.health.alive import stay_alive
+from supervisord_ai.health.ladder import Ladder
 from supervisord_ai.health.sampler import EVERY_S, Sampler, in_sensor_thread
 from supervisord_ai.health.view import HealthView
 from supervisord_ai.host import memory, sockets
@@ -245,10 +246,11 @@ class Daemon:
             breaker=config.breaker,
             restarts={one.spec.name: restart for one in self._upstreams if (restart := one.restart()) is not None},
         )
+        self._ladder = Ladder(config.levels, reserve_bytes=config.memory.reserve_bytes, tell=self._tell, clock=clock)
         self._sampler = Sampler(
             doors.machine(fleet=cages.group, engine_pids=self._engine_pids),
             load=self._gateway.load,
-            tell=lambda _sample: None,
+            tell=self._ladder.take,
             clock=clock,
             run_sync=doors.sense,
         )
@@ -306,7 +308,7 @@ class Daemon:
         return [pid for one in self._upstreams if one.engine is not None and (pid := one.engine.pid) is not None]
 
     def _health(self) -> HealthView:
-        return HealthView(sample=self._sampler.latest)
+        return HealthView(sample=self._sampler.latest, level=self._ladder.statistics())
 
     # --- wiring ----------------------------------------------------------------------------------------------------------
 
@@ -332,6 +334,9 @@ class Daemon:
                 self._events.note("agent.child-killed", event.agent, detail=detail)
             case AgentEnded():
                 self._events.note("agent.ended", event.agent, detail={"generation": event.generation, "verdict": event.verdict})
+            case LevelChanged():
+                said = {"before": event.before, "after": event.after, "reason": event.reason, "cause": event.cause}
+                self._events.note("level.changed", detail=said)
             case _:
                 pass
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from supervisord_ai.config.units import shown
 from supervisord_ai.config.values import Config, ListenPolicy
 from supervisord_ai.core.places import CONTROL_SOCKET
-from supervisord_ai.core.policies import BackendSpec
+from supervisord_ai.core.policies import BackendSpec, LevelsPolicy
 from supervisord_ai.core.serving import engine_name
 
 SOCKET_PATH_BYTES = 107  # sun_path is 108 with its NUL, unix(7)
@@ -114,12 +114,22 @@ def _place(match: re.Match[str] | None, usual_port: int) -> tuple[str, int] | No
     return ("loopback" if is_loopback(host) else host, int(match[2] or usual_port))
 
 
+def _check_levels(levels: LevelsPolicy) -> Iterator[tuple[str, str, str]]:
+    if sorted(levels.enter) != list(levels.enter):
+        yield "levels", "enter", "must rise from level to level"
+    if levels.leave_below >= levels.enter[0]:
+        yield "levels", "leave_below", f"must be less than {levels.enter[0]:g}, where level 1 is entered: it would never be left"
+    if levels.ttl_factor[0] != 1:
+        yield "levels", "ttl_factor", "must begin with 1: level 0 changes nothing"
+    if sorted(levels.ttl_factor) != list(levels.ttl_factor):
+        yield "levels", "ttl_factor", "must not fall from level to level"
+
+
 def check_tables(config: Config) -> Iterator[tuple[str, str, str]]:
     """Yield (table, key, what) for keys that contradict each other."""
     if config.restart.base_s > config.restart.max_s:
         yield "restart", "base", f"is longer than max ({config.restart.max_s:g} s)"
-    if sorted(config.levels.enter) != list(config.levels.enter):
-        yield "levels", "enter", "must rise from level to level"
+    yield from _check_levels(config.levels)
     kept = [backend for backend in config.backends if backend.command]
     if kept and config.memory.ollama_bytes == 0:
         yield "memory", "ollama", "must be more than 0: it is the cap of what `command` starts"

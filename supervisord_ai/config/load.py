@@ -187,7 +187,7 @@ class _Loading:
 
     def _config(self) -> Config:
         levels = self._policy("levels", LevelsPolicy())
-        memory = self._policy("memory", MemoryPolicy())
+        memory = self._memory()
         listen = self._policy("listen", ListenPolicy())
         daemon = self._daemon()
         classes = read_classes(self.reader, list(self.classes.values()))
@@ -230,6 +230,15 @@ class _Loading:
         if read.is_whole and (unserved := nobody_is_urgent(read.roster, levels)):
             self._problem_at("levels", "priority_only", unserved)
         return config
+
+    def _memory(self) -> MemoryPolicy:
+        """A reserve that nobody wrote is for 48 GB; a smaller machine gets the same part, or it were short from its start."""
+        policy = self._policy("memory", MemoryPolicy())
+        entry, usual = self.singles.get("memory"), MemoryPolicy()
+        if entry is not None and isinstance(entry.raw, dict) and "reserve" in entry.raw:
+            return policy
+        reserve_bytes = min(usual.reserve_bytes, policy.total_bytes * usual.reserve_bytes // usual.total_bytes)
+        return dataclasses.replace(policy, reserve_bytes=reserve_bytes)
 
     def _daemon(self) -> DaemonPolicy:
         normal = places.default_places(self.around)

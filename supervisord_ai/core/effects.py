@@ -55,11 +55,13 @@ class Effects:
 
 
 def effects_at(policy: LevelsPolicy, level: Level) -> Effects:
-    """Return what a level changes."""
-    is_minor, is_major, is_critical = (level >= at for at in (Level.MINOR, Level.MAJOR, Level.CRITICAL))
+    """Return what a level changes; nothing at level 0."""
+    if level is Level.NORMAL:
+        return Effects()
+    is_major, is_critical = level >= Level.MAJOR, level >= Level.CRITICAL
     return Effects(
         level=level,
-        num_predict=policy.num_predict or None if is_minor else None,
+        num_predict=policy.num_predict or None,
         ttl_factor=policy.ttl_factor[level],
         allow_stale=is_major and policy.stale,
         light_model=policy.light_model or None if is_major else None,

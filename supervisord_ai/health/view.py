@@ -4,7 +4,57 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from supervisord_ai.core.effects import Level
+from supervisord_ai.core.policies import LevelsPolicy
 from supervisord_ai.core.samples import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentView:
+    """One component of pressure: as the last sample says, and smoothed. None where it is not known."""
+
+    name: str
+    pressure: float | None
+    smoothed: float | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class PinView:
+    """The level its owner wants, and for how much longer."""
+
+    level: Level
+    left_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepView:
+    """Where a level is entered and left."""
+
+    level: Level
+    enters_at: float
+    leaves_below: float
+
+
+@dataclass(frozen=True, slots=True)
+class LevelView:
+    """The ladder at one instant.
+
+    `level` holds; `decided` would, without a pin and without shadow mode. `down_in_s`: how much longer the decided level holds at
+    least, None at level 0. `policy` says what each level changes.
+    """
+
+    level: Level
+    decided: Level
+    since_s: float
+    reason: str
+    cause: str
+    components: tuple[ComponentView, ...]
+    pin: PinView | None
+    is_shadow: bool
+    steps: tuple[StepView, ...]
+    down_in_s: float | None
+    policy: LevelsPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,3 +62,4 @@ class HealthView:
     """Everything at one instant. `sample` is None until the first one was taken."""
 
     sample: Sample | None = None
+    level: LevelView | None = None

@@ -1,0 +1,3 @@
+from tests.traces import write
+
+write()

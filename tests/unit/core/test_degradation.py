@@ -1,0 +1,279 @@
+"""The ladder: recorded pressure gives the expected levels, noise one change a minute at most, quiet brings back level 0."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from supervisord_ai.core.degradation import Change, Degradation, Pin, lifts_in_s
+from supervisord_ai.core.effects import Effects, Level, effects_at
+from supervisord_ai.core.policies import LevelsPolicy
+from supervisord_ai.core.pressure import Component, Pressed, Pressure, pressure_of
+from supervisord_ai.core.samples import Sample
+from tests import traces
+
+POLICY = LevelsPolicy()
+RESERVE = 2_000_000_000
+
+
+def pressure(queue: float | None = 0.0, memory: float | None = 0.0, cpu: float | None = 0.0) -> Pressure:
+    return Pressure(Pressed(queue, "a queue"), Pressed(memory, "a memory"), Pressed(cpu, "a cpu"))
+
+
+def played(samples: Iterable[Sample], policy: LevelsPolicy = POLICY) -> list[tuple[int, Change]]:
+    """The changes of a trace, each with the number of the sample that brought it."""
+    ladder, changes = Degradation(policy), []
+    for number, sample in enumerate(samples):
+        held = ladder.step(pressure_of(sample, reserve_bytes=RESERVE), sample.at).held
+        if held is not None:
+            changes.append((number, held))
+    return changes
+
+
+def levels(changes: Sequence[tuple[int, Change]]) -> list[tuple[int, int]]:
+    return [(number, int(change.after)) for number, change in changes]
+
+
+# --- G15: recorded traces -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "causes"),
+    [
+        ("idle", [], []),
+        ("crowded", [(49, 1)], ["cpu"]),
+        ("plan", [], []),
+        ("ramp", [(188, 1), (248, 2), (293, 3), (464, 2), (524, 1), (584, 0)], ["queue"] * 6),
+        ("spike", [(62, 1), (65, 2), (73, 3), (133, 2), (193, 1), (253, 0)], ["memory"] * 3 + ["queue"] * 3),
+        ("sensor_lost", [(34, 1), (150, 0)], ["memory", "queue"]),
+        ("clock_step", [(32, 1), (103, 0)], ["queue", "queue"]),
+    ],
+)
+def test_a_recorded_trace_gives_the_expected_levels(name: str, expected: list[tuple[int, int]], causes: list[str]) -> None:
+    changes = played(traces.read(name))
+    assert levels(changes) == expected
+    assert [change.cause for _, change in changes] == causes
+
+
+def test_a_sawtooth_around_a_threshold_changes_the_level_once_a_minute_at_most() -> None:
+    changes = levels(played(traces.read("sawtooth")))
+    assert {level for _, level in changes} == {0, 1}
+    assert all(later - earlier >= 60 for (earlier, _), (later, _) in pairwise(changes))
+
+
+def test_the_made_traces_are_those_that_are_written_down() -> None:
+    for name, made in traces.MADE.items():
+        assert traces.read(name) == traces.again(made()), name
+
+
+# --- the rules, one by one ----------------------------------------------------------------------------------------------
+
+
+def level_of(ladder: Degradation) -> int:
+    return int(ladder.level)
+
+
+def held_for(ladder: Degradation, seconds: int, now: float, **components: float | None) -> float:
+    """The same pressure for so long; returns the time then."""
+    for _ in range(seconds):
+        now += 1
+        ladder.step(pressure(**components), now)
+    return now
+
+
+def test_memory_is_felt_within_seconds_and_the_processors_within_a_minute() -> None:
+    def seconds_to_level_1(**components: float) -> int:
+        ladder, now = Degradation(POLICY), 0.0
+        while level_of(ladder) == 0:
+            now = held_for(ladder, 1, now, **components)
+        return round(now)
+
+    assert seconds_to_level_1(memory=0.96) <= 5
+    assert seconds_to_level_1(queue=0.96) <= 15
+    assert 20 < seconds_to_level_1(cpu=0.96) <= 60
+
+
+def test_the_largest_component_decides_and_is_named_with_its_figures() -> None:
+    ladder = Degradation(POLICY)
+    held_for(ladder, 60, 0.0, queue=0.5, memory=0.7, cpu=0.65)
+    assert level_of(ladder) == Level.MINOR
+    assert ladder.cause == "memory"
+    assert ladder.reason.startswith("memory pressure 0.6")
+    assert ladder.reason.endswith("reached 0.60: a memory")
+
+
+def test_a_level_is_left_only_below_its_lower_threshold_and_after_its_dwell() -> None:
+    ladder = Degradation(POLICY)
+    now = held_for(ladder, 30, 0.0, queue=0.7)
+    now = held_for(ladder, 300, now, queue=0.55)  # under 0.60, over 0.50
+    assert level_of(ladder) == Level.MINOR
+    now = held_for(ladder, 20, now, queue=0.3)
+    assert level_of(ladder) == Level.NORMAL
+    quick = Degradation(POLICY)
+    now = held_for(quick, 14, 0.0, queue=0.75)
+    assert level_of(quick) == Level.MINOR
+    now = held_for(quick, 50, now, queue=0.0)
+    assert level_of(quick) == Level.MINOR
+    held_for(quick, 15, now, queue=0.0)
+    assert level_of(quick) == Level.NORMAL
+
+
+def test_memory_at_its_end_is_never_taken_for_noise() -> None:
+    ladder = Degradation(POLICY)
+    now = held_for(ladder, 30, 0.0, memory=1.0)
+    now = held_for(ladder, 40, now, memory=0.0)
+    assert level_of(ladder) == Level.MAJOR  # it has just come down
+    now = held_for(ladder, 30, now, queue=1.0)
+    assert level_of(ladder) == Level.MAJOR  # a queue waits for its minute
+    held_for(ladder, 10, now, memory=1.0)
+    assert level_of(ladder) == Level.CRITICAL
+
+
+def test_a_level_that_was_not_reached_for_long_is_news_right_after_a_step_down() -> None:
+    ladder = Degradation(POLICY)
+    now = held_for(ladder, 20, 0.0, queue=0.7)
+    now = held_for(ladder, 60, now, queue=0.0)
+    assert level_of(ladder) == Level.NORMAL
+    now = held_for(ladder, 14, now, queue=0.75)
+    assert level_of(ladder) == Level.NORMAL  # level 1 again: perhaps noise
+    held_for(ladder, 30, now, queue=0.9)
+    assert level_of(ladder) == Level.MAJOR
+
+
+def test_a_lost_sensor_counts_as_it_was_for_a_dwell_and_then_not_at_all() -> None:
+    ladder = Degradation(POLICY)
+    now = held_for(ladder, 120, 0.0, memory=0.7)
+    now = held_for(ladder, 58, now, memory=None)
+    assert level_of(ladder) == Level.MINOR
+    now = held_for(ladder, 5, now, memory=None)
+    assert level_of(ladder) == Level.NORMAL
+    assert Component.MEMORY not in ladder.smoothed
+    held_for(ladder, 10, now, queue=None, memory=None, cpu=None)
+    assert level_of(ladder) == Level.NORMAL
+
+
+def test_with_every_sensor_lost_the_level_comes_back() -> None:
+    ladder = Degradation(POLICY)
+    now = held_for(ladder, 60, 0.0, queue=1.0, memory=1.0)
+    assert level_of(ladder) == Level.CRITICAL
+    held_for(ladder, 400, now, queue=None, memory=None, cpu=None)
+    assert level_of(ladder) == Level.NORMAL
+    assert ladder.reason == "nothing is measured any more, so pressure is below 0.50"
+
+
+# --- the owner's word ---------------------------------------------------------------------------------------------------
+
+
+def test_a_pinned_level_holds_whatever_is_decided_and_what_was_decided_holds_after_it() -> None:
+    ladder = Degradation(POLICY)
+    change = ladder.pin(Pin(Level.MAJOR))
+    assert change == Change(Level.NORMAL, Level.MAJOR, "its owner pinned it", "owner")
+    held_for(ladder, 60, 0.0, queue=1.0)
+    assert (ladder.level, ladder.decided) == (Level.MAJOR, Level.CRITICAL)
+    back = ladder.pin(None)
+    assert back is not None
+    assert (back.after, back.cause) == (Level.CRITICAL, "queue")
+
+
+def test_a_pin_ends_by_itself() -> None:
+    ladder = Degradation(POLICY)
+    ladder.step(pressure(), 0.0)
+    ladder.pin(Pin(Level.CRITICAL, until=10.0))
+    assert ladder.step(pressure(), 9.0).held is None
+    ended = ladder.step(pressure(), 10.0).held
+    assert ended is not None
+    assert (ended.before, ended.after) == (Level.CRITICAL, Level.NORMAL)
+    assert ladder.pinned is None
+
+
+def test_a_pin_to_the_level_that_holds_changes_nothing() -> None:
+    assert Degradation(POLICY).pin(Pin(Level.NORMAL)) is None
+
+
+def test_in_shadow_mode_levels_are_decided_and_none_holds() -> None:
+    ladder = Degradation(replace(POLICY, shadow=True))
+    decided = [ladder.step(pressure(queue=1.0), float(now)) for now in range(60)]
+    assert level_of(ladder) == Level.NORMAL
+    assert all(step.held is None for step in decided)
+    assert [step.decided.after for step in decided if step.decided is not None] == [1, 2, 3]
+
+
+# --- properties ---------------------------------------------------------------------------------------------------------
+
+VALUES = st.one_of(st.none(), st.floats(0, 1))
+PIECES = st.lists(st.tuples(st.integers(1, 90), VALUES, VALUES, VALUES), min_size=1, max_size=12)
+WALKS = st.lists(st.tuples(st.floats(-0.25, 0.25), st.floats(-0.25, 0.25)), min_size=60, max_size=600)
+
+
+@given(PIECES)
+@settings(max_examples=80, deadline=None)
+def test_whatever_happened_quiet_undoes_every_effect(pieces: list[tuple[int, float | None, float | None, float | None]]) -> None:
+    ladder, now = Degradation(POLICY), 0.0
+    for seconds, queue, memory, cpu in pieces:
+        now = held_for(ladder, seconds, now, queue=queue, memory=memory, cpu=cpu)
+    held_for(ladder, 3 * 60 + 120, now)
+    assert level_of(ladder) == Level.NORMAL
+    assert effects_at(POLICY, ladder.level) == Effects()
+
+
+@given(WALKS, st.floats(0, 1), st.floats(0, 1))
+@settings(max_examples=80, deadline=None)
+def test_two_changes_within_a_minute_are_a_climb_or_an_emergency(
+    walk: list[tuple[float, float]], queue: float, memory: float
+) -> None:
+    ladder, changes = Degradation(POLICY), list[tuple[float, Change]]()
+    for now, (dq, dm) in enumerate(walk):
+        queue, memory = (min(1.0, max(0.0, value)) for value in (queue + dq, memory + dm))
+        held = ladder.step(pressure(queue=queue, memory=memory), float(now)).held
+        if held is not None:
+            changes.append((float(now), held))
+    reached = Level.NORMAL
+    for (earlier, one), (later, other) in pairwise(changes):
+        reached = max(reached, one.before, one.after)
+        if later - earlier >= POLICY.dwell_s:
+            continue
+        assert other.after > other.before, "a step down comes a minute after any other"
+        if one.after < one.before:
+            is_news = other.after > reached
+            is_emergency = other.after is Level.CRITICAL and other.cause == "memory"
+            assert is_news or is_emergency
+
+
+@given(st.lists(st.floats(0, 1), min_size=30, max_size=300))
+@settings(max_examples=60, deadline=None)
+def test_a_change_says_from_where_to_where_and_why(values: list[float]) -> None:
+    ladder, level = Degradation(POLICY), Level.NORMAL
+    for now, value in enumerate(values):
+        held = ladder.step(pressure(memory=value), now * 2.0).held
+        if held is not None:
+            assert held.before is level
+            assert held.after is not held.before
+            assert held.reason
+            level = held.after
+        assert ladder.level is level
+
+
+# --- how long it will be ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("held_for_s", "wait_share", "seconds"),
+    [
+        (0.0, None, 60.0),  # the dwell
+        (50.0, None, 10.0),
+        (100.0, None, 0.0),
+        (50.0, 1.0, 44.0),  # (1.0 - 0.85) x 240 s, and the smoothing
+        (0.0, 1.0, 60.0),
+        (100.0, 0.5, 0.0),
+    ],
+)
+def test_a_level_lifts_after_its_dwell_and_when_the_backlog_is_short_enough(
+    held_for_s: float, wait_share: float | None, seconds: float
+) -> None:
+    found = lifts_in_s(POLICY, Level.CRITICAL, held_for_s=held_for_s, wait_share=wait_share, within_s=240.0)
+    assert found == pytest.approx(seconds)
