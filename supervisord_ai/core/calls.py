@@ -159,12 +159,20 @@ class NoSuchPath:
     """Nobody's path."""
 
 
+_PLAIN = {
+    (method, route.path): Matched(route, None) for route in ROUTES if ":" not in route.path for method in route.methods
+}
+
+
 def find_route(method: str, path: str) -> Matched | Redirect | WrongMethod | NoSuchPath:
     """Say what Ollama's router would make of a method and a raw path (still percent-encoded, without query).
 
     In its order: 1. Go's mux sends an unclean path (`//x`, `/../x`) to the clean one, whatever the method; 2. gin sends a path
     with a slash too many to the one without, if that is a route of this method; 3. a path of another method is 405.
     """
+    known = _PLAIN.get((method, path))  # most requests, by far
+    if known is not None:
+        return known
     plain = unquote(path, errors="replace")
     clean = _clean(plain)
     if clean != plain:  # 1
