@@ -45,6 +45,7 @@ from supervisord_ai.gateway.rejoin import Rejoin
 from supervisord_ai.gateway.settle import Settle
 from supervisord_ai.gateway.spool import SpoolSpace
 from supervisord_ai.gateway.tally import Tally
+from supervisord_ai.gateway.understood import Understood
 from supervisord_ai.gateway.upkeep import Lanes, Upkeep
 from supervisord_ai.gateway.view import CacheReport, GatewayView, LedgerView, PriorityView, QueuedView
 from supervisord_ai.ollama.client import OllamaClient
@@ -111,6 +112,7 @@ class Gateway:
         self._clock = clock
         self._tell = tell
         self._pins = pins_of(models)
+        self._understood = Understood()
         self._tally = Tally()
         self._space = SpoolSpace(spool_dir, memory_bytes=limits.spool_bytes, disk_bytes=limits.spool_disk_bytes)
         self._scheduler = Scheduler(
@@ -298,8 +300,14 @@ class Gateway:
 
     async def _classify(self, method: str, path: str, body: bytes, *, is_owner: bool, query: str = "") -> Call:
         """Read a body. A large one (images) takes up to a second, in which everybody else would wait: not on the loop."""
+        asked = (is_owner, method, path, query, body)
+        known = self._understood.get(asked, self._pins)
+        if known is not None:
+            return known
         judge = partial(classify, method, path, body, is_admin_allowed=is_owner, pins=self._pins, query=query)
-        return judge() if len(body) < READ_ELSEWHERE_BYTES else await self._run_sync(judge)
+        call = judge() if len(body) < READ_ELSEWHERE_BYTES else await self._run_sync(judge)
+        self._understood.keep(asked, self._pins, call)
+        return call
 
     def _backend(self, model: str | None = None) -> Backend:
         """The backend for what needs no slot: the first that answers, of those that have the model if any has."""
