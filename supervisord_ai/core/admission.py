@@ -50,18 +50,25 @@ class Asked:
     is_async: bool = False
 
 
+NOTHING_ASKED = Asked()
+
+
 def read_asked(header: Callable[[str], str | None]) -> Asked:
     """Read the request headers that are ours.
 
     Raises:
         Refused: 400, one of them cannot be read; the text names it.
     """
+    told = [header(name) for name in ("Idempotency-Key", "X-AI-Priority", "X-AI-Deadline", "Cache-Control", "Prefer")]
+    if told.count(None) == len(told):
+        return NOTHING_ASKED
+    key, priority, deadline, wish, prefer = told
     return Asked(
-        key=_key(header("Idempotency-Key")),
-        priority=_priority(header("X-AI-Priority")),
-        deadline_s=_deadline(header("X-AI-Deadline")),
-        cache=_cache_wish(header("Cache-Control") or ""),
-        is_async=_prefers_async(header("Prefer") or ""),
+        key=_key(key),
+        priority=_priority(priority),
+        deadline_s=_deadline(deadline),
+        cache=_cache_wish(wish or ""),
+        is_async=_prefers_async(prefer or ""),
     )
 
 

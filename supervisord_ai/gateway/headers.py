@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from supervisord_ai.core.calls import Call, Op
 from supervisord_ai.gateway.request import Request, Times
@@ -75,4 +76,10 @@ def server_timing(times: Times, now: float) -> str:
 
 def rfc3339(wall: float) -> str:
     """Return a wall time as Ollama writes `created_at`."""
-    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    micros = round(wall * 1e6)
+    return f"{_second(micros // 1_000_000)}.{micros % 1_000_000:06d}Z"
+
+
+@lru_cache(maxsize=4)
+def _second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")

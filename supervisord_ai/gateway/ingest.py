@@ -6,9 +6,6 @@ bound a few callers with images could take the memory of everybody (64 waiting r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from supervisord_ai.errors import Refused
 
 RETRY_AFTER_S = 5.0
@@ -26,8 +23,7 @@ class Ingest:
         """How much more may be held."""
         return max(0, self._limit_bytes - self.held_bytes)
 
-    @contextmanager
-    def held(self, count: int) -> Iterator[None]:
+    def held(self, count: int) -> _Hold:
         """Hold that many bytes while the block lasts.
 
         Raises:
@@ -35,8 +31,20 @@ class Ingest:
         """
         if count > self.free_bytes:
             raise Refused(503, "too many bytes of requests wait already", retry_after_s=RETRY_AFTER_S)
-        self.held_bytes += count
-        try:
-            yield
-        finally:
-            self.held_bytes -= count
+        return _Hold(self, count)
+
+
+class _Hold:
+    """A part of the room. A class, since two blocks made of generators were 5 % of a cached hit."""
+
+    __slots__ = ("_count", "_room")
+
+    def __init__(self, room: Ingest, count: int) -> None:
+        self._room = room
+        self._count = count
+
+    def __enter__(self) -> None:
+        self._room.held_bytes += self._count
+
+    def __exit__(self, *_: object) -> None:
+        self._room.held_bytes -= self._count

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 
 import trio
@@ -284,6 +285,7 @@ def _is_without_body(status: int) -> bool:
     return status in {204, 304} or status < 200
 
 
+@lru_cache(maxsize=64)
 def status_line(version: str, status: int) -> str:
     try:
         return f"HTTP/{version} {status} {HTTPStatus(status).phrase}"

@@ -6,7 +6,7 @@ Read from bytes they are in `http1.py`; names and values are latin-1 there and h
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 class Headers:
@@ -51,7 +51,11 @@ class Headers:
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
-    """One request, without its body. `path` is the raw path (still percent-encoded) without the query."""
+    """One request, without its body. `path` is the raw path (still percent-encoded) without the query.
+
+    `body_bytes` is the declared length of the body, 0 without one, None when it is chunked; `wants_keep_alive` says whether the
+    caller would send another request on this connection.
+    """
 
     method: str
     target: str
@@ -59,19 +63,16 @@ class RequestHead:
     query: str
     headers: Headers
     version: str  # "1.1" | "1.0"
+    body_bytes: int | None = field(init=False, compare=False)
+    wants_keep_alive: bool = field(init=False, compare=False)
 
-    @property
-    def wants_keep_alive(self) -> bool:
-        """Whether the caller would send another request on this connection."""
-        words = self.headers.tokens("connection")
-        return "close" not in words if self.version == "1.1" else "keep-alive" in words
-
-    @property
-    def body_bytes(self) -> int | None:
-        """The declared length of the body, 0 without one, None when it is chunked."""
-        if "transfer-encoding" in self.headers:
-            return None
-        return int(self.headers.get("content-length") or 0)
+    def __post_init__(self) -> None:
+        # Once for each head and not at each look: the same head comes again and again.
+        headers = self.headers
+        length = None if "transfer-encoding" in headers else int(headers.get("content-length") or 0)
+        words = headers.tokens("connection")
+        object.__setattr__(self, "body_bytes", length)
+        object.__setattr__(self, "wants_keep_alive", "close" not in words if self.version == "1.1" else "keep-alive" in words)
 
 
 @dataclass(frozen=True, slots=True)
