@@ -22,13 +22,14 @@ MOULD_PIECE_BYTES = 80
 class Held:
     """An answer as it is given: what is made of it for that stays with it. `expires_wall` and `cost_s` are as in the file."""
 
-    __slots__ = ("_single", "_stream", "answer", "cost_s", "expires_wall", "size_bytes")
+    __slots__ = ("_single", "_stream", "answer", "cost_s", "expires_wall", "made_bytes", "size_bytes")
 
     def __init__(self, answer: Answer, expires_wall: float = 0.0, cost_s: float = 0.0) -> None:
         self.answer = answer
         self.expires_wall = expires_wall
         self.cost_s = cost_s
         self.size_bytes = len(answer.body) + OVERHEAD_BYTES
+        self.made_bytes = 0  # what was made of the answer takes this much more
         self._single: Mould | None = None
         self._stream: tuple[Mould, ...] | None = None
 
@@ -40,19 +41,19 @@ class Held:
         """The one body of a native answer."""
         if self._single is None:
             self._single = single_mould(self.answer.body)
+            self.made_bytes += _size(self._single)
         return self._single
 
     def stream(self) -> tuple[Mould, ...]:
         """The lines of a native answer."""
         if self._stream is None:
             self._stream = stream_moulds(self.answer.body)
+            self.made_bytes += sum(map(_size, self._stream))
         return self._stream
 
-    @property
-    def made_bytes(self) -> int:
-        """What was made of the answer takes this much more."""
-        moulds = [*([self._single] if self._single is not None else []), *(self._stream or ())]
-        return sum(mould.size_bytes + MOULD_PIECE_BYTES * len(mould.pieces) for mould in moulds)
+
+def _size(mould: Mould) -> int:
+    return mould.size_bytes + MOULD_PIECE_BYTES * len(mould.pieces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +117,11 @@ class Memory:
 
     def was_made(self, agent: str, key: bytes, held: Held) -> None:
         """Count what was made of an answer that is kept."""
-        kept = self._agents.get(agent)
         size = len(held.answer.body) + OVERHEAD_BYTES + held.made_bytes
-        if kept is None or kept.get(key) is not held or size == held.size_bytes:
+        if size == held.size_bytes:
+            return
+        kept = self._agents.get(agent)
+        if kept is None or kept.get(key) is not held:
             return
         self._used[agent] += size - held.size_bytes
         self.bytes += size - held.size_bytes
