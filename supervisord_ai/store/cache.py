@@ -199,6 +199,11 @@ class CacheFile:
             await self._come.wait()
             self._come = trio.Event()
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of answers on their way to a thread or a file."""
+        return self._waiting_bytes
+
     async def clear(self, *, l2: bool = True, l3: bool = True) -> int:
         """Delete everything of a tier; returns how many answers there were.
 

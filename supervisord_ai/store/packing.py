@@ -7,6 +7,7 @@ twice as long and makes vectors larger. Below 500 bytes the pages of the file do
 
 from __future__ import annotations
 
+import threading
 from enum import IntEnum
 
 import zstandard
@@ -27,11 +28,22 @@ class Damaged(Exception):  # noqa: N818
     """The stored bytes do not unpack."""
 
 
+class _Own(threading.local):
+    """One packer for each thread: it may not be used by two at once, and a new one costs five times a small answer."""
+
+    def __init__(self) -> None:
+        self.compress = zstandard.ZstdCompressor(level=LEVEL).compress
+        self.decompress = zstandard.ZstdDecompressor().decompress
+
+
+_own = _Own()
+
+
 def pack(body: bytes) -> tuple[Coding, bytes]:
     """Return a body as it is to be stored."""
     if len(body) < WORTH_BYTES:
         return Coding.PLAIN, body
-    packed = zstandard.ZstdCompressor(level=LEVEL).compress(body)  # one each: they may not be shared between threads
+    packed = _own.compress(body)
     return (Coding.ZSTD, packed) if len(packed) <= len(body) * WORTH_SHARE else (Coding.PLAIN, body)
 
 
@@ -44,6 +56,6 @@ def unpack(coding: int, stored: bytes) -> bytes:
     if coding == Coding.PLAIN:
         return stored
     try:
-        return zstandard.ZstdDecompressor().decompress(stored)
+        return _own.decompress(stored)
     except zstandard.ZstdError as exc:
         raise Damaged(str(exc)) from exc
