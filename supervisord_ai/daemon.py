@@ -23,7 +23,7 @@ import secrets
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import assert_never
@@ -39,7 +39,7 @@ from supervisord_ai.control.api import Control
 from supervisord_ai.control.reload import Reload
 from supervisord_ai.control.report import Usage
 from supervisord_ai.control.verbs import Verbs
-from supervisord_ai.core.events import AgentEnded, AgentReady, AgentStarted, ChildKilled, Event, LevelChanged
+from supervisord_ai.core.events import AgentEnded, AgentReady, AgentStarted, ChildKilled, Event, LevelChanged, RolloutMoved
 from supervisord_ai.core.identity import EXTERNAL_GENERATION, IdentityPolicy
 from supervisord_ai.core.injection import injected
 from supervisord_ai.core.memory_plan import MemoryPolicy
@@ -224,6 +224,8 @@ class Daemon:
             environ_for=self._environ_for,
             log_dir=log_dir,
             rng=rng,
+            rollout=config.rollout,
+            levels=config.levels,
         )
         caged = cages.cage("any").identity  # not one of the roster: a reload may bring the first agent
         fleet_cgroup = caged.rpartition("/")[0] if caged is not None else None
@@ -337,6 +339,8 @@ class Daemon:
             case LevelChanged():
                 said = {"before": event.before, "after": event.after, "reason": event.reason, "cause": event.cause}
                 self._events.note("level.changed", detail=said)
+            case RolloutMoved():
+                self._events.note(f"rollout.{event.state.replace(' ', '-')}", detail=asdict(event))
             case _:
                 pass
 

@@ -24,11 +24,13 @@ from supervisord_ai.agents.adopt import take_over
 from supervisord_ai.agents.generation import Doors, EnvironFor, Journal
 from supervisord_ai.agents.lifecycle import Agent
 from supervisord_ai.agents.output import LogFolder
+from supervisord_ai.agents.rollout import Rollouts
 from supervisord_ai.agents.view import AgentView, FleetView
 from supervisord_ai.clock import Clock
 from supervisord_ai.core.agent_state import AgentState
-from supervisord_ai.core.events import AgentAsked, Event, GatewayRefused
-from supervisord_ai.core.policies import LogsPolicy, RestartPolicy, StartPolicy
+from supervisord_ai.core.effects import effects_at
+from supervisord_ai.core.events import AgentAsked, AgentCalls, Event, GatewayRefused, LevelChanged
+from supervisord_ai.core.policies import LevelsPolicy, LogsPolicy, RestartPolicy, RolloutPolicy, StartPolicy
 from supervisord_ai.core.roster import AgentSpec
 from supervisord_ai.core.startup import StartGate
 from supervisord_ai.core.verdict import REMOVED, SHUTDOWN
@@ -64,6 +66,8 @@ class Fleet:
         environ_for: EnvironFor,
         log_dir: Path,
         rng: random.Random,
+        rollout: RolloutPolicy | None = None,
+        levels: LevelsPolicy | None = None,
     ) -> None:
         specs = {name: spec for name, spec in specs.items() if not spec.external}
         self._start = start
@@ -75,8 +79,21 @@ class Fleet:
         doors = Doors(processes, cages, journal, self._logs, clock, tell, environ_for, self._own_uids, notify)
         self._doors = doors
         gate = StartGate()
-        self._make = partial(Agent, doors=doors, restart=restart, gate=gate, rng=rng)
-        self._agents = {name: self._make(spec) for name, spec in specs.items()}
+        self._agents: dict[str, Agent] = {}
+        self._calling: dict[str, int] = {}  # who has calls in the gateway, and which generation of his
+        self._rollouts = Rollouts(
+            rollout or RolloutPolicy(),
+            agents=self._agents,
+            journal=journal,
+            clock=clock,
+            tell=tell,
+            is_busy=self._calling.__contains__,
+        )
+        self._make = partial(Agent, doors=doors, restart=restart, gate=gate, rng=rng, witness=self._rollouts)
+        self._agents.update((name, self._make(spec)) for name, spec in specs.items())
+        self._levels = levels or LevelsPolicy()
+        self._may_start = trio.Event()  # unset while the level holds new batches up
+        self._may_start.set()
         self._leaving: dict[str, trio.CancelScope] = {}  # around the wait for the end of who is no longer of the fleet
         self._nursery: trio.Nursery | None = None
         self._more_to_start = trio.Event()
@@ -102,6 +119,7 @@ class Fleet:
         try:
             self._processes.become_subreaper()
             await take_over(self._doors, self._agents)
+            self._rollouts.recall()
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 for agent in self._agents.values():
@@ -113,6 +131,7 @@ class Fleet:
                 else:
                     nursery.start_soon(every, LOOK_S, "looking for killed children", self._look_for_killed)
                 nursery.start_soon(self._start_in_batches)
+                nursery.start_soon(self._rollouts.run)
                 self._swept.set()
                 task_status.started()
         finally:
@@ -130,6 +149,10 @@ class Fleet:
                 if not waiting:
                     self._more_to_start = trio.Event()
                     await self._more_to_start.wait()
+                    continue
+                if not self._may_start.is_set():
+                    logger.info("%d agents wait for the pressure to pass", len(waiting))
+                    await self._may_start.wait()
                     continue
                 batch = waiting[: self._start.batch_size]
                 names = ", ".join(agent.name for agent in batch)
@@ -168,6 +191,7 @@ class Fleet:
             if leaving is not None:  # he has not ended yet, and is wanted again
                 leaving.cancel()
                 self._agents[name].want_up()
+        self._rollouts.follow()
         self._more_to_start.set()
 
     def _take_in(self, spec: AgentSpec) -> None:
@@ -189,6 +213,7 @@ class Fleet:
         """Have everyone run on when `run` is cancelled: the next supervisor takes them over. Nobody is started afterwards."""
         self._is_stopping = self._is_left = True
         self._starting.cancel()
+        self._rollouts.close()
         for agent in self._agents.values():
             agent.let_be()
 
@@ -199,6 +224,7 @@ class Fleet:
         """
         self._is_stopping = True
         self._starting.cancel()
+        self._rollouts.close()
         if not self._is_running:  # it ended of a fault and took everyone along
             return
         deadline = self._clock.monotonic() + within_s
@@ -222,6 +248,11 @@ class Fleet:
         await self._has_ended.wait()
         scope.cancel()
 
+    @property
+    def rollouts(self) -> Rollouts:
+        """Its one rollout, for whoever begins, watches or turns it."""
+        return self._rollouts
+
     # --- messages ---
 
     def tell(self, event: Event) -> None:
@@ -229,10 +260,29 @@ class Fleet:
         match event:
             case AgentAsked(agent, generation) if agent in self._agents:
                 self._agents[agent].asked(generation)
+            case AgentCalls(agent, generation, is_under_way):
+                self._note_calls(agent, generation, is_under_way)
+            case LevelChanged(after=level):
+                self._hold_up(effects_at(self._levels, level).pauses_starts)
             case GatewayRefused(agent, generation) if agent in self._agents:
                 self._agents[agent].refused(generation)
             case _:
                 pass
+
+    def _note_calls(self, name: str, generation: int, is_under_way: bool) -> None:
+        if is_under_way:
+            self._calling[name] = generation
+        elif self._calling.get(name) == generation:
+            del self._calling[name]
+            self._rollouts.calls_changed()
+
+    def _hold_up(self, is_held: bool) -> None:
+        """Begin no batch and no group of a rollout while this holds."""
+        if is_held and self._may_start.is_set():
+            self._may_start = trio.Event()
+        elif not is_held:
+            self._may_start.set()
+        self._rollouts.hold_up(is_held)
 
     def start(self, name: str) -> None:
         """Start an agent that rests, or release it from quarantine.
@@ -262,6 +312,7 @@ class Fleet:
             UsageError: there is no such agent.
         """
         self._agent(name).want_down("owner")
+        self._rollouts.stopped(name)
 
     def restart(self, name: str) -> None:
         """End an agent and start it again.

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import math
 import random
+from typing import Protocol
 
 import trio
 
@@ -39,10 +40,27 @@ LINGER_S = 2.0  # for those who outlive a main process that ended by itself
 FAULT_BACKOFF_S = 10.0  # the journal or the machine failed us; the agent is not to blame
 
 
+class Witness(Protocol):
+    """Who is told of every start that came up and every end, also of those that no other room hears of."""
+
+    def ready(self, name: str) -> None: ...
+
+    def ended(self, name: str, generation: int, verdict: Verdict) -> None: ...
+
+
 class Agent:
     """One agent of the roster."""
 
-    def __init__(self, spec: AgentSpec, *, doors: Doors, restart: RestartPolicy, gate: StartGate, rng: random.Random) -> None:
+    def __init__(
+        self,
+        spec: AgentSpec,
+        *,
+        doors: Doors,
+        restart: RestartPolicy,
+        gate: StartGate,
+        rng: random.Random,
+        witness: Witness,
+    ) -> None:
         self.spec = spec
         self.name = spec.name
         self.state = AgentState.PENDING
@@ -50,6 +68,7 @@ class Agent:
         self._clock = doors.clock
         self._gate = gate
         self._rng = rng
+        self._witness = witness
         self._ledger = RestartLedger(restart, spec.policy.restart, spec.every_s)
         self._since = 0.0  # once it runs
         self._is_going_down = False  # with the supervisor
@@ -117,6 +136,20 @@ class Agent:
         return dataclasses.replace(self._held, policy=policy)
 
     @property
+    def number(self) -> int:
+        """Its last generation's."""
+        return self._number
+
+    @property
+    def is_ready(self) -> bool:
+        return self.state is AgentState.RUNNING and self._end_reason is None
+
+    @property
+    def is_stopped_by_owner(self) -> bool:
+        """Whether it was told to stay down."""
+        return self._wish is False
+
+    @property
     def run_digest(self) -> str:
         """What its last generation was made of; "" before the first."""
         return self._digest
@@ -164,6 +197,12 @@ class Agent:
         """End it and start it again; start it if it rests."""
         self._end(reason, None)
         self.want_up()
+
+    def roll(self, spec: AgentSpec | None) -> None:
+        """End it and start it at once as this spec, None as the roster says, whatever its last ends have led to."""
+        self._held = spec
+        self.restart("rollout")
+        self._is_released |= not agent_state.is_alive(self.state)
 
     def leave(self) -> None:
         """It is of the fleet no more. Once it is down."""
@@ -374,6 +413,7 @@ class Agent:
         await self._write_end(verdict)
         now = self._clock.monotonic()
         self._verdict = verdict
+        self._witness.ended(self.name, self._number, verdict)
         words = verdict.word, verdict.detail
         logger.info("agent %s generation %d ended after %.1f s: %s (%s)", self.name, self._number, now - began, *words)
         if left:
@@ -467,6 +507,7 @@ class Agent:
 
     def _become_ready_now(self) -> None:
         self._move(AgentEvent.READY)
+        self._witness.ready(self.name)
         self._doors.tell(AgentReady(self.name, self._number))
 
     async def _listen(self, generation: Generation) -> None:

@@ -188,6 +188,19 @@ def _add_work(commands: Any) -> None:
     clear = _command(cache, "clear", "cache", "forget answers", config=True, json=True, action="clear")
     clear.add_argument("--tier", choices=["all", "l1", "l2", "l3"], default="all", help="l1: memory, l2: file, l3: large")
 
+    words = "start outdated agents anew, group by group, each proved before the next; back when too many fail"
+    rollout = _command(commands, "rollout", "rollout", words, config=True, json=True)
+    rollout.add_argument("pattern", nargs="?", metavar="PATTERN", help="only these: a name, or a pattern such as 'sonnet-*'")
+    how = rollout.add_mutually_exclusive_group()
+    how.add_argument("--status", action="store_true", help="show where it stands")
+    for verb, words in (
+        ("pause", "take no further group"),
+        ("resume", "go on"),
+        ("abort", "take everyone back to what he was before"),
+    ):
+        how.add_argument(f"--{verb}", dest="verb", action="store_const", const=verb, help=words)
+    rollout.add_argument("--no-wait", action="store_true", help="return at once; it goes on without us anyway")
+
     _command(commands, "reload", "reload", "read the config again and do what changed", config=True, json=True, action="reload")
 
 
@@ -245,7 +258,8 @@ def _add_config_and_engine(commands: Any) -> None:
         if name == "show":
             one.add_argument("--agents", action="store_true", help="every agent, resolved")
 
-    _command(config, "plan", "reload", "show what a reload would do", config=True, json=True, action="plan")
+    plan = _command(config, "plan", "reload", "show what a reload would do", config=True, json=True, action="plan")
+    plan.add_argument("--exit-code", action="store_true", help="exit 1 when anything would change, as `diff` does")
 
     engine = _group(commands, "engine", "the embedded engine")
     install = _command(engine, "install", "engine", "install the embedded engine and its model", action="install")

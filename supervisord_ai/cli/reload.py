@@ -21,7 +21,14 @@ def run(args: Namespace) -> int:
         print(json.dumps(told, indent=2))
     else:
         print("\n".join(lines_of(told)))
-    return Exit.REFUSED if told["refused"] and not is_plan else Exit.GOOD
+    if is_plan:
+        return Exit.NO if args.exit_code and changes(told) else Exit.GOOD
+    return Exit.REFUSED if told["refused"] else Exit.GOOD
+
+
+def changes(told: Any) -> bool:
+    """Tell whether a plan would change anything, or leaves something to be done that a reload cannot do."""
+    return any(told[key] for key in ("added", "changed", "removed", "classes", "keys", "refused"))
 
 
 def lines_of(told: Any) -> list[str]:
@@ -40,10 +47,22 @@ def lines_of(told: Any) -> list[str]:
     lines += [f"live     {key}" for key in told["keys"]]
     lines += [f"refused  {one['key']}: {one['what']}" for one in told["refused"]]
     if not lines:
-        return ["nothing has changed"]
+        lines = ["nothing has changed"]
     if told["refused"]:
         lines.append("what is refused needs a restart: ai-supervisor stop, then ai-supervisor run")
+    lines += _outdated(told)
     return [printable(line) for line in lines]
+
+
+def _outdated(told: Any) -> list[str]:
+    """Say who runs, or will run, as something else than the config says, and what brings him to it."""
+    names = told["outdated"]
+    if not told["applied"]:
+        restarts = [one["agent"] for one in told["changed"] if one["how"] == "restart"]
+        names = [name for name in names if name not in restarts and name not in told["removed"]]
+        if restarts:
+            return ["restart: nobody is ended by the reload itself, `ai-supervisor rollout` does it group by group"]
+    return [f"outdated {_some(names)}: ai-supervisor rollout"] if names else []
 
 
 def _some(names: Iterable[str]) -> str:

@@ -21,9 +21,6 @@ NOT_IN_EFFECT: tuple[str, ...] = (
     "levels.pause_starts",
     "gpu.unload_at",
     "isolation.mode",
-    "rollout.group_size",
-    "rollout.min_ready",
-    "rollout.max_failures",
     "alerts",
 )
 

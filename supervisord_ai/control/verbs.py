@@ -4,6 +4,7 @@
     POST /v1/queue/pause  drain  resume      /v1/queue/{id}/cancel
     POST /v1/cache/clear?tier=all|l1|l2|l3               GET /v1/cache[?prompts=1]
     POST /v1/models/{model}/load  unload  pull  rm        GET /v1/models
+    POST /v1/rollout[?pattern=P]  /v1/rollout/pause  resume  abort      GET /v1/rollout
     POST /v1/reload[?plan=1]                              GET /v1/events?n=N
 
 Names in paths are percent-encoded. What cannot be done is 409 with the reason; what is not there is 404.
@@ -21,6 +22,7 @@ from urllib.parse import parse_qs, unquote
 import msgspec
 
 from supervisord_ai.agents.view import FleetView
+from supervisord_ai.control import rollout
 from supervisord_ai.control.reload import Reload, plan_json
 from supervisord_ai.control.report import Json, plain
 from supervisord_ai.core.queue_mode import QueueMode, QueueVerb
@@ -47,6 +49,9 @@ class Agents(Protocol):
     def restart(self, name: str) -> None: ...
     def release(self, name: str) -> None: ...
     def statistics(self) -> FleetView: ...
+
+    @property
+    def rollouts(self) -> rollout.Rollouts: ...
 
 
 class Queue(Protocol):
@@ -98,6 +103,13 @@ class Verbs:
         match exchange.head.method, parts:
             case "POST", ["v1", "agents", name, ("start" | "stop" | "restart" | "release") as verb]:
                 told = self._tell_agents(name, verb)
+            case "POST", ["v1", "rollout"]:
+                told = await self._roll(asked.get("pattern", "*"))
+            case "POST", ["v1", "rollout", ("pause" | "resume" | "abort") as verb]:
+                self._note(f"rollout.{verb}")
+                told = await rollout.turn(self._agents.rollouts, verb)
+            case ("GET" | "HEAD"), ["v1", "rollout"]:
+                told = rollout.rollout_json(self._agents.rollouts.view())
             case "POST", ["v1", "queue", ("pause" | "drain" | "resume") as verb]:
                 self._note(f"queue.{verb}")
                 told = {"mode": self._queue.tell_queue(QueueVerb(verb)).value}
@@ -124,12 +136,21 @@ class Verbs:
 
     # --- agents --------------------------------------------------------------------------------------------------------
 
-    def _tell_agents(self, pattern: str, verb: str) -> Json:
-        known = [view.name for view in self._agents.statistics().agents]
-        names = matching(pattern, known)
+    def _named(self, pattern: str) -> list[str]:
+        names = matching(pattern, [view.name for view in self._agents.statistics().agents])
         if not names:
             is_pattern = _is_pattern(pattern)
             raise Refused(404, f"no agent's name matches {pattern!r}" if is_pattern else f"there is no agent {pattern!r}")
+        return names
+
+    async def _roll(self, pattern: str) -> Json:
+        told = await rollout.begin(self._agents.rollouts, self._named(pattern))
+        if told["begun"]:
+            self._note("rollout.begin", detail={"pattern": pattern, "agents": len(told["begun"])})
+        return told
+
+    def _tell_agents(self, pattern: str, verb: str) -> Json:
+        names = self._named(pattern)
         deeds = {
             "start": self._agents.start,
             "stop": self._agents.stop,
@@ -182,7 +203,8 @@ class Verbs:
         if not is_only_planned and plan.changes_something:
             counts = {"added": len(plan.added), "changed": len(plan.changed), "removed": len(plan.removed)}
             self._note("config.reload", detail={**counts, "refused": [one.key for one in plan.refused][:20]})
-        await _respond(exchange, 200, {"applied": not is_only_planned, **plan_json(plan)})
+        outdated = [view.name for view in self._agents.statistics().agents if view.is_outdated]
+        await _respond(exchange, 200, {"applied": not is_only_planned, **plan_json(plan), "outdated": outdated})
 
     # --- models --------------------------------------------------------------------------------------------------------
 

@@ -85,4 +85,34 @@ class LevelChanged:
     at: float
 
 
-Event = AgentStarted | AgentReady | AgentEnded | AgentAsked | GatewayRefused | ChildKilled | LevelChanged
+@dataclass(frozen=True, slots=True)
+class AgentCalls:
+    """An agent has calls under way in the gateway, waiting or running, or has none any more."""
+
+    agent: str
+    generation: int
+    is_under_way: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutMoved:
+    """A rollout began, paused, turned back or came to its end (`state`, as people read it)."""
+
+    state: str
+    why: str
+    rolled: int
+    failed: int
+    total: int
+
+
+Event = (
+    AgentStarted
+    | AgentReady
+    | AgentEnded
+    | AgentAsked
+    | AgentCalls
+    | GatewayRefused
+    | ChildKilled
+    | LevelChanged
+    | RolloutMoved
+)

@@ -133,7 +133,7 @@ class LogsPolicy:
 
 @dataclass(frozen=True, slots=True)
 class RolloutPolicy:
-    """`[rollout]`."""
+    """`[rollout]`: how many agents are down or unproved at once, how one proves itself, how many may fail before all go back."""
 
     group_size: int = 10
     min_ready_s: float = 10.0

@@ -31,6 +31,7 @@ from supervisord_ai.gateway.backends import Backend, BackendState
 from supervisord_ai.gateway.backlog import Backlog
 from supervisord_ai.gateway.cache import AnswerCache
 from supervisord_ai.gateway.callers import Callers
+from supervisord_ai.gateway.calls_under_way import CallsUnderWay
 from supervisord_ai.gateway.classify import classify
 from supervisord_ai.gateway.desk import Desk
 from supervisord_ai.gateway.dispatch import Dispatch
@@ -106,6 +107,7 @@ class Gateway:
         patience = patience or Patience()
         self._run_sync = run_sync
         self._callers = Callers(roster)
+        self._calls_under_way = CallsUnderWay(tell)
         self._queue = queue
         self._limits = limits
         self._requests = requests
@@ -288,7 +290,8 @@ class Gateway:
             case Kind.INFERENCE if call.is_unload:
                 await self._unload(exchange, call)
             case Kind.INFERENCE:
-                await self._inference.serve(exchange, caller, call)
+                with self._calls_under_way.held(caller):
+                    await self._inference.serve(exchange, caller, call)
             case Kind.METADATA:
                 await self._forward.metadata(exchange, call, self._backend(call.canonical_model))
             case Kind.ADMIN:

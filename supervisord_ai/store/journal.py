@@ -126,16 +126,12 @@ class FleetJournal:
         except msgspec.ValidationError:
             return None
 
-    async def forget_specs(self, keep: Collection[str]) -> None:
-        """Delete every spec that no agent's last generation was made of and that is not in `keep`.
-
-        Raises:
-            StoreFault: they could not be deleted.
-        """
+    def forget_specs(self, keep: Collection[str]) -> None:
+        """Delete, with the next commit, every spec that no agent's last generation was made of and that is not in `keep`."""
         used = {record.digest for record in self._records.values()} | set(keep)
         for digest in sorted(self._kept - used):
             self._kept.discard(digest)
-            await self._database.commit(Change("DELETE FROM specs WHERE digest = ?", (digest,)))
+            self._database.queue(Change("DELETE FROM specs WHERE digest = ?", (digest,)))
 
     # --- the rollout ---
 

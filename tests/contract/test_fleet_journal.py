@@ -69,9 +69,12 @@ async def test_what_a_generation_was_made_of_is_kept_while_somebody_is_made_of_i
         await journal.next_generation("one", spec.run_digest)
     assert journal.spec(old.run_digest) == old
     assert journal.spec("nonsense") is None
-    await journal.forget_specs({old.run_digest})
+    await wait_all_tasks_blocked()
+    journal.forget_specs({old.run_digest})
+    await wait_all_tasks_blocked()
     assert journal.spec(old.run_digest) == old
-    await journal.forget_specs(())
+    journal.forget_specs(())
+    await wait_all_tasks_blocked()
     assert journal.spec(old.run_digest) is None
     assert journal.spec(new.run_digest) == new
 

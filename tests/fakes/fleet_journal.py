@@ -26,9 +26,9 @@ class MemoryJournal:
         return dict(self.records)
 
     async def next_generation(self, name: str, digest: str) -> int:
-        await trio.lowlevel.checkpoint()
         last = self.records.get(name) or AgentRecord(name, 0, "")
-        self.records[name] = AgentRecord(name, last.generation + 1, digest, standing=last.standing)
+        self.records[name] = AgentRecord(name, last.generation + 1, digest, standing=last.standing)  # first, as on disk
+        await trio.lowlevel.checkpoint()
         return last.generation + 1
 
     async def started(  # noqa: PLR0917
@@ -70,8 +70,7 @@ class MemoryJournal:
     def spec(self, digest: str) -> AgentSpec | None:
         return self.specs.get(digest)
 
-    async def forget_specs(self, keep: Collection[str]) -> None:
-        await trio.lowlevel.checkpoint()
+    def forget_specs(self, keep: Collection[str]) -> None:
         used = {record.digest for record in self.records.values()} | set(keep)
         self.specs = {digest: spec for digest, spec in self.specs.items() if digest in used}
 

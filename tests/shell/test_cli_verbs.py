@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from supervisord_ai.agents.rollout import RolledAgentView, RolloutView
 from supervisord_ai.cli.exits import Exit
 from supervisord_ai.cli.main import main
 from supervisord_ai.cli.models import progress
@@ -48,6 +49,38 @@ def test_what_only_some_can_do_is_exit_code_four(daemon: Daemon, capsys: Caps) -
     assert out(capsys, "agents", "release", "a-*", code=Exit.REFUSED) == "release: a-2\nrefused: a-1 is not in quarantine\n"
     assert err(capsys, "agents", "release", "a-1", code=Exit.REFUSED) == "ai-supervisor: a-1 is not in quarantine\n"
     assert err(capsys, "agents", "stop", "x-*", code=Exit.USAGE) == "ai-supervisor: no agent's name matches 'x-*'\n"
+
+
+def test_a_rollout_is_begun_followed_and_turned(daemon: Daemon, house: House, capsys: Caps) -> None:
+    house.views = [house.view(), replace(house.view(), state="done", rolled=2, in_hand=())]
+    assert out(capsys, "rollout", "a-*").splitlines() == [
+        "running: 1 of 2 rolled, in hand a-1",
+        "done: 2 of 2 rolled",
+    ]
+    assert house.told[0] == ("roll", "a-1", "a-2")
+    assert out(capsys, "rollout", "--pause") == "running: 1 of 2 rolled, in hand a-1\n"
+    assert out(capsys, "rollout", "--status") == "running: 1 of 2 rolled, in hand a-1\n"
+    assert "no agent's name matches" in err(capsys, "rollout", "z*", code=Exit.USAGE)
+
+
+def test_a_rollout_that_failed_is_exit_code_one_and_says_who_and_how(daemon: Daemon, house: House, capsys: Caps) -> None:
+    failed = RolledAgentView("a-1", "returned", "exit:1 (boom)")
+    last = RolloutView("rolled back", "2 failed, 1 may", 2, 0, 2, (), 2, (failed,))
+    house.views = [house.view(), last]
+    text = out(capsys, "rollout", code=Exit.NO)
+    assert text.splitlines()[1] == "rolled back: 0 of 2 rolled, 2 failed (2 failed, 1 may)"
+    assert "a-1     returned  exit:1 (boom)" in text
+    house.views = [last, last]
+    assert "2 agents run as something else" in out(capsys, "rollout", "--status", code=Exit.NO)
+    house.fault = UsageError("a rollout is running already")
+    assert "already" in err(capsys, "rollout", code=Exit.REFUSED)
+
+
+def test_a_plan_tells_a_script_whether_anything_would_change(daemon: Daemon, house: House, capsys: Caps) -> None:
+    assert out(capsys, "config", "plan", "--exit-code") == "nothing has changed\n"
+    house.config = config_of("a-1", "a-2", "a-3")
+    assert out(capsys, "config", "plan", "--exit-code", code=Exit.NO) == "add      a-3\n"
+    assert out(capsys, "config", "plan") == "add      a-3\n"
 
 
 def test_the_queue_is_paused_drained_and_resumed(daemon: Daemon, capsys: Caps) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trio
 
+from supervisord_ai.agents.rollout import RolledAgentView, RolloutView
 from supervisord_ai.agents.view import FleetView
 from supervisord_ai.config import Config, DaemonPolicy
 from supervisord_ai.control.reload import Reload
@@ -36,6 +37,7 @@ class House:
     def __init__(self) -> None:
         self.told: list[tuple[object, ...]] = []
         self.fault: Exception | None = None
+        self.views: list[RolloutView] = []
         self.config: Config | ConfigError = config_of("a-1", "a-2")
         self.followed: list[Roster] = []
         self.reload = Reload(config_of("a-1", "a-2"), read=self._read, follow=self._follow, run_sync=self._at_once)
@@ -58,6 +60,34 @@ class House:
 
     def statistics(self) -> FleetView:
         return fleet_view(agent_view("a-1"), agent_view("a-2"), agent_view("b-1"))
+
+    @property
+    def rollouts(self) -> House:
+        return self
+
+    # Rollouts
+    def begin(self, names: Iterable[str]) -> tuple[str, ...]:
+        self._be_told("roll", *names)
+        return tuple(names)
+
+    def pause(self) -> None:
+        self._be_told("pause")
+
+    def resume(self) -> None:
+        self._be_told("resume")
+
+    def abort(self) -> None:
+        self._be_told("abort")
+
+    async def wait_written(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self._be_told("written")
+
+    def view(self) -> RolloutView:
+        if self.views:
+            return self.views.pop(0)
+        one = RolledAgentView("a-1", "rolling", "")
+        return RolloutView("running", "", 2, 1, 0, ("a-1",), 1, (one,))
 
     # Queue
     def tell_queue(self, verb: QueueVerb) -> QueueMode:
@@ -170,6 +200,19 @@ async def test_a_verb_reaches_the_agent_and_the_journal(autojump_clock: object, 
     house = House()
     assert await tell(house, f"/v1/agents/a-1/{verb}") == (200, {"verb": verb, "agents": ["a-1"], "refused": []})
     assert house.told == [(verb, "a-1"), ("event", f"owner.agent.{verb}", "a-1")]
+
+
+async def test_a_rollout_is_answered_when_it_is_written_down(autojump_clock: object) -> None:
+    house = House()
+    status, told = await tell(house, "/v1/rollout?pattern=a-*")
+    assert (status, told["begun"], told["state"]) == (200, ["a-1", "a-2"], "running")
+    assert house.told[:2] == [("roll", "a-1", "a-2"), ("written",)]
+    status, told = await tell(house, "/v1/rollout/abort")
+    assert (status, house.told[-2:]) == (200, [("abort",), ("written",)])
+    status, told = await tell(house, "/v1/rollout", "GET")
+    assert (status, told["agents"]) == (200, [{"name": "a-1", "step": "rolling", "why": ""}])
+    house.fault = UsageError("no rollout is under way")
+    assert await tell(house, "/v1/rollout/pause") == (409, {"error": "no rollout is under way"})
 
 
 async def test_a_pattern_means_all_whose_names_match(autojump_clock: object) -> None:

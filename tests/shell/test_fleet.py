@@ -17,7 +17,7 @@ from supervisord_ai.agents.view import AgentView
 from supervisord_ai.clock import VirtualClock
 from supervisord_ai.core.agent_state import AgentState
 from supervisord_ai.core.events import AgentAsked, AgentEnded, AgentReady, AgentStarted, ChildKilled, Event, GatewayRefused
-from supervisord_ai.core.policies import LogsPolicy, RestartPolicy, StartPolicy
+from supervisord_ai.core.policies import LogsPolicy, RestartPolicy, RolloutPolicy, StartPolicy
 from supervisord_ai.core.roster import MB, AgentSpec, ClassPolicy, Ready, Restart
 from supervisord_ai.errors import SpawnFailed, StoreFault, UsageError
 from supervisord_ai.host.cgroup import Guarantee
@@ -57,6 +57,7 @@ class World:
         self.log_dir = log_dir
         self.start = StartPolicy()
         self.restart = RestartPolicy()
+        self.rollout = RolloutPolicy()
         self.specs = {
             name: AgentSpec(name, dataclasses.replace(CLASS, **policy), (program,))  # type: ignore[arg-type]
             for name, program in agents.items()
@@ -77,6 +78,7 @@ class World:
             environ_for=lambda spec, generation, run_tag: {"GIVEN": f"{spec.name}/{generation}"},
             log_dir=self.log_dir,
             rng=random.Random(1),
+            rollout=self.rollout,
         )
 
     @asynccontextmanager

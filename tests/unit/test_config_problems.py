@@ -383,9 +383,6 @@ def test_the_keys_without_effect_are_these() -> None:
         "levels.pause_starts",
         "gpu.unload_at",
         "isolation.mode",
-        "rollout.group_size",
-        "rollout.min_ready",
-        "rollout.max_failures",
         "alerts",
     )
 

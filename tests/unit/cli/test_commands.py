@@ -46,7 +46,7 @@ GROUPS = {
     "cache": ("stats", "analyze", "clear"),
     "config": ("show", "check", "plan"),
 }
-ALONE = ("run", "stop", "status", "health", "events", "reload", "takeover", "install", "uninstall", "upgrade")
+ALONE = ("run", "stop", "status", "health", "events", "reload", "rollout", "takeover", "install", "uninstall", "upgrade")
 WITH_CONFIG = {(word,) for word in ALONE} | {
     (group, action) for group, actions in GROUPS.items() for action in actions
 }

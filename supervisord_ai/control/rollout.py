@@ -1,0 +1,61 @@
+"""The rollout, as its owner begins, watches and turns it.
+
+    POST /v1/rollout[?pattern=P]    POST /v1/rollout/pause  resume  abort    GET /v1/rollout
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from supervisord_ai.agents.rollout import RolloutView
+from supervisord_ai.control.report import Json, plain
+from supervisord_ai.errors import Refused, UsageError
+
+VERBS = ("pause", "resume", "abort")
+
+
+class Rollouts(Protocol):
+    """The fleet's one rollout. Each verb raises UsageError where it cannot be done."""
+
+    def begin(self, names: Iterable[str]) -> tuple[str, ...]: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def abort(self) -> None: ...
+    async def wait_written(self) -> None: ...
+    def view(self) -> RolloutView: ...
+
+
+async def begin(rollouts: Rollouts, names: Iterable[str]) -> Json:
+    """Begin one; answers when it would outlive us.
+
+    Raises:
+        Refused: 409, it cannot be begun.
+    """
+    try:
+        begun = rollouts.begin(names)
+    except UsageError as exc:
+        raise Refused(409, str(exc)) from exc
+    if begun:
+        await rollouts.wait_written()
+    return {"begun": list(begun), **rollout_json(rollouts.view())}
+
+
+async def turn(rollouts: Rollouts, verb: str) -> Json:
+    """Carry out one of VERBS; answers when it would outlive us.
+
+    Raises:
+        Refused: 409, no rollout is under way.
+    """
+    deeds: dict[str, Callable[[], None]] = {"pause": rollouts.pause, "resume": rollouts.resume, "abort": rollouts.abort}
+    try:
+        deeds[verb]()
+    except UsageError as exc:
+        raise Refused(409, str(exc)) from exc
+    await rollouts.wait_written()
+    return rollout_json(rollouts.view())
+
+
+def rollout_json(view: RolloutView) -> Json:
+    """Return `GET /v1/rollout`."""
+    return {**plain(view), "in_hand": list(view.in_hand), "agents": [plain(one) for one in view.agents]}
