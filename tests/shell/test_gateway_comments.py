@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import trio
 
 from supervisord_ai.core.policies import QueuePolicy
 from tests.fakes.ollama_double import Double, running
-from tests.shell.gateway_bench import OWNER, agent, life, wait_until
+from tests.shell.gateway_bench import MODEL, OWNER, Answered, Bench, agent, life, wait_until
 
 Clock = trio.abc.Clock
 PATHS = ("/v1/chat/completions", "/v1/messages")
@@ -66,3 +68,60 @@ async def test_native_streams_have_no_room_for_comments(tmp_path: Path, autojump
         await wait_until(lambda: bench.gateway.statistics().running == 1)
         answer = await bench.ask(agent("opus-02"), "[[n=3]]")
         assert answer.text() == "w0 w1 w2 "
+
+
+def comments(body: bytes) -> list[bytes]:
+    return [line for line in body.split(b"\n") if line.startswith(b":")]
+
+
+async def test_who_shares_the_answer_of_another_hears_how_long_it_will_be_as_well(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    same: dict[str, Any] = {"path": "/v1/chat/completions", "stream": True, "temperature": 0}
+    answers: list[Answered] = []
+
+    async def ask(bench: Bench, name: str) -> None:
+        answers.append(await bench.ask(agent(name), "[[n=3]]", **same))
+
+    async with running(Double()) as double, life(tmp_path, double, slots=1) as bench:
+        await bench.ask(OWNER, "[[n=1]]")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bench.ask, agent("opus-01"), "[[n=400 delay=0.1]]")
+            await wait_until(lambda: bench.gateway.statistics().running == 1)
+            nursery.start_soon(ask, bench, "opus-02")
+            nursery.start_soon(ask, bench, "opus-03")
+        assert double.statistics().calls[MODEL] == 3
+        assert bench.gateway.statistics().totals.coalesced == 1
+    for answer in answers:
+        assert len(comments(answer.body)) == 2
+        assert answer.body.endswith(b"data: [DONE]\n\n")
+    ids = {json.loads(event.removeprefix(b"data: "))["id"] for answer in answers for event in answer.body.split(b"\n\n")[2:-2]}
+    assert len(ids) == 2
+
+
+async def test_what_was_promised_with_a_comment_outlives_a_crash_and_who_comes_back_hears_comments(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    asked: dict[str, Any] = {"path": "/v1/chat/completions", "stream": True, "headers": {"Idempotency-Key": "k"}}
+    body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "[[n=3]]"}], "stream": True}).encode()
+    async with running(Double()) as double:
+        async with life(tmp_path, double, slots=1) as bench:
+            bench.nursery.start_soon(bench.ask, OWNER, "[[n=400 delay=0.1]]")
+            await wait_until(lambda: bench.gateway.statistics().running == 1)
+            client = bench.client_of(agent("opus-02"))
+            async with client.open("POST", asked["path"], body=body, headers=list(asked["headers"].items())) as reply:
+                assert (await reply.next_chunk() or b"").startswith(b": queued position=1")
+                promised = reply.headers.get("X-Request-Id")
+                bench.nursery.cancel_scope.cancel()
+        async with life(tmp_path, double, slots=1) as bench:
+            bench.nursery.start_soon(bench.ask, OWNER, "[[n=400 delay=0.1]] another")
+            await wait_until(lambda: bench.gateway.statistics().running == 1)
+            answer = await bench.ask(agent("opus-02"), "[[n=3]]", **asked)
+            assert comments(answer.body)[0].startswith(b": queued position=1")
+            assert answer.body.endswith(b"data: [DONE]\n\n")
+            assert answer.headers.get("X-Request-Id") == promised
+            # What is kept is there at once: nothing to comment.
+            kept = await bench.ask(agent("opus-02"), "[[n=3]]", **asked)
+            assert comments(kept.body) == []
+            assert kept.headers.get("X-Request-Id") == promised
+            assert kept.body.endswith(b"data: [DONE]\n\n")

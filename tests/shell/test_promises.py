@@ -28,9 +28,18 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "shell/test_gateway_leavers.py::test_500_leavers_at_random_moments_cost_no_slot_of_a_leaking_ollama",
         "shell/test_gateway_leavers.py::test_a_leaver_during_a_load_aborts_nothing",
     ),
+    "G4 client faults never open the breaker; an open one, and an Ollama that is away, hold the queue": (
+        "shell/test_gateway_breaker.py::test_two_calls_stall_and_the_twenty_behind_them_are_answered",
+        "shell/test_gateway_breaker.py::test_fifty_leavers_and_fifty_callers_who_are_wrong_never_open_it",
+        "shell/test_gateway_breaker.py::test_five_faults_open_the_breaker_who_waits_goes_on_waiting_and_one_call_closes_it",
+        "shell/test_gateway_breaker.py::test_ollama_is_away_for_ten_minutes_and_nobody_who_has_the_time_is_lost",
+    ),
     "G5 after a kill callers that return get their answers": (
         "shell/test_gateway_recovery.py::test_52_callers_that_come_back_with_their_keys_get_52_answers",
         "shell/test_gateway_async.py::test_it_outlives_its_connection_its_agent_and_the_supervisor",
+        "shell/test_gateway_comments.py"
+        "::test_what_was_promised_with_a_comment_outlives_a_crash_and_who_comes_back_hears_comments",
+        "system/test_random_kills.py::test_nothing_acknowledged_is_lost_whenever_the_daemon_is_killed",
     ),
     "G6 nothing starts after its deadline; estimates within 30 % at the median": (
         "shell/test_gateway_estimates.py::test_at_twice_the_capacity_nothing_starts_late_and_estimates_come_true",
@@ -66,6 +75,11 @@ PROMISES: dict[str, tuple[str, ...]] = {
     ),
     "G16 embeds that wait together are one call with the vectors of single ones": (
         "shell/test_gateway_batch.py::test_three_embeds_behind_a_busy_slot_are_one_call_with_the_vectors_of_single_ones",
+    ),
+    "G17 a hung engine is noticed within 30 s and the queue survives": (
+        "shell/test_gateway_breaker.py::test_a_hung_engine_is_noticed_restarted_once_and_the_queue_survives",
+        "system/test_backends.py"
+        "::test_an_ollama_that_hangs_is_restarted_by_its_owners_command_and_who_waited_is_answered",
     ),
 }
 
