@@ -49,17 +49,20 @@ from supervisord_ai.core.progress import Signs
 from supervisord_ai.core.roster import AgentSpec, Roster
 from supervisord_ai.core.units import has_other_users
 from supervisord_ai.duty import every, kept_up
-from supervisord_ai.errors import HostFault, SpawnFailed, SupervisorError
+from supervisord_ai.errors import HostFault, SpawnFailed, SupervisorError, UsageError
 from supervisord_ai.gateway.accept import Accept
 from supervisord_ai.gateway.gateway import Gateway, in_own_thread, shape_refusal
 from supervisord_ai.health.alive import stay_alive
+from supervisord_ai.health.back_doors import LOOK_EVERY_S, BackDoors, Connections
 from supervisord_ai.health.ladder import Ladder
 from supervisord_ai.health.sampler import EVERY_S, Sampler, in_sensor_thread
 from supervisord_ai.health.view import HealthView
-from supervisord_ai.host import memory, sockets
+from supervisord_ai.host import memory, sockets, wsl
 from supervisord_ai.host.activation import PassedSockets
 from supervisord_ai.host.cages import Form, find_cages
-from supervisord_ai.host.cgroup import Cages
+from supervisord_ai.host.cgroup import Cages, Guarantee
+from supervisord_ai.host.connections import KernelConnections
+from supervisord_ai.host.firewall import WANTS, Firewall, Nft
 from supervisord_ai.host.machine import MachineDoor, RealMachine
 from supervisord_ai.host.notify import NotifyDoor, NotifyFolder
 from supervisord_ai.host.peers import KernelPeers
@@ -122,6 +125,8 @@ class Doors:
     notify: Callable[..., NotifyDoor] = NotifyFolder
     machine: Callable[..., MachineDoor] = RealMachine
     sense: RunSync = in_sensor_thread
+    connections: Callable[[], Connections] = KernelConnections
+    firewall: Callable[[], Firewall] = Nft
     dial: Callable[[BackendSpec], Dialer | None] = lambda _spec: None
     run_sync: RunSync = in_thread  # the store's
     read_elsewhere: RunSync = in_own_thread  # the gateway's, for large bodies
@@ -230,6 +235,9 @@ class Daemon:
         caged = cages.cage("any").identity  # not one of the roster: a reload may bring the first agent
         fleet_cgroup = caged.rpartition("/")[0] if caged is not None else None
         externals = {name: spec.policy.name for name, spec in config.roster.agents.items() if spec.external}
+        firewall = doors.firewall() if config.isolation_mode == "nft" else None
+        if firewall is not None and (fleet_cgroup is None or cages.guarantee is not Guarantee.HARD):
+            raise UsageError(f'{WANTS} needs cgroup v2, by which agents are told from others: {cages.detail}')
         self._accept = Accept(_identity_policy(config, fleet_cgroup), state.secret(), externals=externals)
         self._gateway = Gateway(
             roster=config.roster,
@@ -253,6 +261,17 @@ class Daemon:
             doors.machine(fleet=cages.group, engine_pids=self._engine_pids),
             load=self._gateway.load,
             tell=self._ladder.take,
+            clock=clock,
+            run_sync=doors.sense,
+        )
+        self._back_doors = BackDoors(
+            config.backends,
+            facts=partial(wsl.facts, ours=tuple(listener.getsockname()[:2] for listener in self._tcp)),
+            fleet=fleet_cgroup,
+            firewall=firewall,
+            connections=doors.connections(),
+            agent_of=self._accept.agent_of,
+            found=lambda agent, who, backend: self._events.note("bypass", agent, detail={"who": who, "backend": backend}),
             clock=clock,
             run_sync=doors.sense,
         )
@@ -310,7 +329,9 @@ class Daemon:
         return [pid for one in self._upstreams if one.engine is not None and (pid := one.engine.pid) is not None]
 
     def _health(self) -> HealthView:
-        return HealthView(sample=self._sampler.latest, level=self._ladder.statistics())
+        return HealthView(
+            sample=self._sampler.latest, level=self._ladder.statistics(), bypasses=self._back_doors.statistics()
+        )
 
     # --- wiring ----------------------------------------------------------------------------------------------------------
 
@@ -378,6 +399,7 @@ class Daemon:
             await store.start(self._journal.run)
             await store.start(self._cache_file.run)
             store.start_soon(every, RETENTION_EVERY_S, "forgetting old events", self._forget_events)
+            self._back_doors.close()
             async with trio.open_nursery() as agents:
                 await agents.start(self._fleet.run)
                 # The last daemon's agents are settled now; an Ollama among them had the address of ours.
@@ -399,6 +421,7 @@ class Daemon:
                             log.info("stopping: agents have %.0f s", STOP_AGENTS_WITHIN_S)
                             with trio.CancelScope(shield=True):
                                 await self._fleet.stop_all(within_s=STOP_AGENTS_WITHIN_S)
+                            self._back_doors.open()
                     engines.cancel_scope.cancel()
                 agents.cancel_scope.cancel()
             for one in self._upstreams:
@@ -421,6 +444,7 @@ class Daemon:
         async with trio.open_nursery() as requests:
             await requests.start(self._gateway.run)
             requests.start_soon(every, EVERY_S, "sampling", self._sampler.sample)
+            requests.start_soon(every, LOOK_EVERY_S, "looking at the back doors", self._back_doors.look)
             if (within_s := self._notifier.watchdog_s) is not None:
                 feed = partial(stay_alive, self._notifier.alive, within_s, look=self._signs, nudge=self._gateway.nudge)
                 requests.start_soon(kept_up, "feeding the watchdog", feed)

@@ -94,6 +94,9 @@ def next_steps(told: Json) -> list[str]:
             steps.append(f"ollama {backend['name']} does not answer: is one running at {backend['url']}?")
     if told["queue"].get("mode", "open") != "open":
         steps.append("ai-supervisor queue resume")
+    past = [one["agent"] for one in told.get("bypasses", ()) if one["agent"]]
+    if past:
+        steps.append(f'{past[0]} is to call OLLAMA_HOST as it was given; [isolation] mode = "nft" closes the other way')
     resting = [one for one in told["agents"]["attention"] if one["state"] == "quarantined"]
     if resting:
         name = resting[0]["agent"]

@@ -84,6 +84,7 @@ def status(moment: Moment) -> Json:
             "daemon_rss_bytes": moment.usage.rss_bytes,
             "daemon_cpu_s": round(moment.usage.cpu_s, 3),
         },
+        "bypasses": [plain(one) for one in moment.health.bypasses],
         "machine": machine(moment.health.sample.machine) if moment.health.sample is not None else None,
         "totals": plain(gateway.totals),
     }
@@ -97,6 +98,9 @@ def reasons(moment: Moment) -> list[str]:
             found.append(f"backend {one.name} is {one.state}" + (f": {one.detail}" if one.detail else ""))
         if one.breaker != "closed":
             found.append(f"the breaker of backend {one.name} is {one.breaker}: it failed too often, who waits goes on waiting")
+    for past in moment.health.bypasses:
+        if past.agent is not None:
+            found.append(f"agent {past.agent} calls backend {past.backend} itself, past the queue")
     if moment.gateway.mode != "open":
         found.append(f"the queue is {moment.gateway.mode}")
     quarantined = [view.name for view in moment.fleet.agents if view.state is AgentState.QUARANTINED]

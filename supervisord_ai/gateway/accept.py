@@ -23,6 +23,7 @@ from supervisord_ai.core.events import AgentStarted, Event
 from supervisord_ai.core.identity import (
     EXTERNAL_GENERATION,
     Caller,
+    CallerKind,
     IdentityPolicy,
     PeerFacts,
     Proof,
@@ -130,6 +131,11 @@ class Accept:
             await handler_for(self._answer(replace(caller, uid=facts.uid), connection))(exchange)
 
         return handle
+
+    def agent_of(self, facts: PeerFacts) -> str | None:
+        """Return the agent that a process belongs to, whatever it is connected to."""
+        found = self._register.on_unix(facts)
+        return found.name if isinstance(found, Caller) and found.kind is CallerKind.AGENT else None
 
     def may_control(self, facts: PeerFacts) -> bool:
         """Say whether a process may use the owner's socket: never one of the fleet's, whatever its user is."""

@@ -58,8 +58,20 @@ class LevelView:
 
 
 @dataclass(frozen=True, slots=True)
+class BypassView:
+    """Somebody who called a backend past the queue: an agent by its name, else a program. `ago_s` since it was last seen."""
+
+    who: str
+    agent: str | None
+    backend: str
+    connections: int
+    ago_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class HealthView:
     """Everything at one instant. `sample` is None until the first one was taken."""
 
     sample: Sample | None = None
     level: LevelView | None = None
+    bypasses: tuple[BypassView, ...] = ()

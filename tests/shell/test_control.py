@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from supervisord_ai.agents.view import FleetView
+from supervisord_ai.cli.status import next_steps
 from supervisord_ai.clock import VirtualClock
 from supervisord_ai.control.api import Control
 from supervisord_ai.control.report import Usage
@@ -20,6 +21,7 @@ from supervisord_ai.core.memory_plan import MemoryPolicy
 from supervisord_ai.core.roster import CLASS_DEFAULTS, AgentSpec, Roster
 from supervisord_ai.errors import Refused
 from supervisord_ai.gateway.view import GatewayView
+from supervisord_ai.health.view import BypassView, HealthView
 from supervisord_ai.host.peers import KernelPeers
 from supervisord_ai.serve.connection import MemoryClient, memory_pair
 from supervisord_ai.serve.http import serve_connection
@@ -36,6 +38,7 @@ class House:
         self.fleet: FleetView = fleet_view()
         self.gateway: GatewayView = gateway_view()
         self.stops = 0
+        self.health = HealthView()
         spec = AgentSpec("opus-01", CLASS_DEFAULTS["opus"], ("run", "it"), cwd="/srv")
         self.roster = Roster({"opus-01": spec})
         self.control = Control(
@@ -49,6 +52,7 @@ class House:
             explain={"q1": {"id": "q1", "state": "queued", "position": 3, "reason": "all slots are busy"}}.get,
             identity=identity_view,
             usage=lambda: Usage(45_000_000, 1.23456),
+            health=lambda: self.health,
             peers=KernelPeers(),
             environment=lambda spec: {"AI_SUPERVISOR_TOKEN": f"token of {spec.name}"},
             may_control=lambda facts: facts.uid == 1000 and facts.run_tag is None,
@@ -305,3 +309,16 @@ async def test_only_an_external_agent_has_something_to_be_given(autojump_clock: 
 async def test_one_request_is_explained(autojump_clock: object) -> None:
     status, _, told = await ask(House(), "/v1/queue/q1")
     assert (status, told["position"], told["reason"]) == (200, 3, "all slots are busy")
+
+
+async def test_an_agent_that_calls_a_backend_itself_is_named_and_a_program_of_the_owner_is_only_shown() -> None:
+    house = House()
+    house.health = HealthView(
+        bypasses=(BypassView("sonnet-07", "sonnet-07", "main", 3, 4.0), BypassView("curl 77 (uid 1000)", None, "main", 1, 9.0))
+    )
+    _, _, told = await ask(house, "/v1/status")
+    assert told["bypasses"][1] == {
+        "who": "curl 77 (uid 1000)", "agent": None, "backend": "main", "connections": 1, "ago_s": 9.0,
+    }  # fmt: skip
+    assert told["health"]["reasons"] == ["agent sonnet-07 calls backend main itself, past the queue"]
+    assert any(step.startswith("sonnet-07 is to call OLLAMA_HOST") for step in next_steps(told))

@@ -382,7 +382,6 @@ def test_the_keys_without_effect_are_these() -> None:
         "levels.stale",
         "levels.pause_starts",
         "gpu.unload_at",
-        "isolation.mode",
         "alerts",
     )
 
