@@ -192,7 +192,7 @@ def page(result: Outcome) -> Screen:
     for bad in result.misbehaved:
         screen.line(f"  {bad.agent:<12}{bad.what}")
         lives = " -> ".join(bad.verdicts) or "not seen to end"
-        screen.line(f"  {'':<12}{lives}; {bad.restarts} restarts, {bad.answers} answers")
+        screen.wrapped("", f"{lives}; {bad.restarts} restarts, {bad.answers} answers", 14)
     gone = "with its grandchild gone" if seen.is_stubborn_gone else "SOMETHING STILL RUNS"
     row("stopped", f"everything in {span_of(seen.stopped_in_s)}, the one that ignores TERM {gone}; 8 s are promised")
     row("daemon", f"{size_of(seen.daemon_rss_bytes)} at most, {span_of(seen.cpu_s)} of CPU")
