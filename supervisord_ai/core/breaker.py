@@ -2,7 +2,7 @@
 
 Faults are Ollama's alone: no connection, silence, an answer cut off, a runner that died. What a caller did wrong, a caller who
 left, and anything Ollama answered in good order never come here. Open, nothing is drained into errors: who waits goes on
-waiting until its own deadline. Half-open, one call goes through, and its end decides.
+waiting until its own deadline. Half-open, one cheap thing is tried (a load, a few tokens for nobody), and its end decides.
 """
 
 from __future__ import annotations

@@ -29,7 +29,6 @@ from supervisord_ai.ollama.client import OllamaClient
 log = logging.getLogger(__name__)
 
 RESTART_WITHIN_S = 60.0
-_STARTS = {BreakerState.CLOSED: math.inf, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 0}
 
 
 class BackendState(StrEnum):
@@ -67,6 +66,9 @@ class Backend:
         self._hang = HangWatch()
         self._doubts: list[str] = []
         self._doubted = trio.Event()
+        self._failed = ""  # the model of the last call that Ollama failed
+        self._trial: str | None = None
+        self._tried = trio.Event()
         self.state = BackendState.WAITING
         self.detail = "not asked yet"
         self.version = ""
@@ -184,6 +186,8 @@ class Backend:
         """A call is over. `was_silent`: it was given up without a byte."""
         if self._slots.ended(call, model or "", self._clock.monotonic(), was_silent=was_silent):
             self._doubt(model)
+        if end is CallEnd.BADLY:
+            self._failed = model or ""
         self.judge(end)
 
     def judge(self, end: CallEnd) -> None:
@@ -199,7 +203,7 @@ class Backend:
         self._follow_breaker(before)
 
     def _cool(self) -> None:
-        """It answers small calls: an open breaker whose time has come lets one call through, and another if that told nothing."""
+        """It answers small calls: a backend whose breaker has cooled is tried out, and again if that told nothing."""
         before = self.breaker.state
         self.breaker.cool(self._clock.monotonic())
         if before is not BreakerState.HALF_OPEN or self._scheduler.busy(self.spec.name) == 0:
@@ -209,11 +213,35 @@ class Backend:
         state = self.breaker.state
         if state is not before:
             log.warning("the breaker of backend %s is %s", self.spec.name, state)
-        if state is not before or state is BreakerState.HALF_OPEN:
-            self._scheduler.allow(self.spec.name, _STARTS[state])
-            if state is BreakerState.OPEN:
+        match state:
+            case BreakerState.HALF_OPEN:
+                self._scheduler.allow(self.spec.name, self._ask_for_trial())
+                self._on_change()
+            case BreakerState.OPEN if state is not before:
+                self._scheduler.allow(self.spec.name, 0)
                 self._wake.set()  # the watch waits until it cools, and not for the next refresh
-            self._on_change()
+            case BreakerState.CLOSED if state is not before:
+                self._scheduler.allow(self.spec.name, math.inf)
+                self._on_change()
+            case _:
+                pass
+
+    def _ask_for_trial(self) -> int:
+        """Have a loaded model tried out; return how many calls or loads may begin. Where none is loaded, a load tells."""
+        loaded = [model for model in self._scheduler.resident(self.spec.name) if model in self._digests]
+        if not loaded:
+            return 1
+        self._trial = self._failed if self._failed in loaded else min(loaded)
+        self._tried.set()
+        return 0
+
+    async def next_trial(self) -> str:
+        """Return a loaded model with which a half-open backend is to be tried out."""
+        while self._trial is None:
+            self._tried = trio.Event()
+            await self._tried.wait()
+        model, self._trial = self._trial, None
+        return model
 
     def _doubt(self, model: str | None) -> None:
         if model is not None and model in self._digests and model not in self._doubts:

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from supervisord_ai.clock import Clock
+from supervisord_ai.core.breaker import BreakerState, CallEnd
 from supervisord_ai.core.calls import Pins
 from supervisord_ai.core.scheduler import Load, Scheduler
 from supervisord_ai.core.watchdog import Probed, WatchdogPolicy, most_at_once
@@ -58,7 +59,17 @@ class Upkeep:
         return self.backend.spec.name
 
     async def watch(self) -> None:
-        """Prove the slots of whatever model is doubted, and heal them, until cancelled."""
+        """Prove the slots of whatever model is doubted, and heal them; try out a backend whose breaker cools; until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_slots)
+            nursery.start_soon(self._watch_breaker)
+
+    async def _watch_breaker(self) -> None:
+        while True:
+            model = await self.backend.next_trial()
+            self.backend.judge(await self.try_out(model))
+
+    async def _watch_slots(self) -> None:
         while True:
             model = await self.backend.next_doubt()
             try:
@@ -155,6 +166,26 @@ class Upkeep:
                 self._scheduler.release(self._name, None)
                 self._on_change()
 
+    # --- is it well again ----------------------------------------------------------------------------------------------
+
+    async def try_out(self, model: str) -> CallEnd:
+        """Ask a backend whose breaker is half-open for a few tokens of a loaded model; nobody's own call is at stake."""
+        slots = self._scheduler.model_slots(self._name, model)
+
+        def has_room() -> bool:
+            is_free = self._in_flight(None) < self.backend.spec.slots and self._in_flight(model) < slots
+            return is_free or self.backend.breaker.state is not BreakerState.HALF_OPEN
+
+        async with self._turn:
+            if not await self._until(has_room, DRAIN_WITHIN_S) or self.backend.breaker.state is not BreakerState.HALF_OPEN:
+                return CallEnd.UNKNOWN  # a call of before has told, or the backend is lost
+            try:
+                (probed,) = await self._probe(model, 1)
+            except UpstreamFault as exc:
+                log.warning("backend %s is not well yet: %s", self._name, exc)
+                return CallEnd.BADLY
+        return CallEnd.WELL if probed.spoke_at is not None else CallEnd.BADLY
+
     async def _until_idle(self) -> bool:
         """Wait until nothing runs. While a call that runs makes progress others wait for us, so then not for long."""
         give_up_at = self._clock.monotonic() + self._policy.idle_within_s
@@ -178,6 +209,8 @@ class Upkeep:
             spoke_at: float | None = None
             with trio.move_on_after(self._policy.proof_within_s):
                 async with self.backend.client.open("POST", path, body=body) as reply:
+                    if reply.status != 200:
+                        raise UpstreamFault(f"a probe was answered with {reply.status}")
                     spoke_at = self._clock.monotonic()
                     while await reply.next_chunk() is not None:
                         pass

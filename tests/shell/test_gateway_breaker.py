@@ -8,14 +8,15 @@ from pathlib import Path
 
 import trio
 
-from tests.fakes.ollama_double import Double, DoubleOptions, ModelSpec, running
+from supervisord_ai.core.breaker import CallEnd
+from tests.fakes.ollama_double import Ask, Double, DoubleOptions, ModelSpec, Script, running
 from tests.shell.gateway_bench import MODEL, OWNER, agent, life, roster_of, wait_until
 from tests.shell.test_gateway_order import Crowd
 
 Clock = trio.abc.Clock
 
 
-async def test_five_faults_open_the_breaker_who_waits_goes_on_waiting_and_one_call_closes_it(
+async def test_five_faults_open_the_breaker_who_waits_goes_on_waiting_and_a_few_tokens_for_nobody_close_it(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
     async with running(Double()) as double, life(tmp_path, double) as bench:
@@ -35,26 +36,66 @@ async def test_five_faults_open_the_breaker_who_waits_goes_on_waiting_and_one_ca
             assert double.statistics().calls[MODEL] == calls
             await wait_until(lambda: bench.gateway.statistics().backends[0].breaker == "half-open")
             assert 14.9 < trio.current_time() - opened_at < 16
-            await wait_until(lambda: bench.gateway.statistics().running == 1)
-            assert bench.gateway.statistics().queued == 3
+            await wait_until(lambda: double.statistics().calls[MODEL] == calls + 1)
+            assert (bench.gateway.statistics().running, bench.gateway.statistics().queued) == (0, 4)
+            await wait_until(lambda: bench.gateway.statistics().backends[0].breaker == "closed")
         assert [answer.status for _, answer in crowd.answered] == [200] * 4
+        assert double.statistics().calls[MODEL] == calls + 1 + 4
+
+
+async def test_while_it_stays_ill_only_trials_are_lost_and_no_call_of_anybodys(tmp_path: Path, autojump_clock: Clock) -> None:
+    double = Double()
+    usual = double.script
+
+    def ill(_ask: Ask) -> Script:
+        return Script(tokens=("a ", "b "), cut_at_byte=60)
+
+    async with running(double), life(tmp_path, double) as bench:
+        await bench.ask(OWNER, "[[n=1]]")
+        double.script = ill
+        for number in range(5):
+            await bench.ask(agent("opus-01"), f"{number}")
+        assert bench.gateway.statistics().backends[0].breaker == "open"
+        calls, failed = double.statistics().calls[MODEL], bench.gateway.statistics().totals.failed
+        async with trio.open_nursery() as nursery:
+            crowd = Crowd(bench, nursery)
+            await crowd.asks(agent("opus-01"), "[[n=3]]")
+            await trio.sleep(100)
+            assert crowd.answered == []
+            assert 4 <= double.statistics().calls[MODEL] - calls <= 7  # one every 15 s
+            double.script = usual
+        assert [answer.status for _, answer in crowd.answered] == [200]
+        assert bench.gateway.statistics().totals.failed == failed
         assert bench.gateway.statistics().backends[0].breaker == "closed"
 
 
-async def test_a_bad_probe_opens_it_again_and_a_leaver_on_probation_tells_nothing(
-    tmp_path: Path, autojump_clock: Clock
-) -> None:
+async def test_where_no_model_is_loaded_the_load_is_the_trial(tmp_path: Path, autojump_clock: Clock) -> None:
     async with running(Double()) as double, life(tmp_path, double) as bench:
         await bench.ask(OWNER, "[[n=1]]")
-        for number in range(6):
+        for number in range(5):
             await bench.ask(agent("opus-01"), f"[[n=3 cut=400]] {number}")
         assert bench.gateway.statistics().backends[0].breaker == "open"
-        with trio.move_on_after(20):
-            await bench.ask(agent("opus-02"), "[[n=100 delay=1]]")
-        await wait_until(lambda: bench.gateway.statistics().running == 0)
-        assert bench.gateway.statistics().backends[0].breaker == "half-open"
-        assert (await bench.ask(agent("opus-01"), "[[n=1]]")).status == 200
+        loads = double.statistics().loads[MODEL]
+        double.restart()
+        answer = await bench.ask(agent("opus-01"), "[[n=1]]")
+        assert answer.status == 200
+        assert double.statistics().loads[MODEL] == loads + 1
         assert bench.gateway.statistics().backends[0].breaker == "closed"
+
+
+async def test_a_trial_keeps_to_the_slots_and_waits_for_calls_of_before(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with running(Double()) as double, life(tmp_path, double, slots=1) as bench:
+        await bench.ask(OWNER, "[[n=1]]")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bench.ask, agent("opus-01"), "[[n=30 delay=1]]")
+            await wait_until(lambda: bench.gateway.statistics().running == 1)
+            for _ in range(5):
+                bench.gateway._backends[0].judge(CallEnd.BADLY)
+            await trio.sleep(20)
+            assert bench.gateway.statistics().backends[0].breaker == "half-open"
+            assert double.statistics().peak_running == 1
+        await wait_until(lambda: bench.gateway.statistics().backends[0].breaker == "closed")
+        assert double.statistics().peak_running == 1
 
 
 async def test_fifty_leavers_and_fifty_callers_who_are_wrong_never_open_it(tmp_path: Path, autojump_clock: Clock) -> None:

@@ -31,7 +31,8 @@ PROMISES: dict[str, tuple[str, ...]] = {
     "G4 client faults never open the breaker; an open one, and an Ollama that is away, hold the queue": (
         "shell/test_gateway_breaker.py::test_two_calls_stall_and_the_twenty_behind_them_are_answered",
         "shell/test_gateway_breaker.py::test_fifty_leavers_and_fifty_callers_who_are_wrong_never_open_it",
-        "shell/test_gateway_breaker.py::test_five_faults_open_the_breaker_who_waits_goes_on_waiting_and_one_call_closes_it",
+        "shell/test_gateway_breaker.py"
+        "::test_five_faults_open_the_breaker_who_waits_goes_on_waiting_and_a_few_tokens_for_nobody_close_it",
         "shell/test_gateway_breaker.py::test_ollama_is_away_for_ten_minutes_and_nobody_who_has_the_time_is_lost",
     ),
     "G5 after a kill callers that return get their answers": (
