@@ -4,6 +4,8 @@
     lifecycle     one task an agent, the only writer of its state; asks core/restart what follows an end
     generation    one run: cage and limits, child held in its cage, journal, the other rooms, go; at the end the verdict
     environment   what the agent finds when it wakes
+    heartbeats    whether one that promised them is hung
+    rollout       how outdated ones come to their new specs, group by group, and back
     output        where its stdout and stderr go, and how that stays small
     duty          what is done again and again
     managed       the engines we keep (launches: the embedded one, or a backend's command), children of ours that are no agents

@@ -270,6 +270,8 @@ class Fleet:
                 pass
 
     def _note_calls(self, name: str, generation: int, is_under_way: bool) -> None:
+        if name in self._agents:
+            self._agents[name].calls(generation, are_under_way=is_under_way)
         if is_under_way:
             self._calling[name] = generation
         elif self._calling.get(name) == generation:

@@ -15,19 +15,22 @@ from typing import Protocol
 import trio
 
 from supervisord_ai.agents.generation import KILL_S, Doors, Generation
+from supervisord_ai.agents.heartbeats import Heartbeats
 from supervisord_ai.agents.view import AgentView
 from supervisord_ai.core import agent_state
 from supervisord_ai.core.adoption import Standing, is_standing
 from supervisord_ai.core.agent_state import AgentEvent, AgentState
 from supervisord_ai.core.cap import CapDeed
 from supervisord_ai.core.events import AgentEnded, AgentReady, ChildKilled
+from supervisord_ai.core.liveness import Pause
 from supervisord_ai.core.policies import RestartPolicy
 from supervisord_ai.core.reload import needs_restart
 from supervisord_ai.core.restart import Quarantine, Rest, RestartIn, RestartLedger, RunAgainIn
 from supervisord_ai.core.roster import AgentSpec, Ready
 from supervisord_ai.core.startup import StartGate
-from supervisord_ai.core.verdict import OWN_CAP, SHUTDOWN, Verdict
+from supervisord_ai.core.verdict import OWN_CAP, SHUTDOWN, WATCHDOG, Verdict
 from supervisord_ai.errors import HostFault, SpawnFailed, StoreFault
+from supervisord_ai.host import signals
 from supervisord_ai.store.rows import AgentRecord
 
 logger = logging.getLogger(__name__)
@@ -35,6 +38,7 @@ logger = logging.getLogger(__name__)
 RESTING = frozenset({AgentState.STOPPED, AgentState.SCHEDULED, AgentState.FINISHED, AgentState.QUARANTINED})
 UP = frozenset({AgentState.STARTING, AgentState.RUNNING, AgentState.BACKOFF})
 IN_TROUBLE = frozenset({AgentState.BACKOFF, AgentState.QUARANTINED, AgentState.FINISHED})
+EXTENDED_MOST_S = 300.0  # a stop is not put off for ever
 HEARD_S = 0.02  # fifty notices a second, and whoever says more waits
 LINGER_S = 2.0  # for those who outlive a main process that ended by itself
 FAULT_BACKOFF_S = 10.0  # the journal or the machine failed us; the agent is not to blame
@@ -44,6 +48,8 @@ class Witness(Protocol):
     """Who is told of every start that came up and every end, also of those that no other room hears of."""
 
     def ready(self, name: str) -> None: ...
+
+    def extended(self, name: str, by_s: float) -> None: ...
 
     def ended(self, name: str, generation: int, verdict: Verdict) -> None: ...
 
@@ -98,6 +104,8 @@ class Agent:
         self._verdict: Verdict | None = None
         self._reason = ""  # of a quarantine, or of a wait that is nobody's fault
         self._status = ""  # what the generation that runs said of itself
+        self._heartbeats = Heartbeats(doors.clock)
+        self._ending_since = 0.0
 
     def __repr__(self) -> str:
         return f"<agent {self.name} {self.state}>"
@@ -224,6 +232,11 @@ class Agent:
         """The gateway refused a request of this generation, or cut its answer: its end may be put down to that."""
         if self._generation is not None and self._number == generation:
             self._generation.refused_at = self._clock.monotonic()
+
+    def calls(self, generation: int, *, are_under_way: bool) -> None:
+        """This generation waits for answers of ours, or no longer does."""
+        if self._number == generation:
+            self._heartbeats.excuse(Pause.CALLS, is_excused=are_under_way)
 
     def look(self) -> None:
         """See whether the OOM killer took some of it, and it lives on."""
@@ -471,10 +484,12 @@ class Agent:
 
     async def _live(self, generation: Generation) -> tuple[Verdict, tuple[int, ...]]:
         logger.info("agent %s generation %d runs as %d", self.name, self._number, generation.handle.pid)
+        self._heartbeats = Heartbeats(self._clock)
         generation.go()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._become_ready, generation)
             nursery.start_soon(self._listen, generation)
+            nursery.start_soon(self._end_when_hung)
             nursery.start_soon(self._end_when_told, generation)
             status = await generation.handle.wait()
             generation.ended_at = self._clock.monotonic()
@@ -517,15 +532,38 @@ class Agent:
                 self._ready.set()
             if notice.status is not None or notice.is_stopping:
                 self._status = notice.status or "stopping"
+            self._heartbeats.hear(notice)
+            if notice.extend_s is not None:
+                self._extend(notice.extend_s)
             await trio.sleep(HEARD_S)
+
+    def _extend(self, extend_s: float) -> None:
+        """It needs longer for what it is doing: a stop waits, within bounds, for which the end of the supervisor is one."""
+        now = self._clock.monotonic()
+        if self.state is AgentState.STARTING:
+            self._witness.extended(self.name, extend_s)
+        elif self._grace is not None and self._end_reason is not None and self._down[1] is None:
+            self._kill_at = min(max(self._kill_at, now + extend_s), self._ending_since + EXTENDED_MOST_S)
+            self._grace.deadline = self._kill_at
+
+    async def _end_when_hung(self) -> None:
+        why = await self._heartbeats.until_hung()
+        if self._end_reason is None:
+            logger.warning("agent %s generation %d is hung: %s", self.name, self._number, why)
+            self._status = f"hung: {why}"
+            self._end(WATCHDOG, None)
 
     async def _end_when_told(self, generation: Generation) -> None:
         while self._end_reason is None:
             await self._changed.wait()
         self._move(AgentEvent.END)
         logger.info("agent %s generation %d is told to end: %s", self.name, self._number, self._end_reason)
+        self._ending_since = self._clock.monotonic()
         generation.intend(self._end_reason)
-        await generation.terminate()
+        if self._end_reason == WATCHDOG:
+            generation.handle.signal(signals.ABRT)  # as systemd does: it leaves a trace of where it hangs
+        else:
+            await generation.terminate()
         with trio.CancelScope(deadline=self._kill_at) as self._grace:
             await trio.sleep_forever()
         generation.was_killed = True

@@ -200,6 +200,10 @@ class Rollouts:
         self._rollout.ready(name, self._clock.monotonic())
         self._wake()
 
+    def extended(self, name: str, by_s: float) -> None:
+        self._rollout.extended(name, self._clock.monotonic() + by_s)
+        self._wake()
+
     def ended(self, name: str, generation: int, verdict: Verdict) -> None:
         if generation <= self._since.get(name, generation):
             return

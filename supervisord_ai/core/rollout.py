@@ -57,6 +57,7 @@ TRANSITIONS: dict[tuple[Step, _Move], Step] = {
     (Step.DOWN, _Move.PROVE): Step.RETURNED,
     **{(step, _Move.LEAVE): Step.LEFT for step in Step},
 }
+EXTENDED_MOST = 10
 OUR_RESTARTS = frozenset({LOST, "stopped:restart", "stopped:rollout", "stopped:max-age"})  # it is started again after these
 IN_HAND = frozenset({Step.ROLLING, Step.RETURNING, Step.DOWN})
 
@@ -145,6 +146,7 @@ class _Member:
     why: str
     started_at: float | None = None  # as what it is to become; None: its restart has not begun
     ready_at: float | None = None
+    extended_until: float = -math.inf
 
 
 @dataclass(slots=True)
@@ -213,7 +215,7 @@ class Rollout:
     def restarted(self, name: str, now: float) -> None:
         """An agent in hand is being started as what it is to become. What it did before this says nothing."""
         member = self._members[name]
-        member.started_at, member.ready_at = now, None
+        member.started_at, member.ready_at, member.extended_until = now, None, -math.inf
 
     def ready(self, name: str, now: float) -> None:
         member = self._in_hand(name)
@@ -223,6 +225,12 @@ class Rollout:
             self._move(member, _Move.PROVE)
         elif member.ready_at is None:
             member.ready_at = now
+
+    def extended(self, name: str, until: float) -> None:
+        """An agent that is being started asks for time until then; it gets EXTENDED_MOST times what the others have."""
+        member = self._in_hand(name)
+        if member is not None:
+            member.extended_until = max(member.extended_until, until)
 
     def ended(self, name: str, end: End, now: float, why: str) -> None:
         """A generation that was started since `restarted` has ended."""
@@ -317,7 +325,8 @@ class Rollout:
             return math.inf
         if member.ready_at is not None:
             return member.ready_at + self.policy.min_ready_s
-        return member.started_at + self.ready_within_s
+        within = member.started_at + self.ready_within_s, member.started_at + EXTENDED_MOST * self.ready_within_s
+        return min(max(within[0], member.extended_until), within[1])
 
     def _take(self, members: list[_Member], move: _Move) -> tuple[str, ...]:
         for member in members:

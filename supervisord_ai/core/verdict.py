@@ -20,6 +20,7 @@ SIGNAL_NAMES = {
 OWN_CAP = "own-cap"  # the one intent that is not a stop: we ended it because it was over its cap
 OOM_OWN_CAP = "oom:own-cap"
 SHUTDOWN = "shutdown"  # the intent of a supervisor that ends and takes everyone along
+WATCHDOG = "watchdog"  # it broke its promise of heartbeats: we ended it, and it is to blame
 REMOVED = "removed"  # of one that is not in the roster any more
 LOST = "lost-while-down"
 AFTER_GATEWAY_S = 10.0  # an end this soon after a refusal or a cut of ours is put down to it
@@ -130,6 +131,8 @@ def blame(word: str) -> Blame:
     """Return whose doing an end with this verdict was."""
     if word == "finished":
         return Blame.NOBODY
+    if word == f"stopped:{WATCHDOG}":
+        return Blame.ITSELF
     if word.startswith("stopped:") or word == LOST:
         return Blame.OURS
     if word in {"oom:vm", "oom:fleet", "oom:systemd-oomd"}:

@@ -24,17 +24,26 @@ from supervisord_ai.host.state_folder import make_folder
 STATUS_CHARS = 200
 _MESSAGE_BYTES = 4096
 _LONGEST_PATH = 107  # sockaddr_un.sun_path with its NUL
+_DIGITS = 18  # of a number of microseconds: thirty thousand years
 _UCRED = struct.Struct("3i")  # pid, uid, gid
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What a process said of itself. `status` None: nothing. pid 0: one of another pid namespace."""
+    """What a process said of itself; None: nothing. pid 0: one of another pid namespace.
+
+    `watchdog_s`: a heartbeat will come at least this often (0: none will). `is_hung`: it says so itself (WATCHDOG=trigger).
+    `extend_s`: what it is doing, starting or stopping, takes this much longer.
+    """
 
     pid: int
     is_ready: bool = False
     is_stopping: bool = False
     status: str | None = None
+    is_heartbeat: bool = False
+    is_hung: bool = False
+    watchdog_s: float | None = None
+    extend_s: float | None = None
 
 
 class NotifySocket(Protocol):
@@ -129,7 +138,18 @@ def parse(message: bytes, pid: int) -> Notice:
         is_ready=words.get("READY") == "1",
         is_stopping=words.get("STOPPING") == "1",
         status=None if status is None else _harmless(status),
+        is_heartbeat=words.get("WATCHDOG") == "1",
+        is_hung=words.get("WATCHDOG") == "trigger",
+        watchdog_s=_seconds(words.get("WATCHDOG_USEC")),
+        extend_s=_seconds(words.get("EXTEND_TIMEOUT_USEC")),
     )
+
+
+def _seconds(microseconds: str | None) -> float | None:
+    """Read a number of microseconds; what is none was not said."""
+    if microseconds is None or not (microseconds.isascii() and microseconds.isdigit()) or len(microseconds) > _DIGITS:
+        return None
+    return int(microseconds) / 1e6
 
 
 def _harmless(text: str) -> str:

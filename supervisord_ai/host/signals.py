@@ -11,6 +11,7 @@ import trio
 
 TERM = int(signal.SIGTERM)
 KILL = int(signal.SIGKILL)
+ABRT = int(signal.SIGABRT)
 CONT = int(signal.SIGCONT)
 
 

@@ -50,6 +50,26 @@ async def test_what_is_said_is_heard_in_its_order_with_the_pid_of_who_said_it(do
     one.close()
 
 
+async def test_heartbeats_and_more_time_are_systemds_words(door: tuple[NotifyDoor, Say]) -> None:
+    sockets, say = door
+    one = sockets.open("opus-01", uid=os.geteuid())
+    say(one.path, b"READY=1\nWATCHDOG_USEC=30000000")
+    say(one.path, b"WATCHDOG=1")
+    say(one.path, b"STOPPING=1\nEXTEND_TIMEOUT_USEC=2500000")
+    say(one.path, b"WATCHDOG=trigger")
+    with trio.fail_after(5):
+        assert await one.receive() == Notice(os.getpid(), is_ready=True, watchdog_s=30.0)
+        assert await one.receive() == Notice(os.getpid(), is_heartbeat=True)
+        assert await one.receive() == Notice(os.getpid(), is_stopping=True, extend_s=2.5)
+        assert await one.receive() == Notice(os.getpid(), is_hung=True)
+    one.close()
+
+
+@pytest.mark.parametrize("said", ["-1", "1e6", "", " 5", "9" * 400, "\u0665"])
+def test_what_is_no_number_of_microseconds_was_not_said(said: str) -> None:
+    assert parse(f"WATCHDOG_USEC={said}".encode(), 1) == Notice(1)
+
+
 async def test_after_the_close_nobody_is_heard_and_the_next_generation_has_heard_nothing(door: tuple[NotifyDoor, Say]) -> None:
     sockets, say = door
     one = sockets.open("opus-01", uid=os.geteuid())

@@ -17,7 +17,7 @@ from supervisord_ai.core.verdict import ExitStatus
 from supervisord_ai.errors import HostFault, SpawnFailed
 from supervisord_ai.host.cgroup import Counters, Guarantee
 from supervisord_ai.host.process import Account, Launch
-from supervisord_ai.host.signals import KILL, TERM
+from supervisord_ai.host.signals import ABRT, KILL, TERM
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,8 @@ class FakeProcess:
         self.signals.append(signum)
         if signum == KILL and not self.program.is_unkillable:
             self._end(ExitStatus(signal=KILL), 0.0)
+        if signum == ABRT:
+            self._end(ExitStatus(signal=ABRT), 0.0)
         if signum == TERM and self.program.obeys_term:
             self._end(ExitStatus(signal=TERM), self.program.takes_s)
         return True
