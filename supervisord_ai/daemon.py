@@ -36,9 +36,11 @@ from supervisord_ai.agents.output import LogFolder
 from supervisord_ai.clock import Clock, SystemClock
 from supervisord_ai.config import Config
 from supervisord_ai.control.api import Control
+from supervisord_ai.control.figures import Figures
 from supervisord_ai.control.reload import Reload
 from supervisord_ai.control.report import Usage
 from supervisord_ai.control.verbs import Verbs
+from supervisord_ai.core.alerts import AlertRule, rules_of
 from supervisord_ai.core.events import AgentEnded, AgentReady, AgentStarted, ChildKilled, Event, LevelChanged, RolloutMoved
 from supervisord_ai.core.identity import EXTERNAL_GENERATION, IdentityPolicy
 from supervisord_ai.core.injection import injected
@@ -52,9 +54,11 @@ from supervisord_ai.duty import every, kept_up
 from supervisord_ai.errors import HostFault, SpawnFailed, SupervisorError, UsageError
 from supervisord_ai.gateway.accept import Accept
 from supervisord_ai.gateway.gateway import Gateway, in_own_thread, shape_refusal
+from supervisord_ai.health.alerts import Alerts
 from supervisord_ai.health.alive import stay_alive
 from supervisord_ai.health.back_doors import LOOK_EVERY_S, BackDoors, Connections
 from supervisord_ai.health.ladder import Ladder
+from supervisord_ai.health.notify import Courier, RealCourier
 from supervisord_ai.health.sampler import EVERY_S, Sampler, in_sensor_thread
 from supervisord_ai.health.view import HealthView
 from supervisord_ai.host import memory, sockets, wsl
@@ -63,7 +67,7 @@ from supervisord_ai.host.cages import Form, find_cages
 from supervisord_ai.host.cgroup import Cages, Guarantee
 from supervisord_ai.host.connections import KernelConnections
 from supervisord_ai.host.firewall import WANTS, Firewall, Nft
-from supervisord_ai.host.machine import MachineDoor, RealMachine
+from supervisord_ai.host.machine import MachineDoor, RealMachine, free_bytes
 from supervisord_ai.host.notify import NotifyDoor, NotifyFolder
 from supervisord_ai.host.peers import KernelPeers
 from supervisord_ai.host.process import Account, ProcessDoor, Processes, account
@@ -73,6 +77,7 @@ from supervisord_ai.host.systemd import Notifier
 from supervisord_ai.ollama.transport import Dialer
 from supervisord_ai.serve.connection import Connection
 from supervisord_ai.serve.http import Bounds, Handler, serve_listener
+from supervisord_ai.store.alerts import AlertJournal
 from supervisord_ai.store.cache import CacheFile
 from supervisord_ai.store.database import Database, Durability
 from supervisord_ai.store.disk import Disk, RunSync, in_thread
@@ -124,6 +129,7 @@ class Doors:
     cages: Callable[..., Cages] = find_cages
     notify: Callable[..., NotifyDoor] = NotifyFolder
     machine: Callable[..., MachineDoor] = RealMachine
+    courier: Callable[[], Courier] = RealCourier
     sense: RunSync = in_sensor_thread
     connections: Callable[[], Connections] = KernelConnections
     firewall: Callable[[], Firewall] = Nft
@@ -275,7 +281,31 @@ class Daemon:
             clock=clock,
             run_sync=doors.sense,
         )
-        self._reload = Reload(config, read=options.read_config, follow=self._follow)
+        figures = Figures(
+            sample=lambda: self._sampler.latest,
+            fleet=self._fleet.pulse,
+            gateway=self._gateway.pulse,
+            level=self._ladder.statistics,
+            usage=_own_usage,
+            disk_free_bytes=partial(free_bytes, state_dir),
+            reserve_bytes=config.memory.reserve_bytes,
+            clock=clock,
+        )
+        self._alerts = Alerts(
+            _alert_rules(config),
+            values=figures,
+            journal=AlertJournal(self._journal),
+            courier=doors.courier(),
+            clock=clock,
+            note=lambda kind, detail: self._events.note(kind, detail=detail),
+            host=os.uname().nodename,
+        )
+        self._reload = Reload(
+            config,
+            read=options.read_config,
+            follow=self._follow,
+            follow_alerts=lambda changed: self._alerts.follow(_alert_rules(changed)),
+        )
         self._control = Control(
             version=__version__,
             pid=os.getpid(),
@@ -298,6 +328,7 @@ class Daemon:
                 models=self._gateway.models,
                 events=self._events,
                 reload=self._reload,
+                alerts=self._alerts,
             ),
         )
 
@@ -330,7 +361,10 @@ class Daemon:
 
     def _health(self) -> HealthView:
         return HealthView(
-            sample=self._sampler.latest, level=self._ladder.statistics(), bypasses=self._back_doors.statistics()
+            sample=self._sampler.latest,
+            level=self._ladder.statistics(),
+            bypasses=self._back_doors.statistics(),
+            alerts=self._alerts.statistics(),
         )
 
     # --- wiring ----------------------------------------------------------------------------------------------------------
@@ -445,6 +479,7 @@ class Daemon:
             await requests.start(self._gateway.run)
             requests.start_soon(every, EVERY_S, "sampling", self._sampler.sample)
             requests.start_soon(every, LOOK_EVERY_S, "looking at the back doors", self._back_doors.look)
+            await requests.start(self._alerts.run)
             if (within_s := self._notifier.watchdog_s) is not None:
                 feed = partial(stay_alive, self._notifier.alive, within_s, look=self._signs, nudge=self._gateway.nudge)
                 requests.start_soon(kept_up, "feeding the watchdog", feed)
@@ -505,6 +540,10 @@ def _identity_policy(config: Config, fleet_cgroup: str | None) -> IdentityPolicy
         fleet_cgroup=fleet_cgroup,
         inherited_tag=os.environ.get("AI_SUPERVISOR_RUN"),
     )
+
+
+def _alert_rules(config: Config) -> tuple[AlertRule, ...]:
+    return rules_of(config.alerts, config.notify, [backend.name for backend in config.backends])
 
 
 def _url_of(address: tuple[str, int]) -> str:

@@ -25,7 +25,7 @@ from supervisord_ai.agents.generation import Doors, EnvironFor, Journal
 from supervisord_ai.agents.lifecycle import Agent
 from supervisord_ai.agents.output import LogFolder
 from supervisord_ai.agents.rollout import Rollouts
-from supervisord_ai.agents.view import AgentView, FleetView
+from supervisord_ai.agents.view import AgentView, FleetPulse, FleetView
 from supervisord_ai.clock import Clock
 from supervisord_ai.core.agent_state import AgentState
 from supervisord_ai.core.effects import effects_at
@@ -357,6 +357,10 @@ class Fleet:
                     logger.warning("the log of %s was not cut: %s", name, exc)
 
     # --- what people see ---
+
+    def pulse(self) -> FleetPulse:
+        """Return what costs nothing to ask."""
+        return FleetPulse(Counter(agent.state for agent in self._agents.values()))
 
     def statistics(self) -> FleetView:
         """Return everyone as he is now. Reads a few kernel files for each that runs."""

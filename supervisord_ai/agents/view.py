@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from supervisord_ai.core.agent_state import AgentState
 
@@ -27,6 +28,14 @@ class AgentView:
     log_path: str
     is_outdated: bool = False  # its generation was made of another spec than the roster's
     status: str = ""  # what the one that runs last said of itself on its notify socket
+
+
+@dataclass(frozen=True, slots=True)
+class FleetPulse:
+    """What costs nothing to ask, for who asks every second. `shed`: who was stopped to give memory back, in that order."""
+
+    states: Mapping[AgentState, int] = field(default_factory=dict)
+    shed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,6 +201,11 @@ def _add_work(commands: Any) -> None:
         how.add_argument(f"--{verb}", dest="verb", action="store_const", const=verb, help=words)
     rollout.add_argument("--no-wait", action="store_true", help="return at once; it goes on without us anyway")
 
+    alerts = _group(commands, "alerts", "what is watched, what fires, who is told")
+    _command(alerts, "list", "alerts", "every alert, those that fire first", config=True, json=True, action="list")
+    test = _command(alerts, "test", "alerts", "send a test to whom alerts tell", config=True, json=True, action="test")
+    test.add_argument("name", nargs="?", metavar="NAME", help="only the way of this alert (default: every way there is)")
+
     _command(commands, "reload", "reload", "read the config again and do what changed", config=True, json=True, action="reload")
 
 

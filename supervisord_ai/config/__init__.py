@@ -6,7 +6,6 @@ templates, plans that do not fit and keys without effect are found in one pass, 
 
 from supervisord_ai.config.load import Files, load
 from supervisord_ai.config.values import (
-    AlertSpec,
     Anonymous,
     Config,
     DaemonPolicy,
@@ -16,7 +15,6 @@ from supervisord_ai.config.values import (
 )
 
 __all__ = [
-    "AlertSpec",
     "Anonymous",
     "Config",
     "DaemonPolicy",

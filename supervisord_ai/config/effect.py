@@ -20,7 +20,6 @@ NOT_IN_EFFECT: tuple[str, ...] = (
     "levels.stale",
     "levels.pause_starts",
     "gpu.unload_at",
-    "alerts",
 )
 
 

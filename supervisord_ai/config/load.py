@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
+from supervisord_ai.config.alerts import read_alerts, read_notify
 from supervisord_ai.config.checks import check_backend, check_loops, check_paths, check_tables, check_tcp, check_twice
-from supervisord_ai.config.effect import NOT_IN_EFFECT
 from supervisord_ai.config.lines import Path
 from supervisord_ai.config.plan import mb, over_budget
 from supervisord_ai.config.reading import Document, Entry, Reader, home_of, parse, unknown
@@ -20,14 +20,13 @@ from supervisord_ai.config.schema import (
     LIST_TABLES,
     SINGLE_TABLES,
     TOP_LEVEL,
-    AlertTable,
     ModelsTable,
     ModelTable,
     OllamaTable,
     Table,
 )
 from supervisord_ai.config.units import shown
-from supervisord_ai.config.values import AlertSpec, Config, DaemonPolicy, GuestsAllow, ListenPolicy
+from supervisord_ai.config.values import Config, DaemonPolicy, GuestsAllow, ListenPolicy
 from supervisord_ai.core import places
 from supervisord_ai.core.memory_plan import CapLine, MemoryPolicy, PartsExceedTotal, judge_plan
 from supervisord_ai.core.places import Surroundings
@@ -193,6 +192,8 @@ class _Loading:
         classes = read_classes(self.reader, list(self.classes.values()))
         read = read_agents(self.reader, self.lists["agents"], classes, daemon.path)
         self._web()
+        backends = self._backends()
+        names = [backend.name for backend in backends]
         config = Config(
             daemon=daemon,
             path=self.main,
@@ -212,8 +213,9 @@ class _Loading:
             isolation_mode=self._values("isolation", {"mode": "none"}).get("mode", "none"),
             retention_events_s=self._values("retention", {"events_s": 30 * 86_400.0}).get("events_s", 30 * 86_400.0),
             guests_allow=self._values("guests", {"allow": GuestsAllow.OWNER}).get("allow", GuestsAllow.OWNER),
-            backends=self._backends(),
-            alerts=self._alerts(),
+            backends=backends,
+            alerts=read_alerts(self.reader, self.lists["alerts"], names),
+            notify=read_notify(self.reader, self.singles.get("notify")),
             roster=read.roster,
         )
         for table, name, what in check_tables(config):
@@ -284,20 +286,6 @@ class _Loading:
                 self.reader.problem(entry.document, (*entry.path, key), what)
             backends.append(backend)
         return tuple(backends) or (BackendSpec(),)
-
-    def _alerts(self) -> tuple[AlertSpec, ...]:
-        alerts = []
-        for entry in self.lists["alerts"]:
-            values = self.reader.table(AlertTable, entry, {}, "alerts")
-            missing = [key for key in ("name", "when") if isinstance(entry.raw, dict) and key not in entry.raw]
-            for key in missing:
-                self.reader.problem(entry.document, (*entry.path, key), "is missing")
-            if "alerts" in NOT_IN_EFFECT:
-                self.reader.problem(entry.document, entry.path, "alerts are not in effect yet: leave them out")
-            if "name" in values and "when" in values:
-                command, url = values.pop("command", ()), values.pop("url", "")
-                alerts.append(AlertSpec(**values, notify_command=command, notify_url=url))
-        return tuple(alerts)
 
     def _judge_memory(self, memory: MemoryPolicy, caps: Sequence[CapLine]) -> None:
         for wrong in judge_plan(memory, caps):

@@ -239,6 +239,7 @@ SINGLE_TABLES: dict[str, type[Table]] = {
     "rollout": RolloutTable,
     "logs": LogsTable,
     "retention": RetentionTable,
+    "notify": NotifyTable,
 }
 LIST_TABLES: dict[str, type[Table]] = {"agents": AgentTable, "ollama": OllamaTable, "alerts": AlertTable}
 TOP_LEVEL = ("include", *SINGLE_TABLES, "class", "models", *LIST_TABLES)

@@ -22,6 +22,11 @@ def settings_of(config: Config) -> Settings:
     for backend in config.backends:
         keys |= {f"ollama.{backend.name}.{key}": value for key, value in keys_of(OllamaTable, backend)}
     for alert in config.alerts:
-        # Where an alert goes may be a secret: what differs is told, and not what it is.
-        keys[f"alerts.{alert.name}"] = hashlib.sha256(repr(dataclasses.astuple(alert)).encode()).hexdigest()[:8]
+        keys[f"alerts.{alert.name}"] = _fingerprint(repr(dataclasses.astuple(alert)))
+    keys |= {key: _fingerprint(keys[key]) for key in ("notify.command", "notify.url")}
     return Settings(config.roster, keys)
+
+
+def _fingerprint(text: str) -> str:
+    """Return what tells one value from another: where an alert goes may be a secret, so what it is is not told."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

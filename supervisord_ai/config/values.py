@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from supervisord_ai.core.alerts import AlertSpec, Notify
 from supervisord_ai.core.memory_plan import MemoryPolicy
 from supervisord_ai.core.policies import (
     BackendSpec,
@@ -66,17 +67,6 @@ class ListenPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class AlertSpec:
-    """`[[alerts]]`: a condition that holds for a time tells a command or a URL."""
-
-    name: str
-    when: str
-    for_s: float = 30.0
-    notify_command: tuple[str, ...] = ()
-    notify_url: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     """Everything one config file and its includes say, resolved. `path` is None for a config that never was a file."""
 
@@ -101,4 +91,5 @@ class Config:
     guests_allow: GuestsAllow = GuestsAllow.OWNER
     backends: tuple[BackendSpec, ...] = (BackendSpec(),)
     alerts: tuple[AlertSpec, ...] = ()
+    notify: Notify = field(default_factory=Notify)
     roster: Roster = field(default_factory=Roster)

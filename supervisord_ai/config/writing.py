@@ -10,7 +10,17 @@ from typing import Any, Union, get_args, get_origin
 import msgspec
 
 from supervisord_ai.config.reading import nested_table
-from supervisord_ai.config.schema import SINGLE_TABLES, AgentTable, ClassTable, ModelsTable, ModelTable, OllamaTable, Table
+from supervisord_ai.config.schema import (
+    SINGLE_TABLES,
+    AgentTable,
+    AlertTable,
+    ClassTable,
+    ModelsTable,
+    ModelTable,
+    NotifyTable,
+    OllamaTable,
+    Table,
+)
 from supervisord_ai.config.units import DURATION_UNITS_S, SIZE_UNITS, Duration, Rate, Size
 from supervisord_ai.config.values import Config
 from supervisord_ai.core.roster import AgentSpec, ClassPolicy
@@ -30,6 +40,11 @@ def toml_of(config: Config, *, with_agents: bool = False) -> str:
         lines += [f"[models.{_key(model)}]", *_table(ModelTable, pins)]
     for backend in config.backends:
         lines += ["", "[[ollama]]", *_table(OllamaTable, backend)]
+    for alert in config.alerts:
+        lines += ["", "[[alerts]]", *_table(AlertTable, alert)]
+        if alert.notify is not None:
+            told = ", ".join(f"{key} = {written}" for key, written in keys_of(NotifyTable, alert.notify))
+            lines.append(f"notify = {{ {told} }}")
     for name, class_policy in config.roster.classes.items():
         lines += ["", f"[class.{_key(name)}]", *_class(class_policy)]
     lines.append("")

@@ -17,7 +17,7 @@ import trio
 from supervisord_ai.config import Config
 from supervisord_ai.config.settings import settings_of
 from supervisord_ai.core.memory_plan import MemoryPolicy
-from supervisord_ai.core.reload import ReloadPlan, Settings, plan_reload
+from supervisord_ai.core.reload import LIVE_TABLES, ReloadPlan, Settings, plan_reload
 from supervisord_ai.core.roster import Roster
 from supervisord_ai.errors import ConfigError, HostFault, UsageError
 
@@ -33,6 +33,8 @@ async def in_thread(read: Read) -> Config:
 class Reload:
     """Knows what the daemon runs with. `follow` makes the rooms go by another roster and memory plan; it must not wait.
 
+    `follow_alerts` makes other alerts be watched, where those of the config have changed.
+
     `read` is None for a daemon without a config file.
     """
 
@@ -42,12 +44,14 @@ class Reload:
         *,
         read: Read | None,
         follow: Callable[[Roster, MemoryPolicy], None],
+        follow_alerts: Callable[[Config], None] = lambda _config: None,
         run_sync: Callable[[Read], Awaitable[Config]] = in_thread,
     ) -> None:
         self._running = settings_of(config)
         self._memory = config.memory
         self._read = read
         self._follow = follow
+        self._follow_alerts = follow_alerts
         self._run_sync = run_sync
         self._turn = trio.Lock()
 
@@ -73,10 +77,12 @@ class Reload:
     async def carry_out(self) -> ReloadPlan:
         """Reload; return what was done, and what was refused. Raises: as `plan`, with nothing changed."""
         async with self._turn:
-            plan, memory = await self._look()
+            plan, memory, config = await self._look()
             # Nothing is awaited from here on: no request and no agent sees half of it.
             if plan.changes_something:
                 self._follow(plan.settings.roster, memory)
+            if any(key.partition(".")[0] in LIVE_TABLES for key in plan.keys):
+                self._follow_alerts(config)
             self._running, self._memory = plan.settings, memory
         for line in plan_lines(plan):
             log.info("reload: %s", line)
@@ -93,7 +99,7 @@ class Reload:
         except (UsageError, HostFault) as exc:
             log.error("reload: %s; nothing was changed", exc)
 
-    async def _look(self) -> tuple[ReloadPlan, MemoryPolicy]:
+    async def _look(self) -> tuple[ReloadPlan, MemoryPolicy, Config]:
         if self._read is None:
             raise UsageError("this daemon was not started from a config file")
         config = await self._run_sync(self._read)
@@ -101,7 +107,7 @@ class Reload:
         # Of the memory plan what binds somebody stays as it was.
         old = self._memory
         bound = {"ollama_bytes": old.ollama_bytes, "reserve_bytes": old.reserve_bytes, "enforce": old.enforce}
-        return plan, replace(config.memory, **bound)  # type: ignore[arg-type]
+        return plan, replace(config.memory, **bound), config  # type: ignore[arg-type]
 
 
 def plan_json(plan: ReloadPlan) -> dict[str, Any]:

@@ -85,6 +85,10 @@ def status(moment: Moment) -> Json:
             "daemon_cpu_s": round(moment.usage.cpu_s, 3),
         },
         "bypasses": [plain(one) for one in moment.health.bypasses],
+        "alerts": {
+            "watched": len(moment.health.alerts),
+            "firing": [plain(one) for one in moment.health.alerts if one.state == "firing"],
+        },
         "machine": machine(moment.health.sample.machine) if moment.health.sample is not None else None,
         "totals": plain(gateway.totals),
     }

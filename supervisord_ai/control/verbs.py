@@ -5,6 +5,7 @@
     POST /v1/cache/clear?tier=all|l1|l2|l3               GET /v1/cache[?prompts=1]
     POST /v1/models/{model}/load  unload  pull  rm        GET /v1/models
     POST /v1/rollout[?pattern=P]  /v1/rollout/pause  resume  abort      GET /v1/rollout
+    POST /v1/alerts/test[?name=NAME]                      GET /v1/alerts
     POST /v1/reload[?plan=1]                              GET /v1/events?n=N
 
 Names in paths are percent-encoded. What cannot be done is 409 with the reason; what is not there is 404.
@@ -29,6 +30,7 @@ from supervisord_ai.core.queue_mode import QueueMode, QueueVerb
 from supervisord_ai.errors import ConfigError, HostFault, Refused, StoreFault, UpstreamFault, UsageError
 from supervisord_ai.gateway.models import ModelsView
 from supervisord_ai.gateway.view import CacheReport
+from supervisord_ai.health.view import AlertView, TriedWay
 from supervisord_ai.serve.http import Exchange
 from supervisord_ai.store.rows import EventRow
 
@@ -82,15 +84,25 @@ class Events(Protocol):
     def tail(self, count: int, *, after_seq: int = 0) -> list[EventRow]: ...
 
 
+class Alerts(Protocol):
+    """The alerts, as far as their owner looks at them. Raises: UsageError for a name that is none."""
+
+    def statistics(self) -> tuple[AlertView, ...]: ...
+    async def test(self, name: str | None) -> list[TriedWay]: ...
+
+
 class Verbs:
     """Carries out what the owner says, through the rooms' own doors."""
 
-    def __init__(self, *, agents: Agents, queue: Queue, models: Models, events: Events, reload: Reload) -> None:
+    def __init__(
+        self, *, agents: Agents, queue: Queue, models: Models, events: Events, reload: Reload, alerts: Alerts
+    ) -> None:
         self._agents = agents
         self._queue = queue
         self._models = models
         self._events = events
         self._reload = reload
+        self._alerts = alerts
 
     async def answer(self, exchange: Exchange) -> bool:
         """Answer a request that is one of the verbs; False, with nothing done, when it is none.
@@ -125,6 +137,10 @@ class Verbs:
             case "POST", ["v1", "models", model, ("load" | "unload" | "rm" | "pull") as verb]:
                 await self._tell_models(exchange, model, verb)
                 return True
+            case "POST", ["v1", "alerts", "test"]:
+                told = await self._test_alerts(asked.get("name"))
+            case ("GET" | "HEAD"), ["v1", "alerts"]:
+                told = {"alerts": [plain(one) for one in self._alerts.statistics()]}
             case ("GET" | "HEAD"), ["v1", "models"]:
                 told = models_json(await self._models.view())
             case ("GET" | "HEAD"), ["v1", "events"]:
@@ -188,6 +204,16 @@ class Verbs:
             raise Refused(503, str(exc)) from exc
         self._note("cache.clear", detail={"tier": tier, "answers": gone})
         return {"tier": tier, "answers": gone}
+
+    # --- alerts --------------------------------------------------------------------------------------------------------
+
+    async def _test_alerts(self, name: str | None) -> Json:
+        try:
+            tested = await self._alerts.test(name)
+        except UsageError as exc:
+            raise Refused(404, str(exc)) from exc
+        self._note("alert.test", detail={"alerts": [one.name for one in tested][:20]})
+        return {"tested": [plain(one) for one in tested]}
 
     # --- reload --------------------------------------------------------------------------------------------------------
 

@@ -3,8 +3,8 @@
 Knows nothing of files or processes. Agents are compared by their whole resolved spec, so that no field can be forgotten: a field
 is part of the generation that runs, and its change makes that generation outdated, unless `roster.LIVE_OF_AGENT` says that it
 may change while it runs. A reload ends nobody: who is outdated comes to his new spec with his next start, or when a rollout
-comes to him. Of the rest of the config only LIVE_KEYS are looked at anew; every other key is refused by name, and stays as it
-was, while what can be done is done.
+comes to him. Of the rest of the config only LIVE_KEYS and LIVE_TABLES are looked at anew; every other key is refused by name,
+and stays as it was, while what can be done is done.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from supervisord_ai.core.roster import AgentSpec, ClassPolicy, Roster
 
 # The memory plan is arithmetic about caps; the caps themselves belong to the agents. (`ollama` and `reserve` bind someone.)
 LIVE_KEYS = frozenset(f"memory.{part}" for part in ("total", "os", "cache", "monitoring", "agents", "overcommit"))
+# Whom to tell of what binds nobody: every key of these is followed, those that are new and those that are gone too.
+LIVE_TABLES = frozenset({"alerts", "notify"})
 
 _CLASS = "class"  # what the name of a spec's policy is called in a config
 
@@ -168,8 +170,10 @@ def _keys(
         old, new = running.get(key), wanted.get(key)
         if old == new:
             continue
-        if key in LIVE_KEYS and new is not None:
-            after[key] = new
+        if key.partition(".")[0] in LIVE_TABLES or (key in LIVE_KEYS and new is not None):
+            after |= {key: new} if new is not None else {}
+            if new is None:
+                del after[key]
             live.append(key)
         else:
             refused.append(NeedsRestart(key, f"{old or 'nothing'} -> {new or 'nothing'}"))

@@ -23,7 +23,7 @@ from supervisord_ai.core.policies import BackendSpec, BreakerPolicy, ModelsPolic
 from supervisord_ai.core.scheduler import Scheduler
 from supervisord_ai.core.watchdog import HangWatch, SlotWatch
 from supervisord_ai.errors import UpstreamFault, UpstreamStalled
-from supervisord_ai.gateway.view import BackendView, RunningView
+from supervisord_ai.gateway.view import BackendPulse, BackendView, RunningView
 from supervisord_ai.ollama.client import OllamaClient
 
 log = logging.getLogger(__name__)
@@ -337,6 +337,10 @@ class Backend:
         return max(0.0, ended_at - max(began_at, since))
 
     # --- looks ---------------------------------------------------------------------------------------------------------
+
+    def pulse(self) -> BackendPulse:
+        """Return it in three words."""
+        return BackendPulse(self.spec.name, self.state.value, self.breaker.state.value, self._scheduler.busy(self.spec.name))
 
     def view(self, running: tuple[RunningView, ...]) -> BackendView:
         """Return everything for people."""

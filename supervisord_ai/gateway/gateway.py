@@ -48,7 +48,7 @@ from supervisord_ai.gateway.spool import SpoolSpace
 from supervisord_ai.gateway.tally import Tally
 from supervisord_ai.gateway.understood import Understood
 from supervisord_ai.gateway.upkeep import Lanes, Upkeep
-from supervisord_ai.gateway.view import CacheReport, GatewayView, LedgerView, PriorityView, QueuedView
+from supervisord_ai.gateway.view import CacheReport, GatewayPulse, GatewayView, LedgerView, PriorityView, QueuedView
 from supervisord_ai.ollama.client import OllamaClient
 from supervisord_ai.serve.http import Exchange, Handler
 from supervisord_ai.store.cache import CacheFile
@@ -410,6 +410,16 @@ class Gateway:
     def ledger(self) -> dict[str, LedgerView]:
         """Return what each agent asked and what it cost since the daemon started; who asked nothing has no line."""
         return self._tally.ledger()
+
+    def pulse(self) -> GatewayPulse:
+        """Return what costs nothing to ask."""
+        return GatewayPulse(
+            backends=tuple(backend.pulse() for backend in self._backends),
+            queued=self._scheduler.queued,
+            queued_async=self._scheduler.queued_async(),
+            running=sum(self._scheduler.busy(backend.spec.name) for backend in self._backends),
+            totals=self._tally.totals(),
+        )
 
     def statistics(self) -> GatewayView:
         """Return everything at this instant."""

@@ -189,6 +189,32 @@ class LedgerView:
 
 
 @dataclass(frozen=True, slots=True)
+class BackendPulse:
+    """One Ollama in three words, each as in `BackendView`."""
+
+    name: str
+    state: str
+    breaker: str
+    busy: int
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayPulse:
+    """What costs nothing to ask, for who asks every second.
+
+    `models_on_cpu`: those that were on the GPU and are not; `models_slow`: those far below their usual speed.
+    """
+
+    backends: tuple[BackendPulse, ...] = ()
+    queued: int = 0
+    queued_async: int = 0
+    running: int = 0
+    totals: Totals = Totals()
+    models_on_cpu: tuple[str, ...] = ()
+    models_slow: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayView:
     """Everything at one instant."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from supervisord_ai.core.effects import Level
+from supervisord_ai.core.figures import Value
 from supervisord_ai.core.policies import LevelsPolicy
 from supervisord_ai.core.samples import Sample
 
@@ -69,9 +71,36 @@ class BypassView:
 
 
 @dataclass(frozen=True, slots=True)
+class AlertView:
+    """One alert as it is now. `values` are the figures its condition speaks of; `whom` is "" where nobody is told."""
+
+    name: str
+    state: str
+    since_s: float
+    when: str
+    for_s: float
+    values: Mapping[str, Value | None]
+    is_builtin: bool
+    advice: str
+    whom: str
+    is_told: bool
+    trouble: str  # why the last notice did not arrive
+
+
+@dataclass(frozen=True, slots=True)
+class TriedWay:
+    """How the test of one alert's way ended; `trouble` is "" when it arrived."""
+
+    name: str
+    whom: str
+    trouble: str
+
+
+@dataclass(frozen=True, slots=True)
 class HealthView:
     """Everything at one instant. `sample` is None until the first one was taken."""
 
     sample: Sample | None = None
     level: LevelView | None = None
     bypasses: tuple[BypassView, ...] = ()
+    alerts: tuple[AlertView, ...] = ()

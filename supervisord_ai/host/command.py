@@ -18,14 +18,23 @@ async def run_command(argv: Sequence[str]) -> bool:
 
     Cancelled, the command is ended first (TERM, then KILL).
     """
+    trouble = await feed_command(argv, None)
+    if trouble:
+        log.error("%s %s", " ".join(argv), trouble)
+    return not trouble
+
+
+async def feed_command(argv: Sequence[str], data: bytes | None) -> str:
+    """Run a command to its end with this on its standard input (None: nothing); return "" or what went wrong, in words.
+
+    Cancelled, the command is ended first (TERM, then KILL).
+    """
+    stdin = subprocess.DEVNULL if data is None else data
     try:
-        done = await trio.run_process(
-            list(argv), stdin=subprocess.DEVNULL, capture_stdout=True, stderr=subprocess.STDOUT, check=False
-        )
+        done = await trio.run_process(list(argv), stdin=stdin, capture_stdout=True, stderr=subprocess.STDOUT, check=False)
     except OSError as exc:
-        log.error("%s cannot be run: %s", argv[0], exc.strerror)
-        return False
-    if done.returncode != 0:
-        said = done.stdout[-_LAST_BYTES:].decode("utf-8", "replace").strip()
-        log.error("%s ended with %d: %s", " ".join(argv), done.returncode, said or "it said nothing")
-    return done.returncode == 0
+        return f"cannot be run: {exc.strerror}"
+    if done.returncode == 0:
+        return ""
+    said = done.stdout[-_LAST_BYTES:].decode("utf-8", "replace").strip()
+    return f"ended with {done.returncode}: {said or 'it said nothing'}"

@@ -188,7 +188,7 @@ class RealMachine:
         if now >= self._windows_at + LOOK_AT_WINDOWS_EVERY_S:  # it asks Windows over a socket
             self._windows_at = now
             self._windows = self._windows or windows_drive(self._proc)
-            self._windows_free = _free_bytes(self._windows) if self._windows is not None else None
+            self._windows_free = free_bytes(self._windows) if self._windows is not None else None
         return self._windows_free
 
 
@@ -205,7 +205,8 @@ def windows_drive(proc: str = "/proc") -> str | None:
     return None
 
 
-def _free_bytes(path: str) -> int | None:
+def free_bytes(path: str | Path) -> int | None:
+    """Return how much a user may still write where this is, None where nobody tells."""
     try:
         found = os.statvfs(path)
     except OSError:

@@ -101,6 +101,20 @@ class AgentRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class AlertRecord:
+    """Where an alert stood. `rule` is its condition and its time: another one under the same name begins anew.
+
+    `told` is the last thing that was delivered: "firing", or "" for nothing or its end.
+    """
+
+    name: str
+    rule: str
+    state: str
+    since_wall: float
+    told: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EventRow:
     """One line of the event journal. `seq` only grows."""
 

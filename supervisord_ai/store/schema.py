@@ -169,7 +169,17 @@ def _journal_3(db: sqlite_utils.Database) -> None:
         db.table("agents").add_column(column, kind)
 
 
-JOURNAL = Schema(page_size=4096, migrations=(_journal_1, _journal_2, _journal_3), is_kept=True)
+def _journal_4(db: sqlite_utils.Database) -> None:
+    # `rule` tells whether it is still the same alert; `told` is the last thing that was delivered ("firing", or "").
+    db.table("alerts").create(
+        {"name": str, "rule": str, "state": str, "since_wall": float, "told": str},
+        pk="name",
+        not_null={"rule", "state", "since_wall", "told"},
+        strict=True,
+    )
+
+
+JOURNAL = Schema(page_size=4096, migrations=(_journal_1, _journal_2, _journal_3, _journal_4), is_kept=True)
 
 
 # --- cache.db -----------------------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ CHECKS: dict[int, str] = {
 ELSEWHERE: dict[int, str] = {
     60: "tests/system/test_clients.py",
 }
-"""Tested in a file of its own kind, which needs real sockets."""
+"""TriedWay in a file of its own kind, which needs real sockets."""
 
 NOT_HERE: dict[int, str] = {
     27: "nothing is substituted yet: the levels that would do it are decided and shown, not applied",

@@ -23,12 +23,33 @@ from supervisord_ai.core.roster import CLASS_DEFAULTS, AgentSpec, Roster
 from supervisord_ai.errors import ConfigError, Problem, Refused, StoreFault, UpstreamCut, UpstreamUnreachable, UsageError
 from supervisord_ai.gateway.models import ModelsView, ModelView
 from supervisord_ai.gateway.view import CacheReport
+from supervisord_ai.health.view import AlertView, TriedWay
 from supervisord_ai.serve.connection import memory_pair
 from supervisord_ai.serve.http import Exchange, serve_connection
 from supervisord_ai.store.rows import EventRow
 from tests.fakes.owner_views import agent_view, cache_report, fleet_view
 
 MODEL = ModelView("llama3.2:3b", "main", 2_000_000_000, "a80c4f17acd5", "llama", "Q4_K_M", None, None, None)
+
+
+BELL = AlertView("slow", "firing", 12.0, "level > 1", 5.0, {"level": 2.0}, True, "look", "page-me", False, "ended with 1")
+
+
+class Bells:
+    """Alerts of which one is known."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+
+    def statistics(self) -> tuple[AlertView, ...]:
+        return (BELL,)
+
+    async def test(self, name: str | None) -> list[TriedWay]:
+        await trio.lowlevel.checkpoint()
+        if name not in {None, "slow"}:
+            raise UsageError(f"there is no alert {name!r}")
+        self._house._be_told("test", name)
+        return [TriedWay("slow", "page-me", "")]
 
 
 class House:
@@ -41,7 +62,7 @@ class House:
         self.config: Config | ConfigError = config_of("a-1", "a-2")
         self.followed: list[Roster] = []
         self.reload = Reload(config_of("a-1", "a-2"), read=self._read, follow=self._follow, run_sync=self._at_once)
-        self.verbs = Verbs(agents=self, queue=self, models=Shelf(self), events=self, reload=self.reload)
+        self.verbs = Verbs(agents=self, queue=self, models=Shelf(self), events=self, reload=self.reload, alerts=Bells(self))
 
     # Agents
     def start(self, name: str) -> None:
@@ -389,6 +410,7 @@ async def test_a_daemon_without_a_config_file_cannot_reload(autojump_clock: obje
         models=Shelf(house),
         events=house,
         reload=Reload(config_of(), read=None, follow=house._follow),
+        alerts=Bells(house),
     )
     assert (await tell(house, "/v1/reload"))[0] == 409
 
@@ -404,3 +426,19 @@ async def test_what_binds_somebody_in_the_memory_plan_stays(autojump_clock: obje
     plan = await reload.carry_out()
     assert (plan.keys, [one.key for one in plan.refused]) == (("memory.agents",), ["memory.ollama"])
     assert plans == [replace(old, agents_bytes=10**9)]
+
+
+# --- alerts -------------------------------------------------------------------------------------------------------------
+
+
+async def test_alerts_are_shown_and_their_ways_tested(autojump_clock: object) -> None:
+    house = House()
+    code, told = await tell(house, "/v1/alerts", "GET")
+    assert (code, [one["name"] for one in told["alerts"]]) == (200, ["slow"])
+    assert told["alerts"][0]["values"] == {"level": 2.0}
+    assert await tell(house, "/v1/alerts/test?name=slow") == (
+        200,
+        {"tested": [{"name": "slow", "whom": "page-me", "trouble": ""}]},
+    )
+    assert (await tell(house, "/v1/alerts/test?name=slwo"))[0] == 404
+    assert ("test", "slow") in house.told

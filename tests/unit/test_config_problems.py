@@ -272,16 +272,33 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
             '/e/c.toml:10: ollama[3].url: is the Ollama of [[ollama]] c: one Ollama given twice would be handed twice its slots',
         ],
     ),
+    "alerts that could never fire": (
+        '[[alerts]]\nname = "slow"\nwhen = "queue.oldest > 60"\n'
+        '[[alerts]]\nname = "slow queue"\nwhen = "level > 1"\n'
+        '[[alerts]]\nname = "lost"\nwhen = "backend.gpu.state != \\"ready\\""\n'
+        '[[alerts]]\nname = "queue-slwo"\nfor = "1m"\n[[alerts]]\nwhen = "level > 1"\n'
+        '[[alerts]]\nname = "ok"\nwhen = "level >= 2"\nnotify = { url = "slack" }\n'
+        '[[alerts]]\nname = "ok"\nwhen = "level >= 2"\n[notify]\ncommand = [""]\n' + AGENT,
+        [
+            "/e/c.toml:3: alerts[0].when: there is no figure `queue.oldest`; did you mean `queue.oldest_s`?",
+            '/e/c.toml:5: alerts[1].name: is not a name: letters, digits, `.`, `_` and `-`, at most 64',
+            "/e/c.toml:9: alerts[2].when: there is no [[ollama]] named `gpu`; known are main",
+            "/e/c.toml:10: alerts[3].when: is missing, and no built-in alert is called `queue-slwo`; did you mean `queue-slow`?",
+            "/e/c.toml:13: alerts[4].name: is missing",
+            '/e/c.toml:18: alerts[5].notify.url: must begin with "https://" or "http://", not "slack"',
+            '/e/c.toml:20: alerts[6].name: "ok" is the name of another',
+            '/e/c.toml:23: notify.command: must begin with a program, such as ["notify-send", "ai"]',
+        ],
+    ),
     "keys without effect": (
         '[queue]\nbatch_max = 5\n[levels]\npriority_only = 4\n[gpu]\nunload_at = 0.8\n[class.opus]\nready = "notify"\n'
-        '[[ollama]]\nurl = "auto"\ndevice = "cpu"\n[[ollama]]\nname = "b"\n\n[[alerts]]\nname = "x"\nwhen = "y"\n'
+        '[[ollama]]\nurl = "auto"\ndevice = "cpu"\n[[ollama]]\nname = "b"\n'
         + AGENT
         + 'every = "1h"\n',
         [
             "/e/c.toml:4: levels.priority_only: not in effect yet: leave it at its default",
             "/e/c.toml:6: gpu.unload_at: not in effect yet: leave it at its default",
             "/e/c.toml:11: ollama[0].device: not in effect yet: leave it at its default",
-            "/e/c.toml:15: alerts[0]: alerts are not in effect yet: leave them out",
         ],
     ),
 }
@@ -354,7 +371,7 @@ def test_problems_of_all_files_come_together_each_with_its_place() -> None:
     assert found == [
         "/e/c.toml:1: include[2]: there is no /e/gone.toml",
         "/e/c.toml:5: y: unknown key; known here: include, daemon, listen, web, memory, start, guests, restart, queue, limits, breaker, "
-        "cache, levels, gpu, isolation, rollout, logs, retention, class, models, agents, ollama, alerts",
+        "cache, levels, gpu, isolation, rollout, logs, retention, notify, class, models, agents, ollama, alerts",
         "/e/a.toml:1: queue: stands in /e/c.toml:2 already",
         "/e/a.toml:3: class.x: stands in /e/c.toml:4 already",
         "/e/agents.d/1.toml:1: include: may stand only in /e/c.toml",
@@ -382,7 +399,6 @@ def test_the_keys_without_effect_are_these() -> None:
         "levels.stale",
         "levels.pause_starts",
         "gpu.unload_at",
-        "alerts",
     )
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from supervisord_ai.config import AlertSpec, Config, DaemonPolicy
+from supervisord_ai.config import Config, DaemonPolicy
 from supervisord_ai.config.settings import settings_of
+from supervisord_ai.core.alerts import AlertSpec, Notify
 from supervisord_ai.core.policies import BackendSpec, ModelPolicy
 
 CONFIG = Config(DaemonPolicy("/run/x", "/var/x", "/log/x"))
@@ -64,8 +65,10 @@ def test_every_value_of_a_config_is_in_it(what: str, changed: Config) -> None:
 
 
 def test_an_alert_is_told_apart_without_being_told() -> None:
-    secret = AlertSpec("a", "x > 1", notify_url="https://hooks.example/SECRET")
+    secret = AlertSpec("a", "x > 1", notify=Notify(url="https://hooks.example/SECRET"))
     keys = settings_of(dataclasses.replace(CONFIG, alerts=(secret,))).keys
     assert "SECRET" not in repr(keys)
+    usual = settings_of(dataclasses.replace(CONFIG, notify=Notify(url="https://hooks.example/SECRET"))).keys
+    assert "SECRET" not in repr(usual)
     other = dataclasses.replace(secret, for_s=9.0)
     assert keys != settings_of(dataclasses.replace(CONFIG, alerts=(other,))).keys

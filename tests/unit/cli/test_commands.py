@@ -44,6 +44,7 @@ GROUPS = {
     "queue": ("list", "show", "cancel", "pause", "drain", "resume"),
     "models": ("list", "loaded", "load", "unload", "pull", "rm"),
     "cache": ("stats", "analyze", "clear"),
+    "alerts": ("list", "test"),
     "config": ("show", "check", "plan"),
 }
 ALONE = ("run", "stop", "status", "health", "events", "reload", "rollout", "takeover", "install", "uninstall", "upgrade")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from supervisord_ai.core.alerts import BUILTIN, AlertSpec, AlertState, Change, Notify, Standing, judge, rules_of
 from supervisord_ai.core.conditions import BadCondition
-from supervisord_ai.core.figures import Values
+from supervisord_ai.core.figures import FIGURES, Values
 
 HEALTHY: Values = {
     "level": 0.0,
@@ -134,3 +135,27 @@ def test_an_alert_of_the_owner_comes_after_the_built_in_ones() -> None:
 
 def test_an_alert_begins_quiet() -> None:
     assert Standing().state is AlertState.QUIET
+
+
+# --- the document -------------------------------------------------------------------------------------------------------
+
+DOCUMENT = (Path(__file__).parents[3] / "docs" / "alerts.md").read_text()
+
+
+def rows(heading: str) -> list[list[str]]:
+    section = DOCUMENT.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def test_the_document_names_every_figure_with_its_unit_and_meaning() -> None:
+    told = {row[0].strip("`"): (row[1], row[2]) for row in rows("Figures")}
+    words = {figure.name: ", ".join(f'"{word}"' for word in figure.words) for figure in FIGURES}
+    assert told == {
+        figure.name: (figure.unit, figure.meaning + (f": {words[figure.name]}" if figure.words else "")) for figure in FIGURES
+    }
+
+
+def test_the_document_names_every_built_in_alert() -> None:
+    told = [(row[0].strip("`"), row[1].strip("`"), row[2], row[3]) for row in rows("Built-in alerts")]
+    assert told == [(name, one.when, f"{one.for_s:g} s", one.advice) for name, one in BUILTIN.items()]
