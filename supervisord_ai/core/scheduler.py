@@ -83,6 +83,16 @@ class Standing:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """How one priority stands: how many wait, since when the oldest does, and when one that came now would start (None: unknown)."""
+
+    priority: int
+    queued: int
+    oldest_at: float
+    newcomer_starts_at: float | None
+
+
 class Scheduler:
     """The backlog in memory and the slots of every backend. The one writer of both."""
 
@@ -425,9 +435,15 @@ class Scheduler:
         b = self._backends[backend]
         return min(b.model_slots.get(model, b.slots), b.slots)
 
-    def order(self) -> list[Ticket]:
-        """Return the waiting in about the order they would start: agents in turns, by key within a turn."""
-        return self._waiting.order(self._turn_key)
+    def order(self, count: int | None = None) -> list[Ticket]:
+        """Return the waiting, or the first `count`, in about the order they would start: in turns, by key within a turn."""
+        return self._waiting.order(self._turn_key, count)
+
+    def outlook(self, now: float) -> list[Outlook]:
+        """Return how each priority stands that somebody waits with, the best first."""
+        levels = self._waiting.levels()
+        starts = self.newcomers_start(levels, now) or {}
+        return [Outlook(level, count, oldest_at, starts.get(level)) for level, (count, oldest_at) in levels.items()]
 
     def standing(self, ticket_id: str, now: float) -> Standing | None:
         """Return where a waiting ticket stands and what it waits for, in words for people; None when it does not wait."""

@@ -222,12 +222,26 @@ class Waiting:
             lines[ticket.agent] = line
         return list(lines.items())
 
-    def order(self, key_of: Callable[[Entry], float]) -> list[Ticket]:
-        """Return all of them in about the order they would start: agents in turns, by key within a turn."""
+    def order(self, key_of: Callable[[Entry], float], count: int | None = None) -> list[Ticket]:
+        """Return all of them, or the first `count`, in about the order they would start: in turns, by key within a turn."""
         ranked = [
-            (turn, key_of(entry), entry[1], entry[2]) for mine in self._by_agent.values() for turn, entry in enumerate(mine)
+            (turn, key_of(entry), entry[1], entry[2])
+            for mine in self._by_agent.values()
+            for turn, entry in enumerate(mine[:count])  # of one line no more can be among the first
         ]
-        return [entry[3] for entry in sorted(ranked, key=lambda entry: entry[:3])]
+        first = heapq.nsmallest(len(ranked) if count is None else count, ranked, key=lambda entry: entry[:3])
+        return [entry[3] for entry in first]
+
+    def levels(self) -> dict[int, tuple[int, float]]:
+        """Return for each priority how many wait, and since when the oldest of them does."""
+        counts: dict[int, int] = {}
+        oldest: dict[int, float] = {}
+        for _, _, ticket in self._entries.values():
+            level = ticket.priority
+            counts[level] = counts.get(level, 0) + 1
+            if ticket.arrived_at < oldest.get(level, math.inf):
+                oldest[level] = ticket.arrived_at
+        return {level: (counts[level], oldest[level]) for level in sorted(counts)}
 
     def ahead(self, ticket_id: str, key_of: Callable[[Entry], float]) -> int:
         """Return how many stand before this ticket in `order`, without putting all of them in order."""
