@@ -105,6 +105,71 @@ class RolloutMoved:
     total: int
 
 
+@dataclass(frozen=True, slots=True)
+class AgentQuarantined:
+    """An agent is not started any more, because of `reason`, until its owner releases it or its trial comes."""
+
+    agent: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackendChanged:
+    """A backend was found, or lost: `state` is ready or unreachable, `detail` says what it is or why."""
+
+    backend: str
+    state: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerChanged:
+    """The breaker of a backend is closed, open or half-open now."""
+
+    backend: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRestarted:
+    """A backend that hung was restarted as its owner has said."""
+
+    backend: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlotLost:
+    """A backend has perhaps lost a slot of a model; it is proved, and healed by a reload."""
+
+    backend: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLost:
+    """An accepted request will not be answered: `why` says what became of it."""
+
+    agent: str
+    request_id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestPoisoned:
+    """A request ended the supervisor or its backend again and again while it ran; it is not tried any more."""
+
+    agent: str
+    request_id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestsRecovered:
+    """So many requests of the supervisor before this one are back in the backlog."""
+
+    count: int
+
+
 Event = (
     AgentStarted
     | AgentReady
@@ -115,4 +180,12 @@ Event = (
     | ChildKilled
     | LevelChanged
     | RolloutMoved
+    | AgentQuarantined
+    | BackendChanged
+    | BreakerChanged
+    | EngineRestarted
+    | SlotLost
+    | RequestLost
+    | RequestPoisoned
+    | RequestsRecovered
 )

@@ -22,6 +22,8 @@ _SECRET_BYTES = 32
 class StateFolder:
     """Holds the folder until `close`, or until this process ends in any way: the lock is the kernel's (flock(2)).
 
+    `last_alive_wall` is when its last holder left a sign of life, None where there was none.
+
     Raises (when made):
         AlreadyRunning: another process holds it.
         UsageError: it is on a file system that cannot hold it.
@@ -32,7 +34,7 @@ class StateFolder:
         self.path = path
         _refuse_strange_file_systems(path)
         make_folder(path, 0o700)
-        self._fd = _lock(path)
+        self._fd, self.last_alive_wall = _lock(path)
 
     def __repr__(self) -> str:
         return f"<StateFolder {self.path}>"
@@ -59,6 +61,11 @@ class StateFolder:
             os.close(fd)
         draft.rename(file)
         return _read_secret(file)
+
+    def mark_alive(self, now_wall: float) -> None:
+        """Leave a sign of life for who comes after us, if we cannot say goodbye: the time of the lock file. Nothing is synced."""
+        if self._fd >= 0:
+            os.utime(self._fd, (now_wall, now_wall))
 
     def close(self) -> None:
         """Let another daemon have it. The lock file stays: removing it would let two processes lock two files of one name."""
@@ -104,13 +111,15 @@ def make_folder(path: Path, mode: int) -> None:
         path.chmod(mode)
 
 
-def _lock(path: Path) -> int:
+def _lock(path: Path) -> tuple[int, float | None]:
+    """Return the lock, and when its last holder was last alive (None: there was none), in wall seconds."""
     try:
         fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise HostFault(f"{path / _LOCK}: {exc.strerror}") from exc
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        was = os.fstat(fd)
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     except BlockingIOError:
@@ -121,7 +130,7 @@ def _lock(path: Path) -> int:
         os.close(fd)
         what = "this file system keeps no locks" if exc.errno == errno.ENOLCK else exc.strerror
         raise HostFault(f"{path / _LOCK}: {what}") from exc
-    return fd
+    return fd, was.st_mtime if was.st_size else None
 
 
 def _pid_in(fd: int) -> int | None:

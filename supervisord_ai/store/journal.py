@@ -8,18 +8,19 @@ by then be somebody else's.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 import msgspec
+import trio
 
 from supervisord_ai.clock import Clock
 from supervisord_ai.core.adoption import Baseline, Standing
 from supervisord_ai.core.roster import AgentSpec
 from supervisord_ai.store.database import Database
 from supervisord_ai.store.rows import AgentRecord, EventRow
-from supervisord_ai.store.writes import Change, Insert
+from supervisord_ai.store.writes import Change, Insert, Value
 
 __all__ = ["AgentRecord", "EventJournal", "EventRow", "FleetJournal"]
 
@@ -29,6 +30,9 @@ _PUT_AGENT = f"REPLACE INTO agents({_AGENT_COLUMNS}) VALUES ({','.join('?' * len
 _JSON_COLUMNS: dict[str, type[Baseline | Standing]] = {"baseline": Baseline, "standing": Standing}
 _DETAIL_CHARS = 16_000  # 20 lines of stderr and some room
 _FORGET_AT_ONCE = 1000
+_EVENTS = "SELECT seq, at_wall, kind, agent, request_id, detail FROM events"
+_LOOKED_AT_ONCE = 2000
+_LOOKED_BACK = 50_000
 
 
 class FleetJournal:
@@ -175,12 +179,18 @@ def _record(row: tuple[Any, ...]) -> AgentRecord:
 
 
 class EventJournal:
-    """What happened, in order, for people and for `events`."""
+    """What happened, in order, for people and for `events`. Numbers are given by memory and only grow."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
         self._last_seq = int(database.read("SELECT coalesce(max(seq), 0) FROM events")[0][0])
+        self._news = trio.Event()
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the last event, written or about to be."""
+        return self._last_seq
 
     def note(
         self,
@@ -197,14 +207,56 @@ class EventJournal:
                 (self._last_seq, self._clock.wall(), kind, agent, request_id, json.dumps(dict(detail or {}))),
             )
         )
+        self._news.set()
+        self._news = trio.Event()
 
-    def tail(self, count: int, *, after_seq: int = 0) -> list[EventRow]:
-        """Return the last events that are committed, oldest first, at most `count` and only those after `after_seq`."""
-        found = self._database.read(
-            "SELECT seq, at_wall, kind, agent, request_id, detail FROM events WHERE seq > ? ORDER BY seq DESC LIMIT ?",
-            (after_seq, count),
+    async def wait_after(self, seq: int) -> None:
+        """Return when every event there is has been written, and there is one after `seq`.
+
+        Raises:
+            StoreFault: the file cannot be written.
+        """
+        while self._last_seq <= seq:
+            await self._news.wait()
+        await self._database.commit()  # what was queued before is written before this, or with it
+
+    def after(self, seq: int, count: int) -> list[EventRow]:
+        """Return at most `count` events that are committed and come after `seq`, oldest first."""
+        return _rows(self._database.read(f"{_EVENTS} WHERE seq > ? ORDER BY seq LIMIT ?", (seq, count)))
+
+    def last(self, kind: str) -> EventRow | None:
+        """Return the last event of a kind; looks back over a bounded number of events."""
+        low = self._last_seq - _LOOKED_BACK
+        found = _rows(
+            self._database.read(f"{_EVENTS} WHERE seq > ? AND kind = ? ORDER BY seq DESC LIMIT 1", (low, kind))
         )
-        return [EventRow(seq, at, kind, agent, rid, json.loads(detail)) for seq, at, kind, agent, rid, detail in reversed(found)]
+        return found[0] if found else None
+
+    async def past(
+        self, count: int, *, since_wall: float = 0.0, agent: str | None = None, kind: str | None = None
+    ) -> list[EventRow]:
+        """Return the last events that are committed, oldest first: at most `count`, of that agent, of that kind or below it."""
+        where = "seq > ? AND seq <= ? AND at_wall >= ?"
+        values: list[Value] = [since_wall]
+        if agent is not None:
+            where += " AND agent = ?"
+            values.append(agent)
+        if kind is not None:
+            where += " AND (kind = ? OR substr(kind, 1, ?) = ?)"
+            values += [kind, len(kind) + 1, f"{kind}."]
+        found: list[EventRow] = []
+        high = self._last_seq
+        # In steps of a fraction of a millisecond: a filter that finds little looks at everything.
+        while high > 0 and len(found) < count:
+            low = max(0, high - _LOOKED_AT_ONCE)
+            sql = f"{_EVENTS} WHERE {where} ORDER BY seq DESC LIMIT ?"
+            found += _rows(self._database.read(sql, (low, high, *values, count - len(found))))
+            oldest = self._database.read("SELECT at_wall FROM events WHERE seq <= ? ORDER BY seq DESC LIMIT 1", (low,))
+            if not oldest or oldest[0][0] < since_wall:
+                break
+            high = low
+            await trio.lowlevel.checkpoint()
+        return found[::-1]
 
     async def forget(self, before_wall: float) -> int:
         """Delete events from before that time; returns how many.
@@ -227,3 +279,7 @@ class EventJournal:
                 return forgotten
             await self._database.commit(Change("DELETE FROM events WHERE seq <= ?", (last,)))
             forgotten += old
+
+
+def _rows(found: Sequence[tuple[Any, ...]]) -> list[EventRow]:
+    return [EventRow(seq, at, kind, agent, rid, json.loads(detail)) for seq, at, kind, agent, rid, detail in found]

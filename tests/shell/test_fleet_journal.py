@@ -109,14 +109,14 @@ async def test_events_come_back_in_order_and_numbers_only_grow(tmp_path: Path) -
         for n in range(5):
             state.events.note("died", agent=f"opus-0{n}", detail={"n": n, "text": "ü\n\x1b"})
         await wait_all_tasks_blocked()
-        assert [(e.seq, e.agent, e.detail["n"]) for e in state.events.tail(2)] == [(4, "opus-03", 3), (5, "opus-04", 4)]
+        assert [(e.seq, e.agent, e.detail["n"]) for e in await state.events.past(2)] == [(4, "opus-03", 3), (5, "opus-04", 4)]
     async with running(tmp_path) as state:
         state.events.note("up", request_id="r1")
         await wait_all_tasks_blocked()
-        assert [e.seq for e in state.events.tail(100)] == [1, 2, 3, 4, 5, 6]
-        assert [e.seq for e in state.events.tail(100, after_seq=4)] == [5, 6]
-        assert state.events.tail(1)[0].detail == {}
-        assert state.events.tail(6)[0].detail["text"] == "ü\n\x1b"
+        assert [e.seq for e in await state.events.past(100)] == [1, 2, 3, 4, 5, 6]
+        assert [e.seq for e in state.events.after(4, 100)] == [5, 6]
+        assert state.events.after(5, 1)[0].detail == {}
+        assert state.events.after(0, 6)[0].detail["text"] == "ü\n\x1b"
 
 
 async def test_old_events_are_forgotten(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -128,6 +128,6 @@ async def test_old_events_are_forgotten(tmp_path: Path, autojump_clock: MockCloc
         state.events.note("young")
         await trio.sleep(1)
         assert await state.events.forget(clock.wall() - 50) == 2500
-        assert [e.kind for e in state.events.tail(10)] == ["young"]
+        assert [e.kind for e in state.events.after(0, 10)] == ["young"]
         assert await state.events.forget(clock.wall() + 50) == 1
         assert await state.events.forget(clock.wall() + 50) == 0

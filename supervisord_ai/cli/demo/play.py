@@ -181,7 +181,7 @@ def _read_verdicts(stage: Stage, seen: Seen) -> None:
     """How every life of the agents ended, from the journal that the daemon left."""
     database = Database(stage.folder / "state" / "journal.db", JOURNAL, durability=Durability.PROCESS)
     try:
-        for event in EventJournal(database, SystemClock()).tail(100_000):
+        for event in EventJournal(database, SystemClock()).after(0, 100_000):
             if event.kind == "agent.ended" and event.agent is not None:
                 seen.verdicts.setdefault(event.agent, []).append(str(event.detail["verdict"]))
     finally:
