@@ -23,7 +23,7 @@ import secrets
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import assert_never
@@ -36,12 +36,14 @@ from supervisord_ai.agents.output import LogFolder
 from supervisord_ai.clock import Clock, SystemClock
 from supervisord_ai.config import Config
 from supervisord_ai.control.api import Control
+from supervisord_ai.control.chronicle import Chronicle
 from supervisord_ai.control.figures import Figures
 from supervisord_ai.control.reload import Reload
 from supervisord_ai.control.report import Usage
 from supervisord_ai.control.verbs import Verbs
 from supervisord_ai.core.alerts import AlertRule, rules_of
-from supervisord_ai.core.events import AgentEnded, AgentReady, AgentStarted, ChildKilled, Event, LevelChanged, RolloutMoved
+from supervisord_ai.core.downtime import LastLife, downtime
+from supervisord_ai.core.events import Event
 from supervisord_ai.core.identity import EXTERNAL_GENERATION, IdentityPolicy
 from supervisord_ai.core.injection import injected
 from supervisord_ai.core.memory_plan import MemoryPolicy
@@ -89,6 +91,7 @@ from supervisord_ai.upstreams import EngineDoors, Upstreams
 log = logging.getLogger(__name__)
 
 RETENTION_EVERY_S = 3600.0
+ALIVE_EVERY_S = 10.0
 STOP_AGENTS_WITHIN_S = 7.0  # the rest of the 8 s is for the files
 
 
@@ -181,6 +184,7 @@ class Daemon:
         self._clock = clock
         self._stop_asked = trio.Event()
         self._is_leaving = False  # and the agents stay
+        self._stop_why = ""
         self._settle_memory = doors.settle_memory
         self._notifier = Notifier()
         where = config.daemon
@@ -189,6 +193,7 @@ class Daemon:
 
         state = StateFolder(state_dir)
         held.callback(state.close)
+        self._state = state
         make_folder(log_dir, 0o750)
         is_shared = has_other_users(config.roster, os.geteuid())
         sockets.make_runtime_dir(self._runtime_dir, for_others=is_shared)
@@ -210,6 +215,9 @@ class Daemon:
             disk=doors.disk,
         )
 
+        self._boot_id = self._processes.boot_id()
+        self._down = downtime(last_life(state.last_alive_wall, self._events), boot_id=self._boot_id, now_wall=clock.wall())
+        self._chronicle = Chronicle(self._events, clock)
         self._cages = cages = doors.cages(state_dir, form=options.cages)
         fleet_journal = FleetJournal(self._journal, clock)
         engine_logs = LogFolder(log_dir, config.logs)
@@ -321,7 +329,10 @@ class Daemon:
             peers=KernelPeers(),
             may_control=self._accept.may_control,
             environment=lambda spec: self._environ_for(spec, EXTERNAL_GENERATION, None),
-            stop=self.stop,
+            stop=partial(self.stop, "its owner said so (ai-supervisor stop)"),
+            events=self._events,
+            down=self._down,
+            happened=lambda: self._chronicle.happened,
             verbs=Verbs(
                 agents=self._fleet,
                 queue=self._gateway,
@@ -351,8 +362,9 @@ class Daemon:
             held.callback(self._tcp[-1].close)
         passed.close()
 
-    def stop(self) -> None:
+    def stop(self, why: str = "it was stopped") -> None:
         """Have `live` end, outward."""
+        self._stop_why = self._stop_why or why
         self._stop_asked.set()
 
     def _engine_pids(self) -> list[int]:
@@ -380,24 +392,7 @@ class Daemon:
         self._accept.tell(event)
         self._gateway.tell(event)
         self._fleet.tell(event)
-        match event:
-            case AgentStarted():
-                kind = "agent.adopted" if event.is_adopted else "agent.started"
-                self._events.note(kind, event.agent, detail={"generation": event.generation, "pid": event.pid})
-            case AgentReady():
-                self._events.note("agent.ready", event.agent, detail={"generation": event.generation})
-            case ChildKilled():
-                detail = {"generation": event.generation, "kills": event.kills}
-                self._events.note("agent.child-killed", event.agent, detail=detail)
-            case AgentEnded():
-                self._events.note("agent.ended", event.agent, detail={"generation": event.generation, "verdict": event.verdict})
-            case LevelChanged():
-                said = {"before": event.before, "after": event.after, "reason": event.reason, "cause": event.cause}
-                self._events.note("level.changed", detail=said)
-            case RolloutMoved():
-                self._events.note(f"rollout.{event.state.replace(' ', '-')}", detail=asdict(event))
-            case _:
-                pass
+        self._chronicle.tell(event)
 
     def _environ_for(self, spec: AgentSpec, generation: int, run_tag: str | None) -> dict[str, str]:
         return injected(
@@ -434,6 +429,7 @@ class Daemon:
             await store.start(self._cache_file.run)
             store.start_soon(every, RETENTION_EVERY_S, "forgetting old events", self._forget_events)
             self._back_doors.close()
+            store.start_soon(every, ALIVE_EVERY_S, "leaving a sign of life", self._mark_alive)
             async with trio.open_nursery() as agents:
                 await agents.start(self._fleet.run)
                 # The last daemon's agents are settled now; an Ollama among them had the address of ours.
@@ -461,6 +457,9 @@ class Daemon:
             for one in self._upstreams:
                 await one.client.aclose()
             store.cancel_scope.cancel()
+
+    async def _mark_alive(self) -> None:
+        self._state.mark_alive(self._clock.wall())
 
     async def _forget_events(self) -> None:
         await self._events.forget(self._clock.wall() - self._config.retention_events_s)
@@ -491,11 +490,16 @@ class Daemon:
                 accept.start_soon(
                     partial(serve_listener, self._owner_door.socket, self._control.on_connection, Bounds(), kind="unix")
                 )
+                accept.start_soon(self._control.feed.run)
                 self._settle_memory()
                 where = [str(self._llm.path), *(_url_of(listener.getsockname()) for listener in self._tcp)]
                 log.info("serving on %s", ", ".join(where))
+                if self._down is not None:
+                    log.info("nobody supervised for %.0f s: %s", self._down.to_wall - self._down.from_wall, self._down.why)
+                self._chronicle.began(__version__, os.getpid(), self._boot_id, self._down)
                 self._notifier.ready(f"serving {len(self._config.roster.agents)} agents")
                 await self._stop_asked.wait()
+                self._chronicle.ends(self._stop_why)
                 self._notifier.stopping()
                 accept.cancel_scope.cancel()
             requests.cancel_scope.cancel()
@@ -505,7 +509,7 @@ class Daemon:
             match asked:
                 case Asked.STOP:
                     log.info("stop: asked for by a signal")
-                    self._stop_asked.set()
+                    self.stop("a signal told it to (TERM or INT)")
                 case Asked.RELOAD:
                     await self._reload.on_signal()
                 case Asked.LEAVE:
@@ -514,9 +518,20 @@ class Daemon:
                     else:
                         log.info("leaving: asked for by a signal; agents stay, and are taken over by the next daemon")
                         self._is_leaving = True
-                    self._stop_asked.set()
+                    self.stop("it was restarted or upgraded (USR1)")
                 case _:
                     assert_never(asked)
+
+
+def last_life(alive_wall: float | None, events: EventJournal) -> LastLife | None:
+    """Return what is known of the daemon before this one; None when there was none."""
+    started, stopped = events.last("daemon.started"), events.last("daemon.stopped")
+    if alive_wall is None or started is None:
+        return None
+    boot_id = str(started.detail.get("boot_id", ""))
+    if stopped is None or stopped.seq < started.seq:
+        return LastLife(alive_wall, boot_id)
+    return LastLife(alive_wall, boot_id, stopped.at_wall, str(stopped.detail.get("why", "")))
 
 
 def _owner(config: Config) -> Account:

@@ -21,7 +21,7 @@ from supervisord_ai.core import agent_state
 from supervisord_ai.core.adoption import Standing, is_standing
 from supervisord_ai.core.agent_state import AgentEvent, AgentState
 from supervisord_ai.core.cap import CapDeed
-from supervisord_ai.core.events import AgentEnded, AgentReady, ChildKilled
+from supervisord_ai.core.events import AgentEnded, AgentQuarantined, AgentReady, ChildKilled
 from supervisord_ai.core.liveness import Pause
 from supervisord_ai.core.policies import RestartPolicy
 from supervisord_ai.core.reload import needs_restart
@@ -447,6 +447,7 @@ class Agent:
                     self._reason = reason
                     logger.warning("agent %s is in quarantine: %s", self.name, reason)
                     self._move(AgentEvent.QUARANTINE)
+                    self._doors.tell(AgentQuarantined(self.name, reason))
 
     async def _begin(self, spec: AgentSpec) -> Generation | Verdict:
         """Start a generation; returns its verdict where it never ran."""
@@ -612,4 +613,5 @@ class Agent:
         self._due = self._clock.monotonic() + decision.trial_in_s
         self._reason = reason
         self._move(AgentEvent.QUARANTINE)
+        self._doors.tell(AgentQuarantined(self.name, reason))
 

@@ -13,7 +13,7 @@ from supervisord_ai.cli.screen import printable
 
 
 def run(args: Namespace) -> int:
-    events = open_door(args).get(f"/v1/events?n={args.lines}")["events"]
+    events = open_door(args).get(f"/v1/journal?n={args.lines}")["events"]
     if args.json:
         print(json.dumps(events, indent=2))
     else:

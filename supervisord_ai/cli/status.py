@@ -78,30 +78,11 @@ def screen(told: Json) -> Screen:
     page.wrapped(("identity", "bold"), f"{told['identity']['level']}: {told['identity']['detail']}", 11)
     page.wrapped(("guarantee", "bold"), f"{told['guarantee']['level']}: {told['guarantee']['detail']}", 11)
     page.wrapped(("so far", "bold"), so_far(told["totals"]), 11)
-    steps = next_steps(told)
-    if steps:
+    if told["next"]:
         page.line("")
-    for number, step in enumerate(steps):
-        page.wrapped(("next", "bold") if number == 0 else "", step, 11)
+    for number, step in enumerate(told["next"]):
+        page.wrapped(("next", "bold") if number == 0 else "", f"{step['command']}   {step['why']}", 11)
     return page
-
-
-def next_steps(told: Json) -> list[str]:
-    """Return what to type about what is wrong, the most urgent first."""
-    steps = []
-    for backend in told["backends"]:
-        if backend["state"] != "ready":
-            steps.append(f"ollama {backend['name']} does not answer: is one running at {backend['url']}?")
-    if told["queue"].get("mode", "open") != "open":
-        steps.append("ai-supervisor queue resume")
-    past = [one["agent"] for one in told.get("bypasses", ()) if one["agent"]]
-    if past:
-        steps.append(f'{past[0]} is to call OLLAMA_HOST as it was given; [isolation] mode = "nft" closes the other way')
-    resting = [one for one in told["agents"]["attention"] if one["state"] == "quarantined"]
-    if resting:
-        name = resting[0]["agent"]
-        steps.append(f"ai-supervisor agents show {name}, agents logs {name}; once mended: ai-supervisor agents release {name}")
-    return steps
 
 
 def so_far(totals: Json) -> str:

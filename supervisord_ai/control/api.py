@@ -1,8 +1,4 @@
-"""The owner's door: JSON over control.sock, for the command line and for scripts.
-
-    GET  /v1/status  /v1/agents  /v1/agents/{name}  /v1/agents/{name}/environment  /v1/queue  /v1/queue/{id}  /v1/cache
-         /healthz
-    POST /v1/stop, and the verbs of `verbs.py`
+"""The owner's door: JSON over control.sock, for the command line and for scripts. `routes.py` is the list of what it answers.
 
 Who connects is asked of the kernel once per connection. A peer inside the fleet is refused whatever its user id: an agent
 that runs as its owner must not stop its supervisor.
@@ -14,15 +10,21 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
 
 import msgspec
 
 from supervisord_ai.agents.view import FleetView
 from supervisord_ai.clock import Clock
 from supervisord_ai.control import report
-from supervisord_ai.control.report import Json, Moment, Usage
+from supervisord_ai.control.answers import Agents, Environment, Explained, Healthz, Stopping, encoded, rounded
+from supervisord_ai.control.chronicle import Occurrence
+from supervisord_ai.control.feed import Feed, Past
+from supervisord_ai.control.openapi import document
+from supervisord_ai.control.report import Moment, Usage
+from supervisord_ai.control.routes import JSON, ROUTES, Asked, Router, Told
+from supervisord_ai.control.routes import Handler as RouteHandler
 from supervisord_ai.control.verbs import Verbs
+from supervisord_ai.core.downtime import Downtime
 from supervisord_ai.core.identity import PeerFacts
 from supervisord_ai.core.memory_plan import MemoryPolicy
 from supervisord_ai.core.roster import AgentSpec, Roster
@@ -36,7 +38,7 @@ from supervisord_ai.serve.http import Exchange, Handler
 
 log = logging.getLogger(__name__)
 
-JSON = (("Content-Type", "application/json; charset=utf-8"), ("Cache-Control", "no-store"))
+HEADERS = (("Content-Type", JSON), ("Cache-Control", "no-store"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,8 @@ class Control:
         roster: Roster,
         memory: MemoryPolicy,
         fleet: Callable[[], FleetView],
-        gateway: Callable[[], GatewayView],
-        explain: Callable[[str], Json | None],
+        gateway: Callable[[int], GatewayView],
+        explain: Callable[[str], Mapping[str, object] | None],
         identity: Callable[[], AcceptView],
         usage: Callable[[], Usage],
         health: Callable[[], HealthView] = HealthView,
@@ -68,7 +70,10 @@ class Control:
         may_control: Callable[[PeerFacts], bool],
         environment: Callable[[AgentSpec], Mapping[str, str]],
         stop: Callable[[], None],
+        events: Past,
         verbs: Verbs | None = None,
+        down: Downtime | None = None,
+        happened: Callable[[], Sequence[Occurrence]] = tuple,
     ) -> None:
         self._version = version
         self._pid = pid
@@ -86,7 +91,26 @@ class Control:
         self._may_control = may_control
         self._environment = environment
         self._stop = stop
-        self._verbs = verbs
+        self._down = down
+        self._happened = happened
+        self.feed = Feed(events, self._look)
+        self._router = Router()
+        self._handlers: dict[str, RouteHandler] = {
+            "health": self._health,
+            "status": self._status,
+            "agents": self._agents,
+            "agent": self._agent,
+            "agents.environment": self._given,
+            "queue": self._queue,
+            "queue.show": self._request,
+            "level": self._level,
+            "openapi": self._openapi,
+            "stop": self._stopped,
+            "events": self.feed.follow,
+            **(verbs.handlers() if verbs is not None else {}),
+        }
+        if unknown := self._handlers.keys() - {route.name for route in ROUTES}:
+            raise ValueError(f"no route leads to {', '.join(sorted(unknown))}")
         self._asked = 0
         self._refused = 0
 
@@ -124,49 +148,79 @@ class Control:
         """Answer one request.
 
         Raises:
-            Refused: 404, 405; the server shapes it.
+            Refused: 404, 405, and what the route refuses; the server shapes it.
         """
         self._asked += 1
-        path = exchange.head.path
-        if path == "/v1/stop":
-            _allow(exchange, ("POST",))
-            log.info("stop: asked for on control.sock")
-            try:
-                await _respond(exchange, 202, {"stopping": True, "pid": self._pid})
-            finally:
-                self._stop()  # also for a caller that did not wait for the answer
-            return
-        if self._verbs is not None and await self._verbs.answer(exchange):
-            return
-        if path.startswith("/v1/agents/"):
-            _allow(exchange, ("GET", "HEAD"))
-            name, _, part = path.removeprefix("/v1/agents/").partition("/")
-            if part not in {"", "environment"}:
-                raise Refused(404, f"control.sock has no {path}")
-            await _respond(exchange, 200, self._given(unquote(name)) if part else self._agent(unquote(name)))
-            return
-        if path.startswith("/v1/queue/"):
-            _allow(exchange, ("GET", "HEAD"))
-            await _respond(exchange, 200, self._request(unquote(path.removeprefix("/v1/queue/"))))
-            return
-        views: dict[str, Callable[[], tuple[int, Json]]] = {
-            "/healthz": self._health,
-            "/v1/status": lambda: (200, report.status(self._moment())),
-            "/v1/agents": lambda: (200, {"agents": self._agents()}),
-            "/v1/queue": lambda: (200, report.queue(self._gateway())),
-        }
-        view = views.get(path)
-        if view is None:
-            raise Refused(404, f"control.sock has no {path}")
-        _allow(exchange, ("GET", "HEAD"))
-        code, payload = view()
-        await _respond(exchange, code, payload)
+        route, asked = self._router.find(exchange)
+        handler = self._handlers.get(route.name)
+        if handler is None:
+            raise Refused(404, f"this daemon has no {route.path}")
+        told = await handler(asked)
+        match told:
+            case None:
+                return
+            case Told(status, answer):
+                await exchange.respond(status, HEADERS, encoded(answer))
+            case _:
+                await exchange.respond(route.status, HEADERS, encoded(told))
 
-    def _request(self, request_id: str) -> Json:
-        told = self._explain(request_id)
+    # --- handlers, by the name of their route --------------------------------------------------------------------------
+
+    async def _health(self, _asked: Asked) -> object:
+        found = report.reasons(self._moment())
+        return Told(503, Healthz("degraded", found)) if found else Healthz("good", [])
+
+    async def _status(self, _asked: Asked) -> object:
+        return report.status(self._moment())
+
+    async def _level(self, _asked: Asked) -> object:
+        return report.level(self._health_view())
+
+    async def _queue(self, asked: Asked) -> object:
+        return report.queue(self._gateway(asked.query["n"]))
+
+    async def _request(self, asked: Asked) -> object:
+        told = self._explain(asked.path["id"])
         if told is None:
-            raise Refused(404, f"there is no request {request_id[:64]!r}")
-        return told
+            raise Refused(404, f"there is no request {asked.path['id'][:64]!r}")
+        return msgspec.convert(told, Explained)
+
+    async def _agents(self, _asked: Asked) -> object:
+        externals = [report.external(spec) for spec in self._roster.agents.values() if spec.external]
+        return Agents([*(report.agent(view) for view in self._fleet().agents), *externals])
+
+    async def _agent(self, asked: Asked) -> object:
+        name = asked.path["name"]
+        spec = self._roster.agents.get(name)
+        if spec is not None and spec.external:
+            return report.shown_external(spec)
+        for view in self._fleet().agents:
+            if view.name == name:
+                return report.shown(view, spec)
+        raise Refused(404, f"there is no agent {name[:64]!r}")
+
+    async def _given(self, asked: Asked) -> object:
+        """What an external agent is to be given by whoever starts it: its token above all."""
+        name = asked.path["name"]
+        spec = self._roster.agents.get(name)
+        if spec is None:
+            raise Refused(404, f"there is no agent {name[:64]!r}")
+        if not spec.external:
+            raise Refused(409, f"{name} is started by us and finds its token in its environment; another starts with each run")
+        return Environment(name, dict(self._environment(spec)))
+
+    async def _openapi(self, _asked: Asked) -> object:
+        return document()
+
+    async def _stopped(self, asked: Asked) -> object:
+        log.info("stop: asked for on control.sock")
+        try:
+            await asked.exchange.respond(202, HEADERS, encoded(Stopping(True, self._pid)))
+        finally:
+            self._stop()  # also for a caller that did not wait for the answer
+        return None
+
+    # --- looks ---------------------------------------------------------------------------------------------------------
 
     def _moment(self) -> Moment:
         return Moment(
@@ -175,51 +229,17 @@ class Control:
             started_wall=self._started_wall,
             now_wall=self._clock.wall(),
             fleet=self._fleet(),
-            gateway=self._gateway(),
+            gateway=self._gateway(0),
             identity=self._identity(),
             memory=self._memory,
             usage=self._usage(),
             health=self._health_view(),
+            down=self._down,
+            happened=self._happened(),
         )
 
-    def _health(self) -> tuple[int, Json]:
-        found = report.reasons(self._moment())
-        return (503, {"status": "degraded", "reasons": found}) if found else (200, {"status": "good", "reasons": []})
-
-    def _agents(self) -> list[Json]:
-        externals = [report.external(spec) for spec in self._roster.agents.values() if spec.external]
-        return [*(report.agent(view) for view in self._fleet().agents), *externals]
-
-    def _given(self, name: str) -> Json:
-        """What an external agent is to be given by whoever starts it: its token above all."""
-        spec = self._roster.agents.get(name)
-        if spec is None:
-            raise Refused(404, f"there is no agent {name!r}")
-        if not spec.external:
-            raise Refused(409, f"{name} is started by us and finds its token in its environment; another starts with each run")
-        return {"name": name, "environment": dict(self._environment(spec))}
-
-    def _agent(self, name: str) -> Json:
-        spec = self._roster.agents.get(name)
-        if spec is not None and spec.external:
-            return {**report.external(spec), "priority": spec.policy.priority}
-        for view in self._fleet().agents:
-            if view.name == name:
-                told: dict[str, Any] = {} if spec is None else {
-                    "command": spec.command,
-                    "cwd": spec.cwd,
-                    "digest": spec.digest,
-                    "priority": spec.policy.priority,
-                    "restart": spec.policy.restart,
-                }
-                return {**report.agent(view), **told}
-        raise Refused(404, f"there is no agent {name!r}")
-
-
-def _allow(exchange: Exchange, methods: Sequence[str]) -> None:
-    if exchange.head.method not in methods:
-        raise Refused(405, f"{exchange.head.path} takes {methods[0]}", allow=", ".join(methods))
-
-
-async def _respond(exchange: Exchange, status: int, payload: Json) -> None:
-    await exchange.respond(status, JSON, msgspec.json.encode(payload))
+    def _look(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Return the status and every agent, as plain values, for the feed."""
+        moment = self._moment()
+        agents = [report.agent(view) for view in moment.fleet.agents]
+        return rounded(msgspec.to_builtins(report.status(moment))), rounded(msgspec.to_builtins(agents))

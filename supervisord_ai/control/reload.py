@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
 import trio
 
@@ -108,18 +107,6 @@ class Reload:
         old = self._memory
         bound = {"ollama_bytes": old.ollama_bytes, "reserve_bytes": old.reserve_bytes, "enforce": old.enforce}
         return plan, replace(config.memory, **bound), config  # type: ignore[arg-type]
-
-
-def plan_json(plan: ReloadPlan) -> dict[str, Any]:
-    """Return a plan as `POST /v1/reload` answers it."""
-    return {
-        "added": list(plan.added),
-        "changed": [{"agent": one.agent, "how": one.how.value, "fields": list(one.fields)} for one in plan.changed],
-        "removed": list(plan.removed),
-        "classes": [asdict(one) for one in plan.classes],
-        "keys": list(plan.keys),
-        "refused": [asdict(one) for one in plan.refused],
-    }
 
 
 def plan_lines(plan: ReloadPlan) -> list[str]:

@@ -1,28 +1,52 @@
-"""What the owner is shown, as plain values for JSON: made from the views of the rooms, deciding nothing."""
+"""What the owner is shown, made from the views of the rooms: it judges what deserves a look, and what to type about it."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from supervisord_ai.agents.view import AgentView, FleetView
+from supervisord_ai.control.answers import (
+    Active,
+    Agent,
+    AgentsSummary,
+    AlertsSummary,
+    Attention,
+    ClassStates,
+    Down,
+    Gpu,
+    Happened,
+    Health,
+    Level,
+    Machine,
+    Memory,
+    PlanPart,
+    Queue,
+    QueueSummary,
+    Reliance,
+    ShownAgent,
+    Status,
+    Step,
+    fields_of,
+)
+from supervisord_ai.control.chronicle import QUIET_VERDICTS, Occurrence
 from supervisord_ai.core.agent_state import AgentState
+from supervisord_ai.core.downtime import Downtime
 from supervisord_ai.core.identity import EXTERNAL_GENERATION
 from supervisord_ai.core.memory_plan import MemoryPolicy, parts
 from supervisord_ai.core.roster import AgentSpec
-from supervisord_ai.core.samples import Machine
+from supervisord_ai.core.samples import Machine as Sampled
 from supervisord_ai.gateway.accept import AcceptView
-from supervisord_ai.gateway.view import BackendView, GatewayView
+from supervisord_ai.gateway.view import GatewayView
 from supervisord_ai.health.view import HealthView
 
 Json = dict[str, Any]
 
 # An agent that came back is worth a look for this long.
 RECENT_S = 600.0
-QUIET_VERDICTS = ("stopped", "finished")
+HAPPENED_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,52 +70,58 @@ class Moment:
     identity: AcceptView
     memory: MemoryPolicy
     usage: Usage
-    health: HealthView = dataclasses.field(default_factory=HealthView)
+    health: HealthView = field(default_factory=HealthView)
+    down: Downtime | None = None
+    happened: Sequence[Occurrence] = ()
 
 
-def status(moment: Moment) -> Json:
+def status(moment: Moment) -> Status:
     """Return `GET /v1/status`."""
     fleet, gateway = moment.fleet, moment.gateway
-    return {
-        "version": moment.version,
-        "pid": moment.pid,
-        "started_at": moment.started_wall,
-        "uptime_s": round(moment.now_wall - moment.started_wall, 3),
-        "level": {"level": 0, "name": "normal", "reason": "pressure is not measured in this version"},
-        "health": {"is_good": not reasons(moment), "reasons": reasons(moment)},
-        "backends": [backend(one) for one in gateway.backends],
-        "queue": {
-            "mode": gateway.mode,
-            "queued": gateway.queued,
-            "running": gateway.running,
-            "by_priority": [plain(one) for one in gateway.by_priority],
-        },
-        "agents": {
-            "total": len(fleet.agents),
-            "by_class": by_class(fleet.agents),
-            "attention": [
-                {"agent": view["name"], **{key: view[key] for key in ("state", "verdict", "detail", "restarts", "since_s")}}
-                for view in map(agent, sorted(filter(needs_attention, fleet.agents), key=_worst_first))
+    found = reasons(moment)
+    down = moment.down
+    return Status(
+        version=moment.version,
+        pid=moment.pid,
+        started_at=moment.started_wall,
+        now_wall=moment.now_wall,
+        uptime_s=moment.now_wall - moment.started_wall,
+        level=level(moment.health),
+        health=Health(is_good=not found, reasons=found),
+        backends=gateway.backends,
+        queue=QueueSummary(gateway.mode, gateway.queued, gateway.running, gateway.by_priority),
+        agents=AgentsSummary(
+            total=len(fleet.agents),
+            by_class=by_class(fleet.agents),
+            attention=[
+                Attention(
+                    view.name, view.state.value, view.verdict, first_line(view.detail), view.restarts, view.since_s, advice(view)
+                )
+                for view in sorted(filter(needs_attention, fleet.agents), key=_worst_first)
             ],
-        },
-        "identity": {"level": moment.identity.level, "detail": moment.identity.detail},
-        "guarantee": {"level": fleet.guarantee, "detail": fleet.guarantee_detail},
-        "cache": plain(gateway.cache),
-        "spool": plain(gateway.spool),
-        "memory": {
-            "plan": plan(moment),
-            "total_bytes": moment.memory.total_bytes,
-            "daemon_rss_bytes": moment.usage.rss_bytes,
-            "daemon_cpu_s": round(moment.usage.cpu_s, 3),
-        },
-        "bypasses": [plain(one) for one in moment.health.bypasses],
-        "alerts": {
-            "watched": len(moment.health.alerts),
-            "firing": [plain(one) for one in moment.health.alerts if one.state == "firing"],
-        },
-        "machine": machine(moment.health.sample.machine) if moment.health.sample is not None else None,
-        "totals": plain(gateway.totals),
-    }
+        ),
+        identity=Reliance(moment.identity.level, moment.identity.detail),
+        guarantee=Reliance(fleet.guarantee, fleet.guarantee_detail),
+        cache=gateway.cache,
+        spool=gateway.spool,
+        memory=Memory(plan(moment), moment.memory.total_bytes, moment.usage.rss_bytes, moment.usage.cpu_s),
+        bypasses=moment.health.bypasses,
+        alerts=AlertsSummary(
+            len(moment.health.alerts), [one for one in moment.health.alerts if one.state == "firing"]
+        ),
+        machine=None if moment.health.sample is None else machine(moment.health.sample.machine),
+        totals=gateway.totals,
+        down=None if down is None else Down(down.from_wall, down.to_wall, down.to_wall - down.from_wall, down.why),
+        happened=[Happened(one.kind, one.count, one.last_wall, one.what) for one in moment.happened[:HAPPENED_SHOWN]],
+        next=next_steps(moment),
+    )
+
+
+def level(health: HealthView) -> Level:
+    """Return `GET /v1/level`."""
+    if health.level is None:
+        return Level(0, "normal", "pressure is not measured here")
+    return Level(int(health.level.level), health.level.level.word, health.level.reason)
 
 
 def reasons(moment: Moment) -> list[str]:
@@ -100,8 +130,8 @@ def reasons(moment: Moment) -> list[str]:
     for one in moment.gateway.backends:
         if one.state != "ready":
             found.append(f"backend {one.name} is {one.state}" + (f": {one.detail}" if one.detail else ""))
-        if one.breaker != "closed":
-            found.append(f"the breaker of backend {one.name} is {one.breaker}: it failed too often, who waits goes on waiting")
+        elif one.breaker != "closed":
+            found.append(f"the breaker of backend {one.name} is {one.breaker}: its last calls failed, the queue waits")
     for past in moment.health.bypasses:
         if past.agent is not None:
             found.append(f"agent {past.agent} calls backend {past.backend} itself, past the queue")
@@ -116,22 +146,54 @@ def reasons(moment: Moment) -> list[str]:
     return found
 
 
-def machine(sampled: Machine) -> Json:
+def machine(sampled: Sampled) -> Machine:
     """Return the latest sample of the machine; null is what it does not tell."""
-    gpus = None if sampled.gpus is None else [{**plain(gpu), "used": gpu.used} for gpu in sampled.gpus]
-    return {**plain(sampled), "gpus": gpus}
+    gpus = None if sampled.gpus is None else [Gpu(**fields_of(Gpu, one)) for one in sampled.gpus]
+    return Machine(**{**fields_of(Machine, sampled), "gpus": gpus})
 
 
-def backend(view: BackendView) -> Json:
-    return {**plain(view), "running": [plain(one) for one in view.running]}
+def next_steps(moment: Moment) -> list[Step]:
+    """Return what to type about what is wrong, the most urgent first."""
+    steps = []
+    for one in moment.gateway.backends:
+        if one.state != "ready":
+            why = f"does {one.name} answer? If not: `ollama serve`, or its service"
+            steps.append(Step(f"curl {_probe(one.url)}/api/version", why))
+        elif one.breaker != "closed":
+            why = f"{one.name} answers, and its calls fail: see its own log"
+            steps.append(Step("ai-supervisor events --kind breaker", why))
+    if moment.gateway.mode != "open":
+        steps.append(Step("ai-supervisor queue resume", f"the queue is {moment.gateway.mode}"))
+    past = [one.agent for one in moment.health.bypasses if one.agent is not None]
+    if past:
+        why = f'{past[0]} is to call OLLAMA_HOST as it was given; [isolation] mode = "nft" closes the other way'
+        steps.append(Step(f"ai-supervisor agents show {past[0]}", why))
+    resting = [view for view in moment.fleet.agents if view.state is AgentState.QUARANTINED]
+    if resting:
+        name = resting[0].name
+        steps.append(Step(f"ai-supervisor agents show {name}", "why it is in quarantine, with its last words"))
+        steps.append(Step(f"ai-supervisor agents release {_pattern_of(resting)}", "once it is mended"))
+    over = [view for view in moment.fleet.agents if needs_attention(view) and view.verdict == "oom:own-cap"]
+    if over and not resting:
+        why = "it went past its memory cap: raise `memory` in its class, or find the leak"
+        steps.append(Step(f"ai-supervisor agents show {over[0].name}", why))
+    return steps
 
 
-def by_class(agents: Iterable[AgentView]) -> list[Json]:
+def advice(view: AgentView) -> str:
+    """Return what to type about one agent in trouble."""
+    if view.state in {AgentState.QUARANTINED, AgentState.STOPPED}:
+        verb = "release" if view.state is AgentState.QUARANTINED else "start"
+        return f"ai-supervisor agents {verb} {view.name}"
+    return f"ai-supervisor agents show {view.name}"
+
+
+def by_class(agents: Iterable[AgentView]) -> list[ClassStates]:
     """Return how many agents of each class are in each state."""
     states: dict[str, Counter[str]] = {}
     for view in agents:
         states.setdefault(view.agent_class, Counter())[view.state.value] += 1
-    return [{"class": name, "total": sum(counts.values()), "states": dict(counts)} for name, counts in states.items()]
+    return [ClassStates(name, sum(counts.values()), dict(counts)) for name, counts in states.items()]
 
 
 def needs_attention(view: AgentView) -> bool:
@@ -146,63 +208,80 @@ def _worst_first(view: AgentView) -> tuple[bool, bool, float]:
     return (view.state is not AgentState.QUARANTINED, view.state is not AgentState.BACKOFF, view.since_s)
 
 
-def plan(moment: Moment) -> list[Json]:
-    """Return the memory plan, with what is used where we know it."""
+def plan(moment: Moment) -> list[PlanPart]:
+    """Return the memory plan, with what is used where we know it. What the daemon holds of answers is the cache's."""
     cache = moment.gateway.cache
+    held = cache.l1.bytes + moment.gateway.spool.memory_bytes
     known = {
         "agents": sum(view.memory_bytes or 0 for view in moment.fleet.agents),
-        "cache": cache.l1.bytes + moment.gateway.spool.memory_bytes,
+        "cache": held,
+        "monitoring": max(0, moment.usage.rss_bytes - held),
     }
-    return [{"name": name, "bytes": size, "used_bytes": known.get(name)} for name, size in parts(moment.memory)]
+    return [PlanPart(name, size, known.get(name)) for name, size in parts(moment.memory)]
 
 
-def agent(view: AgentView) -> Json:
+def agent(view: AgentView) -> Agent:
     """Return one agent of `GET /v1/agents`."""
-    fields = plain(view)
-    return {"name": fields.pop("name"), "class": fields.pop("agent_class"), **fields}
+    return Agent(**fields_of(Agent, view))
 
 
-def external(spec: AgentSpec) -> Json:
+def shown(view: AgentView, spec: AgentSpec | None) -> ShownAgent:
+    """Return `GET /v1/agents/{name}`; `spec` is None of one that has left the roster and has not ended yet."""
+    return ShownAgent(**fields_of(Agent, view), **_said_of(spec))
+
+
+def external(spec: AgentSpec) -> Agent:
     """Return one agent that we do not start, with the fields of the others: nothing is known of its process."""
-    nothing = dict.fromkeys(("pid", "since_s", "verdict", "memory_bytes", "peak_bytes", "cap_bytes"))
-    return {
-        "name": spec.name,
-        "class": spec.policy.name,
-        "state": "external",
-        "generation": EXTERNAL_GENERATION,
-        **nothing,
-        "restarts": 0,
-        "detail": "",
-        "guarantee": "none",
-        "log_path": "",
-        "is_outdated": False,
-        "status": "",
-    }
+    return Agent(**_unknown(spec))
 
 
-def queue(gateway: GatewayView) -> Json:
+def shown_external(spec: AgentSpec) -> ShownAgent:
+    """Return `GET /v1/agents/{name}` of one that we do not start."""
+    return ShownAgent(**_unknown(spec), **_said_of(spec))
+
+
+def _said_of(spec: AgentSpec | None) -> Json:
+    if spec is None:
+        return {"command": (), "cwd": None, "digest": "", "priority": 0, "restart": ""}
+    policy = spec.policy
+    said = {"command": spec.command, "cwd": spec.cwd, "digest": spec.digest}
+    return {**said, "priority": policy.priority, "restart": policy.restart.value}
+
+
+def _unknown(spec: AgentSpec) -> Json:
+    nothing = dict.fromkeys(Agent.__struct_fields__)
+    known = {"generation": EXTERNAL_GENERATION, "restarts": 0, "detail": "", "guarantee": "none", "log_path": ""}
+    known |= {"status": "", "is_outdated": False}
+    return {**nothing, **known, "name": spec.name, "agent_class": spec.policy.name, "state": "external"}
+
+
+def queue(gateway: GatewayView) -> Queue:
     """Return `GET /v1/queue`: those who wait in the order they would be started now, and those who run."""
-    return {
-        "mode": gateway.mode,
-        "queued": gateway.queued,
-        "running": gateway.running,
-        "by_priority": [plain(one) for one in gateway.by_priority],
-        "waiting": [plain(one) for one in gateway.queue],
-        "active": [{"backend": one.name, **plain(run)} for one in gateway.backends for run in one.running],
-    }
+    running = [(one.name, run) for one in gateway.backends for run in one.running]
+    return Queue(
+        gateway.mode,
+        gateway.queued,
+        gateway.running,
+        gateway.by_priority,
+        gateway.queue,
+        [Active(backend=name, **fields_of(Active, run)) for name, run in running],
+    )
 
 
-def plain(view: Any) -> Json:
-    """Return the fields of a view, its seconds rounded to what a clock can mean."""
-    values: Json = {}
-    for field in dataclasses.fields(view):
-        value = getattr(view, field.name)
-        if dataclasses.is_dataclass(value):
-            value = plain(value)
-        elif isinstance(value, float):
-            value = round(value, 3)
-        values[field.name] = value
-    return values
+def first_line(text: str) -> str:
+    return text.split("\n", 1)[0]
+
+
+def _probe(url: str) -> str:
+    return url if "://" in url else "http://127.0.0.1:11434"
+
+
+def _pattern_of(resting: Sequence[AgentView]) -> str:
+    """Return one word that means all of them, where that is the name of one or of all of a class."""
+    if len(resting) == 1:
+        return resting[0].name
+    stems = {view.name.rstrip("0123456789") for view in resting}
+    return f"'{stems.pop()}*'" if len(stems) == 1 else "'*'"
 
 
 def _some(names: Sequence[str]) -> str:

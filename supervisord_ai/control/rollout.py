@@ -1,7 +1,4 @@
-"""The rollout, as its owner begins, watches and turns it.
-
-    POST /v1/rollout[?pattern=P]    POST /v1/rollout/pause  resume  abort    GET /v1/rollout
-"""
+"""The rollout, as its owner begins, watches and turns it."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from supervisord_ai.agents.rollout import RolloutView
-from supervisord_ai.control.report import Json, plain
+from supervisord_ai.control.answers import Begun, fields_of
 from supervisord_ai.errors import Refused, UsageError
 
 VERBS = ("pause", "resume", "abort")
@@ -26,7 +23,7 @@ class Rollouts(Protocol):
     def view(self) -> RolloutView: ...
 
 
-async def begin(rollouts: Rollouts, names: Iterable[str]) -> Json:
+async def begin(rollouts: Rollouts, names: Iterable[str]) -> Begun:
     """Begin one; answers when it would outlive us.
 
     Raises:
@@ -38,10 +35,10 @@ async def begin(rollouts: Rollouts, names: Iterable[str]) -> Json:
         raise Refused(409, str(exc)) from exc
     if begun:
         await rollouts.wait_written()
-    return {"begun": list(begun), **rollout_json(rollouts.view())}
+    return Begun(begun=list(begun), **fields_of(Begun, rollouts.view()))
 
 
-async def turn(rollouts: Rollouts, verb: str) -> Json:
+async def turn(rollouts: Rollouts, verb: str) -> RolloutView:
     """Carry out one of VERBS; answers when it would outlive us.
 
     Raises:
@@ -53,9 +50,4 @@ async def turn(rollouts: Rollouts, verb: str) -> Json:
     except UsageError as exc:
         raise Refused(409, str(exc)) from exc
     await rollouts.wait_written()
-    return rollout_json(rollouts.view())
-
-
-def rollout_json(view: RolloutView) -> Json:
-    """Return `GET /v1/rollout`."""
-    return {**plain(view), "in_hand": list(view.in_hand), "agents": [plain(one) for one in view.agents]}
+    return rollouts.view()

@@ -1,13 +1,5 @@
 """What the owner says: the verbs of the command line, each a POST. Every deed is in the event journal, with what it was done to.
 
-    POST /v1/agents/{name or pattern}/start  stop  restart  release
-    POST /v1/queue/pause  drain  resume      /v1/queue/{id}/cancel
-    POST /v1/cache/clear?tier=all|l1|l2|l3               GET /v1/cache[?prompts=1]
-    POST /v1/models/{model}/load  unload  pull  rm        GET /v1/models
-    POST /v1/rollout[?pattern=P]  /v1/rollout/pause  resume  abort      GET /v1/rollout
-    POST /v1/alerts/test[?name=NAME]                      GET /v1/alerts
-    POST /v1/reload[?plan=1]                              GET /v1/events?n=N
-
 Names in paths are percent-encoded. What cannot be done is 409 with the reason; what is not there is 404.
 """
 
@@ -17,16 +9,35 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, Protocol
-from urllib.parse import parse_qs, unquote
-
-import msgspec
 
 from supervisord_ai.agents.view import FleetView
 from supervisord_ai.control import rollout
-from supervisord_ai.control.reload import Reload, plan_json
-from supervisord_ai.control.report import Json, plain
+from supervisord_ai.control.answers import (
+    AgentsTold,
+    AlertsTested,
+    Cache,
+    Cancelled,
+    ChangedAgent,
+    ChangedClass,
+    Cleared,
+    ConfigProblem,
+    Event,
+    Journal,
+    ModelTold,
+    QueueTold,
+    Reason,
+    RefusedKey,
+    Reloaded,
+    WrongConfig,
+    fields_of,
+)
+from supervisord_ai.control.answers import Alerts as AlertsTold
+from supervisord_ai.control.reload import Reload
+from supervisord_ai.control.routes import NDJSON, TIERS, Asked, Handler, Told
 from supervisord_ai.core.queue_mode import QueueMode, QueueVerb
+from supervisord_ai.core.reload import ReloadPlan
 from supervisord_ai.errors import ConfigError, HostFault, Refused, StoreFault, UpstreamFault, UsageError
 from supervisord_ai.gateway.models import ModelsView
 from supervisord_ai.gateway.view import CacheReport
@@ -36,11 +47,9 @@ from supervisord_ai.store.rows import EventRow
 
 log = logging.getLogger(__name__)
 
-JSON = (("Content-Type", "application/json; charset=utf-8"), ("Cache-Control", "no-store"))
-NDJSON = (("Content-Type", "application/x-ndjson"), ("Cache-Control", "no-store"))
+Json = dict[str, Any]
 
-TIERS = ("all", "l1", "l2", "l3")
-EVENTS_MAX = 10_000
+PROGRESS = (("Content-Type", NDJSON), ("Cache-Control", "no-store"))
 
 
 class Agents(Protocol):
@@ -81,7 +90,9 @@ class Events(Protocol):
     def note(
         self, kind: str, agent: str | None = None, request_id: str | None = None, detail: Json | None = None
     ) -> None: ...
-    def tail(self, count: int, *, after_seq: int = 0) -> list[EventRow]: ...
+    async def past(
+        self, count: int, *, since_wall: float = 0.0, agent: str | None = None, kind: str | None = None
+    ) -> list[EventRow]: ...
 
 
 class Alerts(Protocol):
@@ -104,51 +115,28 @@ class Verbs:
         self._reload = reload
         self._alerts = alerts
 
-    async def answer(self, exchange: Exchange) -> bool:
-        """Answer a request that is one of the verbs; False, with nothing done, when it is none.
-
-        Raises:
-            Refused: it cannot be done, or is not there.
-        """
-        parts = [unquote(part) for part in exchange.head.path.split("/")[1:]]
-        asked = {key: values[-1] for key, values in parse_qs(exchange.head.query).items()}
-        match exchange.head.method, parts:
-            case "POST", ["v1", "agents", name, ("start" | "stop" | "restart" | "release") as verb]:
-                told = self._tell_agents(name, verb)
-            case "POST", ["v1", "rollout"]:
-                told = await self._roll(asked.get("pattern", "*"))
-            case "POST", ["v1", "rollout", ("pause" | "resume" | "abort") as verb]:
-                self._note(f"rollout.{verb}")
-                told = await rollout.turn(self._agents.rollouts, verb)
-            case ("GET" | "HEAD"), ["v1", "rollout"]:
-                told = rollout.rollout_json(self._agents.rollouts.view())
-            case "POST", ["v1", "queue", ("pause" | "drain" | "resume") as verb]:
-                self._note(f"queue.{verb}")
-                told = {"mode": self._queue.tell_queue(QueueVerb(verb)).value}
-            case "POST", ["v1", "queue", request_id, "cancel"]:
-                told = self._cancel(request_id)
-            case ("GET" | "HEAD"), ["v1", "cache"]:
-                told = cache_json(self._queue.cache_report(with_prompts=asked.get("prompts", "") not in {"", "0"}))
-            case "POST", ["v1", "cache", "clear"]:
-                told = await self._clear(asked.get("tier", "all"))
-            case "POST", ["v1", "reload"]:
-                await self._carry_out_reload(exchange, is_only_planned=asked.get("plan", "") not in {"", "0"})
-                return True
-            case "POST", ["v1", "models", model, ("load" | "unload" | "rm" | "pull") as verb]:
-                await self._tell_models(exchange, model, verb)
-                return True
-            case "POST", ["v1", "alerts", "test"]:
-                told = await self._test_alerts(asked.get("name"))
-            case ("GET" | "HEAD"), ["v1", "alerts"]:
-                told = {"alerts": [plain(one) for one in self._alerts.statistics()]}
-            case ("GET" | "HEAD"), ["v1", "models"]:
-                told = models_json(await self._models.view())
-            case ("GET" | "HEAD"), ["v1", "events"]:
-                told = {"events": [plain(row) for row in self._events.tail(_count(asked.get("n", "50")))]}
-            case _:
-                return False
-        await _respond(exchange, 200, told)
-        return True
+    def handlers(self) -> dict[str, Handler]:
+        """Return the handlers, by the names of their routes."""
+        agents = {f"agents.{verb}": partial(self._tell_agents, verb) for verb in ("start", "stop", "restart", "release")}
+        queue = {f"queue.{verb}": partial(self._tell_queue, verb) for verb in QueueVerb}
+        models = {f"models.{verb}": partial(self._tell_models, verb) for verb in ("load", "unload", "rm", "pull")}
+        rollouts = {f"rollout.{verb}": partial(self._turn_rollout, verb) for verb in rollout.VERBS}
+        return {
+            **agents,
+            **queue,
+            **models,
+            **rollouts,
+            "alerts": self._list_alerts,
+            "alerts.test": self._test_alerts,
+            "rollout": self._show_rollout,
+            "rollout.begin": self._roll,
+            "queue.cancel": self._cancel,
+            "cache": self._cache,
+            "cache.clear": self._clear,
+            "models": self._list_models,
+            "reload": self._carry_out_reload,
+            "journal": self._past,
+        }
 
     # --- agents --------------------------------------------------------------------------------------------------------
 
@@ -159,14 +147,22 @@ class Verbs:
             raise Refused(404, f"no agent's name matches {pattern!r}" if is_pattern else f"there is no agent {pattern!r}")
         return names
 
-    async def _roll(self, pattern: str) -> Json:
+    async def _show_rollout(self, _asked: Asked) -> object:
+        return self._agents.rollouts.view()
+
+    async def _roll(self, asked: Asked) -> object:
+        pattern = asked.query["pattern"]
         told = await rollout.begin(self._agents.rollouts, self._named(pattern))
-        if told["begun"]:
-            self._note("rollout.begin", detail={"pattern": pattern, "agents": len(told["begun"])})
+        if told.begun:
+            self._note("rollout.begin", detail={"pattern": pattern, "agents": len(told.begun)})
         return told
 
-    def _tell_agents(self, pattern: str, verb: str) -> Json:
-        names = self._named(pattern)
+    async def _turn_rollout(self, verb: str, _asked: Asked) -> object:
+        self._note(f"rollout.{verb}")
+        return await rollout.turn(self._agents.rollouts, verb)
+
+    async def _tell_agents(self, verb: str, asked: Asked) -> object:
+        names = self._named(asked.path["name"])
         deeds = {
             "start": self._agents.start,
             "stop": self._agents.stop,
@@ -174,73 +170,95 @@ class Verbs:
             "release": self._agents.release,
         }
         done: list[str] = []
-        refused: list[Json] = []
+        refused: list[Reason] = []
         for name in names:
             try:
                 deeds[verb](name)
             except UsageError as exc:
-                refused.append({"agent": name, "why": str(exc)})
+                refused.append(Reason(name, str(exc)))
             else:
                 done.append(name)
                 self._note(f"agent.{verb}", agent=name)
         if not done:
-            raise Refused(409, "; ".join(one["why"] for one in refused[:3]) + (" ..." if len(refused) > 3 else ""))
-        return {"verb": verb, "agents": done, "refused": refused}
+            raise Refused(409, "; ".join(one.why for one in refused[:3]) + (" ..." if len(refused) > 3 else ""))
+        return AgentsTold(verb, done, refused)
 
     # --- queue and cache -----------------------------------------------------------------------------------------------
 
-    def _cancel(self, request_id: str) -> Json:
+    async def _tell_queue(self, verb: str, _asked: Asked) -> object:
+        self._note(f"queue.{verb}")
+        return QueueTold(self._queue.tell_queue(QueueVerb(verb)).value)
+
+    async def _cancel(self, asked: Asked) -> object:
+        request_id = asked.path["id"]
         if not self._queue.cancel(request_id):
             raise Refused(404, f"no request {request_id[:64]!r} waits or runs")
         self._note("request.cancel", request_id=request_id)
-        return {"id": request_id, "cancelled": True}
+        return Cancelled(request_id, cancelled=True)
 
-    async def _clear(self, tier: str) -> Json:
-        if tier not in TIERS:
-            raise Refused(400, f"there is no tier {tier[:20]!r}: {', '.join(TIERS)}")
+    async def _cache(self, asked: Asked) -> object:
+        report = self._queue.cache_report(with_prompts=asked.query["prompts"] == 1)
+        return Cache(**fields_of(Cache, report, report.cache))
+
+    async def _clear(self, asked: Asked) -> object:
+        tier = asked.query["tier"]
         try:
             gone = await self._queue.clear_cache(**{one: tier in {"all", one} for one in TIERS[1:]})
         except StoreFault as exc:
             raise Refused(503, str(exc)) from exc
         self._note("cache.clear", detail={"tier": tier, "answers": gone})
-        return {"tier": tier, "answers": gone}
+        return Cleared(tier, gone)
 
     # --- alerts --------------------------------------------------------------------------------------------------------
 
-    async def _test_alerts(self, name: str | None) -> Json:
+    async def _list_alerts(self, _asked: Asked) -> object:
+        return AlertsTold(self._alerts.statistics())
+
+    async def _test_alerts(self, asked: Asked) -> object:
         try:
-            tested = await self._alerts.test(name)
+            tested = await self._alerts.test(asked.query["name"])
         except UsageError as exc:
             raise Refused(404, str(exc)) from exc
         self._note("alert.test", detail={"alerts": [one.name for one in tested][:20]})
-        return {"tested": [plain(one) for one in tested]}
+        return AlertsTested(tested)
 
     # --- reload --------------------------------------------------------------------------------------------------------
 
-    async def _carry_out_reload(self, exchange: Exchange, *, is_only_planned: bool) -> None:
+    async def _carry_out_reload(self, asked: Asked) -> object:
+        is_only_planned = asked.query["plan"] == 1
         try:
             plan = await (self._reload.plan() if is_only_planned else self._reload.carry_out())
         except ConfigError as exc:
-            problems = [{"file": p.file, "line": p.line, "key": p.key, "what": p.what} for p in exc.problems]
-            await _respond(exchange, 422, {"error": "the config is wrong, nothing was changed", "problems": problems})
-            return
+            problems = [ConfigProblem(p.file, p.line, p.key, p.what) for p in exc.problems]
+            return Told(422, WrongConfig("the config is wrong, nothing was changed", problems))
         except (UsageError, HostFault) as exc:
             raise Refused(409, str(exc)) from exc
         if not is_only_planned and plan.changes_something:
             counts = {"added": len(plan.added), "changed": len(plan.changed), "removed": len(plan.removed)}
             self._note("config.reload", detail={**counts, "refused": [one.key for one in plan.refused][:20]})
         outdated = [view.name for view in self._agents.statistics().agents if view.is_outdated]
-        await _respond(exchange, 200, {"applied": not is_only_planned, **plan_json(plan), "outdated": outdated})
+        return reloaded(plan, outdated, applied=not is_only_planned)
+
+    # --- events --------------------------------------------------------------------------------------------------------
+
+    async def _past(self, asked: Asked) -> object:
+        query = asked.query
+        rows = await self._events.past(query["n"], since_wall=query["since"], agent=query["agent"], kind=query["kind"])
+        return Journal([Event(row.seq, row.at_wall, row.kind, row.agent, row.request_id, row.detail) for row in rows])
 
     # --- models --------------------------------------------------------------------------------------------------------
 
-    async def _tell_models(self, exchange: Exchange, model: str, verb: str) -> None:
+    async def _list_models(self, _asked: Asked) -> object:
+        return await self._models.view()
+
+    async def _tell_models(self, verb: str, asked: Asked) -> object:
+        model = asked.path["model"]
         try:
             match verb:
                 case "pull":
                     self._note("model.pull", detail={"model": model})
-                    await self._pull(exchange, model)
-                    return
+                    await self._pull(asked.exchange, model)
+                    return None
                 case "load":
                     await self._models.load(model)
                 case "unload":
@@ -252,14 +270,14 @@ class Verbs:
         except UpstreamFault as exc:
             raise Refused(502, f"Ollama did not do it: {exc}") from exc
         self._note(f"model.{verb}", detail={"model": model})
-        await _respond(exchange, 200, {"model": model, "verb": verb})
+        return ModelTold(model, verb)
 
     async def _pull(self, exchange: Exchange, model: str) -> None:
         """Pass on Ollama's own progress, line by line; its end is the end."""
 
         async def tell(chunk: bytes) -> None:
             if not exchange.is_started:
-                await exchange.start(200, NDJSON)
+                await exchange.start(200, PROGRESS)
             await exchange.send(chunk)
 
         try:
@@ -281,26 +299,19 @@ def matching(pattern: str, names: Iterable[str]) -> list[str]:
     return [pattern] if pattern in known else [name for name in known if _is_pattern(pattern) and fnmatchcase(name, pattern)]
 
 
-def models_json(view: ModelsView) -> Json:
-    """Return `GET /v1/models`."""
-    return {"models": [plain(one) for one in view.models], "unreachable": list(view.unreachable)}
-
-
-def cache_json(view: CacheReport) -> Json:
-    """Return `GET /v1/cache`: the tiers and sums of `/v1/status`, and everything behind them."""
-    lists = {name: [plain(one) for one in getattr(view, name)] for name in ("by_class", "by_model", "repeated")}
-    return {**plain(view.cache), **{name: value for name, value in plain(view).items() if name != "cache"}, **lists}
-
-
 def _is_pattern(word: str) -> bool:
     return any(char in word for char in "*?[")
 
 
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or not 0 < int(text[:9]) <= EVENTS_MAX:
-        raise Refused(400, f"n must be a number from 1 to {EVENTS_MAX}")
-    return int(text)
-
-
-async def _respond(exchange: Exchange, status: int, payload: Any) -> None:
-    await exchange.respond(status, JSON, msgspec.json.encode(payload))
+def reloaded(plan: ReloadPlan, outdated: list[str], *, applied: bool) -> Reloaded:
+    """Return a plan as it is told."""
+    return Reloaded(
+        applied=applied,
+        added=list(plan.added),
+        changed=[ChangedAgent(one.agent, one.how.value, list(one.fields)) for one in plan.changed],
+        removed=list(plan.removed),
+        classes=[ChangedClass(one.name, list(one.fields)) for one in plan.classes],
+        keys=list(plan.keys),
+        refused=[RefusedKey(one.key, one.what) for one in plan.refused],
+        outdated=outdated,
+    )

@@ -84,8 +84,8 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Outlook:
-    """How one priority stands: how many wait, since when the oldest does, and when one that came now would start (None: unknown)."""
+class PriorityStanding:
+    """How one priority stands: how many wait, the arrival of the oldest, when one that came now would start (None: unknown)."""
 
     priority: int
     queued: int
@@ -439,11 +439,11 @@ class Scheduler:
         """Return the waiting, or the first `count`, in about the order they would start: in turns, by key within a turn."""
         return self._waiting.order(self._turn_key, count)
 
-    def outlook(self, now: float) -> list[Outlook]:
+    def priorities(self, now: float) -> list[PriorityStanding]:
         """Return how each priority stands that somebody waits with, the best first."""
         levels = self._waiting.levels()
         starts = self.newcomers_start(levels, now) or {}
-        return [Outlook(level, count, oldest_at, starts.get(level)) for level, (count, oldest_at) in levels.items()]
+        return [PriorityStanding(level, count, oldest_at, starts.get(level)) for level, (count, oldest_at) in levels.items()]
 
     def standing(self, ticket_id: str, now: float) -> Standing | None:
         """Return where a waiting ticket stands and what it waits for, in words for people; None when it does not wait."""

@@ -17,6 +17,7 @@ import trio
 from supervisord_ai.clock import Clock
 from supervisord_ai.core.breaker import Breaker, BreakerState, CallEnd
 from supervisord_ai.core.cache_policy import ModelFacts
+from supervisord_ai.core.events import BackendChanged, BreakerChanged, EngineRestarted, Event, SlotLost
 from supervisord_ai.core.model_facts import canonical_name, digests_of, facts_of, resident_of, serves_one_at_a_time
 from supervisord_ai.core.patience import Patience, next_probe_s
 from supervisord_ai.core.policies import BackendSpec, BreakerPolicy, ModelsPolicy
@@ -29,6 +30,10 @@ from supervisord_ai.ollama.client import OllamaClient
 log = logging.getLogger(__name__)
 
 RESTART_WITHIN_S = 60.0
+
+
+def _to_nobody(_event: Event) -> None:
+    """Where nobody is told."""
 
 
 class BackendState(StrEnum):
@@ -52,6 +57,7 @@ class Backend:
         patience: Patience,
         clock: Clock,
         on_change: Callable[[], None],
+        tell: Callable[[Event], None] = _to_nobody,
         breaker: BreakerPolicy | None = None,
         restart: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
@@ -77,6 +83,7 @@ class Backend:
         self._patience = patience
         self._clock = clock
         self._on_change = on_change
+        self._tell = tell
         self._digests: dict[str, str] = {}
         self._digests_at = float("-inf")
         self._facts: dict[str, ModelFacts] = {}  # by manifest digest
@@ -122,6 +129,7 @@ class Backend:
             return
         log.warning("backend %s at %s hangs: it is restarted", self.spec.name, self.spec.url)
         self.restarted += 1
+        self._tell(EngineRestarted(self.spec.name))
         with trio.move_on_after(RESTART_WITHIN_S) as scope:
             await self._restart()
         if scope.cancelled_caught:
@@ -145,10 +153,12 @@ class Backend:
                     await self._ask_facts(model)
             if scope.cancelled_caught:
                 raise UpstreamStalled(self._patience.small_call_s)
-        if self.state is not BackendState.READY:
-            log.info("backend %s at %s answers: Ollama %s", self.spec.name, self.client.where() or self.spec.url, self.version)
+        was_ready = self.state is BackendState.READY
         self.state = BackendState.READY
         self.detail = f"Ollama {self.version}, {len(self._digests)} models"
+        if not was_ready:
+            log.info("backend %s at %s answers: Ollama %s", self.spec.name, self.client.where() or self.spec.url, self.version)
+            self._tell(BackendChanged(self.spec.name, self.state.value, self.detail))
         self._scheduler.backend_ready(
             self.spec.name,
             resident=resident,
@@ -162,6 +172,7 @@ class Backend:
         if self.state is BackendState.READY:
             log.warning("backend %s at %s is lost: %s", self.spec.name, self.spec.url, why)
             self.state = BackendState.UNREACHABLE
+            self._tell(BackendChanged(self.spec.name, self.state.value, why))
         self.detail = why
         self._scheduler.backend_lost(self.spec.name)
         self._wake.set()
@@ -213,6 +224,7 @@ class Backend:
         state = self.breaker.state
         if state is not before:
             log.warning("the breaker of backend %s is %s", self.spec.name, state)
+            self._tell(BreakerChanged(self.spec.name, state.value))
         match state:
             case BreakerState.HALF_OPEN:
                 self._scheduler.allow(self.spec.name, self._ask_for_trial())
@@ -246,6 +258,7 @@ class Backend:
     def _doubt(self, model: str | None) -> None:
         if model is not None and model in self._digests and model not in self._doubts:
             log.warning("backend %s has perhaps lost a slot of %s", self.spec.name, model)
+            self._tell(SlotLost(self.spec.name, model))
             self._doubts.append(model)
             self._doubted.set()
 

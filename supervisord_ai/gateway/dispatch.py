@@ -271,9 +271,9 @@ class Dispatch:
             if request is not None:
                 call = request.call
                 since_s = now - lease.started_at
-                views.append(
-                    RunningView(request.id, request.agent, call.model, call.path, since_s, lease.ticket.priority, request.attempt)
-                )
+                tokens = None if request.head is None else request.spool.pieces
+                who = request.id, request.agent, call.model, call.path
+                views.append(RunningView(*who, since_s, lease.ticket.priority, request.attempt, tokens))
         return tuple(views)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from supervisord_ai.clock import Clock
 from supervisord_ai.core.batch import BatchPolicy
 from supervisord_ai.core.cache_policy import Freshness
 from supervisord_ai.core.calls import Call, Kind, Matched, ModelPins, Pins, find_route
-from supervisord_ai.core.events import AgentAsked, AgentEnded, AgentReady, AgentStarted, Event, GatewayRefused
+from supervisord_ai.core.events import AgentAsked, AgentEnded, AgentStarted, Event, GatewayRefused
 from supervisord_ai.core.identity import Caller, CallerKind
 from supervisord_ai.core.model_facts import canonical_name
 from supervisord_ai.core.patience import Patience
@@ -66,6 +65,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 RETENTION_EVERY_S = 60.0
+WAITING_SHOWN = 1000
 READ_ELSEWHERE_BYTES = 1_000_000  # reading this much takes about 20 ms
 
 _reading = trio.CapacityLimiter(1)  # threads that read bodies take turns at the interpreter anyhow
@@ -132,6 +132,7 @@ class Gateway:
                 patience=patience,
                 clock=clock,
                 on_change=self._pump,
+                tell=tell,
                 breaker=breaker,
                 restart=(restarts or {}).get(spec.name),
             )
@@ -159,6 +160,7 @@ class Gateway:
             space=self._space,
             tally=self._tally,
             clock=clock,
+            tell=tell,
             judge=self._judge,
         )
         self._dispatch = Dispatch(
@@ -228,7 +230,7 @@ class Gateway:
             case AgentEnded(agent=agent, generation=generation):
                 self._backlog.agent_ended(agent, generation)
                 self._callers.ended(agent)
-            case AgentReady() | AgentAsked():
+            case _:
                 pass
 
     def _pump(self) -> None:
@@ -421,12 +423,11 @@ class Gateway:
             totals=self._tally.totals(),
         )
 
-    def statistics(self) -> GatewayView:
-        """Return everything at this instant."""
+    def statistics(self, waiting_max: int = WAITING_SHOWN) -> GatewayView:
+        """Return everything at this instant; of those who wait, at most so many one by one."""
         now = self._clock.monotonic()
-        waiting = self._scheduler.order()
         queue = []
-        for ticket in waiting:
+        for ticket in self._scheduler.order(waiting_max):
             request, sleeper = self._backlog.get(ticket.id), self._backlog.asleep.get(ticket.id)
             if request is not None:
                 model, path, accepted_at = request.call.model, request.call.path, request.times.accepted_at
@@ -436,10 +437,14 @@ class Gateway:
                 continue
             reason = self._scheduler.reason(ticket, now)
             queue.append(QueuedView(ticket.id, ticket.agent, model, path, now - accepted_at, ticket.priority, reason))
-        counts = Counter(view.priority for view in queue)
         levels = tuple(
-            PriorityView(level, counts[level], max(view.waited_s for view in queue if view.priority == level))
-            for level in sorted(counts)
+            PriorityView(
+                one.priority,
+                one.queued,
+                now - one.oldest_at,
+                None if one.newcomer_starts_at is None else one.newcomer_starts_at - now,
+            )
+            for one in self._scheduler.priorities(now)
         )
         backends = tuple(backend.view(self._dispatch.running(backend.spec.name)) for backend in self._backends)
         return GatewayView(

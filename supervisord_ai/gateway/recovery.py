@@ -8,12 +8,14 @@ of its agent ended and nothing could ever fetch the answer.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 import trio
 
 from supervisord_ai.clock import Clock
 from supervisord_ai.core.calls import Call, Face
+from supervisord_ai.core.events import Event, RequestLost, RequestPoisoned, RequestsRecovered
 from supervisord_ai.core.policies import QueuePolicy
 from supervisord_ai.core.request_state import RowState, next_attempt
 from supervisord_ai.core.roster import ClassPolicy
@@ -44,6 +46,7 @@ class Recovery:
         space: SpoolSpace,
         tally: Tally,
         clock: Clock,
+        tell: Callable[[Event], None],
         judge: Judge,
     ) -> None:
         self._queue = queue
@@ -53,6 +56,7 @@ class Recovery:
         self._space = space
         self._tally = tally
         self._clock = clock
+        self._tell = tell
         self._judge = judge
 
     async def run(self) -> None:
@@ -72,6 +76,7 @@ class Recovery:
             await trio.lowlevel.checkpoint()
         if ids:
             log.info("%d requests of the last life are back", len(ids))
+            self._tell(RequestsRecovered(len(ids)))
 
     async def _restore(self, row: RequestRow, call: Call, policy: ClassPolicy) -> None:
         now, now_wall = self._clock.monotonic(), self._clock.wall()
@@ -100,6 +105,7 @@ class Recovery:
         self._tally.cancelled += 1
         self._requests.cancel(row.id, why)
         log.warning("request %s of %s is given up: %s", row.id, row.agent, why)
+        self._tell(RequestLost(row.agent, row.id, why))
 
     async def _fail(self, row: RequestRow) -> None:
         """A request that was there at two deaths of the daemon was perhaps their cause."""
@@ -108,6 +114,7 @@ class Recovery:
         answer = Answer(500, content_type, body, form="raw", cut=False, finished_wall=self._clock.wall())
         self._tally.failed += 1
         log.error("request %s of %s: %s", row.id, row.agent, message)
+        self._tell(RequestPoisoned(row.agent, row.id, message))
         try:
             await self._requests.finish(row.id, answer)
         except StoreFault as exc:

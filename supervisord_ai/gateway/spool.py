@@ -71,6 +71,7 @@ class Spool:
         self._file_bytes = 0
         self._news = trio.Event()
         self.is_ended = False
+        self.pieces = 0  # how often something was written: of a stream, a line each, so about a token
 
     def __len__(self) -> int:
         return len(self._memory) + self._file_bytes
@@ -101,6 +102,7 @@ class Spool:
                 self._space.give_back(memory=0, disk=len(data))
                 raise SpoolFull from exc
             self._file_bytes += len(data)
+        self.pieces += 1
         self.wake()
 
     def end(self) -> None:

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RunningView:
-    """A request that holds a slot. `since_s` counts from its start on the slot."""
+    """A request that holds a slot. `since_s` counts from its start on the slot.
+
+    `tokens`: the lines of its answer so far, about one token each; None before the first byte.
+    """
 
     id: str
     agent: str
@@ -16,6 +19,7 @@ class RunningView:
     since_s: float
     priority: int
     attempt: int
+    tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +61,12 @@ class QueuedView:
 
 @dataclass(frozen=True, slots=True)
 class PriorityView:
-    """One level of the backlog."""
+    """One level of the backlog. `estimate_s`: how long one would wait that came now; None when that cannot be known."""
 
     priority: int
     queued: int
     oldest_s: float
+    estimate_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ def gateway_view(*backends: BackendView) -> GatewayView:
         backends=backends or (backend_view(),),
         queued=7,
         running=1,
-        by_priority=(PriorityView(3, 5, 1.2345), PriorityView(5, 2, 40.0)),
+        by_priority=(PriorityView(3, 5, 1.2345), PriorityView(5, 2, 40.0, 12.5)),
         queue=(QueuedView("q1", "sonnet-02", "llama3.2:3b", "/api/generate", 40.0, 5, "all slots are busy"),),
         cache=CacheView(12, 21, 9, TierView(4, MB, 10, 256 * MB), TierView(9, 3 * MB, 2, 1000 * MB)),
         spool=SpoolView(0, 0, 0),

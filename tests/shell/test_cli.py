@@ -28,6 +28,7 @@ from supervisord_ai.core.roster import CLASS_DEFAULTS, AgentSpec, Roster
 from supervisord_ai.host import sockets
 from supervisord_ai.host.peers import KernelPeers
 from supervisord_ai.serve.http import serve_listener
+from tests.fakes.event_journal import FakeEventJournal
 from tests.fakes.owner_views import agent_view, backend_view, fleet_view, gateway_view, identity_view
 
 
@@ -57,14 +58,15 @@ class Daemon:
             roster=self.roster,
             memory=MemoryPolicy(),
             fleet=lambda: self.fleet,
-            gateway=lambda: self.gateway,
-            explain={"q1": {"id": "q1", "state": "queued", "position": 3, "reason": "all slots are busy"}}.get,
+            gateway=lambda _waiting_max: self.gateway,
+            explain={"q1": {"id": "q1", "state": "queued", "attempt": 1, "position": 3, "reason": "all slots are busy"}}.get,
             identity=identity_view,
             usage=lambda: Usage(45_000_000, 1.0),
             peers=KernelPeers(),
             environment=lambda spec: {"AI_SUPERVISOR_TOKEN": f"token-of-{spec.name}", "OLLAMA_HOST": "http://127.0.0.1:1"},
             may_control=self._may_control,
             stop=self._stop.set,
+            events=FakeEventJournal(),
             verbs=self._verbs,
         )
         async with trio.open_nursery() as nursery:

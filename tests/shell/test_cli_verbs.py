@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,7 +12,6 @@ from supervisord_ai.agents.rollout import RolledAgentView, RolloutView
 from supervisord_ai.cli.exits import Exit
 from supervisord_ai.cli.main import main
 from supervisord_ai.cli.models import progress
-from supervisord_ai.cli.status import next_steps
 from supervisord_ai.core.policies import QueuePolicy
 from supervisord_ai.errors import ConfigError, Problem, UpstreamCut, UsageError
 from tests.fakes.owner_views import gateway_view
@@ -181,15 +178,3 @@ def test_a_broken_config_is_told_with_every_problem_and_exit_code_two(daemon: Da
     house.config = ConfigError((Problem("f.toml", 3, "queue.deadlin", "unknown key"), Problem("f.toml", 9, "x", "y")))
     assert err(capsys, "reload", code=Exit.USAGE) == "f.toml:3: queue.deadlin: unknown key\nf.toml:9: x: y\n"
     assert house.followed == []
-
-
-def test_what_is_wrong_comes_with_what_to_type() -> None:
-    told: dict[str, Any] = {
-        "backends": [{"name": "main", "state": "unreachable", "url": "http://x"}],
-        "queue": {"mode": "open"},
-        "agents": {"attention": [{"agent": "a", "state": "backoff"}, {"agent": "b", "state": "quarantined"}]},
-    }
-    first, second = next_steps(told)
-    assert "http://x" in first
-    assert second.endswith("ai-supervisor agents release b")
-    assert next_steps(json.loads('{"backends": [], "queue": {}, "agents": {"attention": []}}')) == []

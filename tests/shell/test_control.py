@@ -25,6 +25,7 @@ from supervisord_ai.health.view import BypassView, HealthView
 from supervisord_ai.host.peers import KernelPeers
 from supervisord_ai.serve.connection import MemoryClient, memory_pair
 from supervisord_ai.serve.http import serve_connection
+from tests.fakes.event_journal import FakeEventJournal
 from tests.fakes.owner_views import agent_view, backend_view, fleet_view, gateway_view, identity_view
 
 OWNER = PeerFacts(pid=50, uid=1000, gid=1000)
@@ -37,6 +38,7 @@ class House:
     def __init__(self) -> None:
         self.fleet: FleetView = fleet_view()
         self.gateway: GatewayView = gateway_view()
+        self.events = FakeEventJournal()
         self.stops = 0
         self.health = HealthView()
         spec = AgentSpec("opus-01", CLASS_DEFAULTS["opus"], ("run", "it"), cwd="/srv")
@@ -48,8 +50,8 @@ class House:
             roster=self.roster,
             memory=MemoryPolicy(),
             fleet=lambda: self.fleet,
-            gateway=lambda: self.gateway,
-            explain={"q1": {"id": "q1", "state": "queued", "position": 3, "reason": "all slots are busy"}}.get,
+            gateway=lambda _waiting_max: self.gateway,
+            explain={"q1": {"id": "q1", "state": "queued", "attempt": 1, "position": 3, "reason": "all slots are busy"}}.get,
             identity=identity_view,
             usage=lambda: Usage(45_000_000, 1.23456),
             health=lambda: self.health,
@@ -57,6 +59,7 @@ class House:
             environment=lambda spec: {"AI_SUPERVISOR_TOKEN": f"token of {spec.name}"},
             may_control=lambda facts: facts.uid == 1000 and facts.run_tag is None,
             stop=self._stop,
+            events=self.events,
         )
 
     def _stop(self) -> None:
@@ -148,13 +151,17 @@ async def test_status_has_everything_that_scripts_rely_on(autojump_clock: object
             "since_s": 12.346,
             "priority": 3,
             "attempt": 1,
+            "tokens": None,
         }
     ]
     assert told["queue"] == {
         "mode": "open",
         "queued": 7,
         "running": 1,
-        "by_priority": [{"priority": 3, "queued": 5, "oldest_s": 1.234}, {"priority": 5, "queued": 2, "oldest_s": 40.0}],
+        "by_priority": [
+            {"priority": 3, "queued": 5, "oldest_s": 1.234, "estimate_s": None},
+            {"priority": 5, "queued": 2, "oldest_s": 40.0, "estimate_s": 12.5},
+        ],
     }
     assert told["agents"] == {
         "total": 1,

@@ -14,7 +14,9 @@ import trio
 from supervisord_ai.agents.rollout import RolledAgentView, RolloutView
 from supervisord_ai.agents.view import FleetView
 from supervisord_ai.config import Config, DaemonPolicy
+from supervisord_ai.control.answers import encoded
 from supervisord_ai.control.reload import Reload
+from supervisord_ai.control.routes import Router, Told
 from supervisord_ai.control.verbs import Verbs, matching
 from supervisord_ai.core.memory_plan import MemoryPolicy
 from supervisord_ai.core.policies import QueuePolicy
@@ -133,8 +135,11 @@ class House:
     ) -> None:
         self.told.append(("event", kind, agent or request_id or detail))
 
-    def tail(self, count: int, *, after_seq: int = 0) -> list[EventRow]:
-        return [EventRow(after_seq + 1, 5.0, "agent.ready", "a-1", None, {"n": count})]
+    async def past(
+        self, count: int, *, since_wall: float = 0.0, agent: str | None = None, kind: str | None = None
+    ) -> list[EventRow]:
+        await trio.lowlevel.checkpoint()
+        return [EventRow(1, since_wall, kind or "agent.ready", agent or "a-1", None, {"n": count})]
 
     def _be_told(self, *words: object) -> None:
         if self.fault is not None:
@@ -193,8 +198,14 @@ def config_of(*agents: str, **tables: Any) -> Config:
 @asynccontextmanager
 async def asked(house: House, method: str, target: str) -> AsyncIterator[bytes]:
     async def handle(exchange: Exchange) -> None:
-        if not await house.verbs.answer(exchange):
+        route, request = Router().find(exchange)
+        handler = house.verbs.handlers().get(route.name)
+        if handler is None:
             raise Refused(404, "no verb")
+        told = await handler(request)
+        if told is not None:
+            status, answer = (told.status, told.answer) if isinstance(told, Told) else (route.status, told)
+            await exchange.respond(status, (), encoded(answer))
 
     client, serving = memory_pair()
     async with trio.open_nursery() as nursery:
@@ -301,20 +312,27 @@ async def test_a_tier_of_the_cache_is_cleared(autojump_clock: object) -> None:
 
 
 async def test_events_are_told_as_many_as_asked(autojump_clock: object) -> None:
-    status, told = await tell(House(), "/v1/events?n=3", "GET")
-    assert (status, told["events"][0]["detail"]) == (200, {"n": 3})
-    for wrong in ("0", "-1", "x", "99999999999"):
-        assert (await tell(House(), f"/v1/events?n={wrong}", "GET"))[0] == 400
+    status, told = await tell(House(), "/v1/journal?n=3&since=5.5&agent=a-1&kind=level", "GET")
+    assert (status, told["events"][0]) == (
+        200,
+        {"seq": 1, "at_wall": 5.5, "kind": "level", "agent": "a-1", "request_id": None, "detail": {"n": 3}},
+    )
+    for wrong in ("n=0", "n=-1", "n=x", "n=1.5", "n=99999999999", "since=nan", "since=-1", "m=3", "n="):
+        assert (await tell(House(), f"/v1/journal?{wrong}", "GET"))[0] == 400
 
 
-@pytest.mark.parametrize("target", ["/v1/queue", "/v1/agents/a-1", "/v1/queue/pause/x", "/v1/nothing", "/"])
-async def test_what_is_no_verb_is_left_to_others(autojump_clock: object, target: str) -> None:
-    assert (await tell(House(), target))[0] == 404
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [("/v1/queue", 405), ("/v1/agents/a-1", 405), ("/v1/queue/pause/x", 404), ("/v1/nothing", 404), ("/", 404)],
+)
+async def test_what_is_no_verb_is_none(autojump_clock: object, target: str, status: int) -> None:
+    assert (await tell(House(), target))[0] == status
 
 
 async def test_a_verb_that_is_got_does_nothing(autojump_clock: object) -> None:
     house = House()
     assert (await tell(house, "/v1/queue/pause", "GET"))[0] == 404
+    assert (await tell(house, "/v1/agents/a-1/stop", "GET"))[0] == 405
     assert house.told == []
 
 

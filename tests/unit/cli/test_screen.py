@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +30,7 @@ def told(**changes: Any) -> Any:
         "usage": Usage(45_000_000, 12.34),
         **changes,
     }
-    return status(Moment(**parts))
+    return msgspec.to_builtins(status(Moment(**parts)))
 
 
 def test_all_is_well_on_one_screen() -> None:

@@ -1,0 +1,484 @@
+"""The shapes of what control.sock answers. `openapi.json` is made from them, and the answers are these values.
+
+Where a room's own view says it already, the view stands here as it is. Seconds are of this moment, `*_at` and `*_wall` are
+seconds since 1970, sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from supervisord_ai.agents.rollout import RolledAgentView
+from supervisord_ai.core.samples import Psi
+from supervisord_ai.gateway.view import (
+    BackendView,
+    CacheView,
+    PriorityView,
+    QueuedView,
+    RepeatedView,
+    ShareView,
+    SpoolView,
+    TierView,
+    Totals,
+)
+from supervisord_ai.health.view import AlertView, BypassView, TriedWay
+
+_CLASS = {"agent_class": "class"}
+
+
+class Fault(Struct):
+    """Why something was not done, in words for people."""
+
+    error: str
+
+
+class Level(Struct):
+    """How much the daemon degrades its service now, 0 to 3, and why."""
+
+    level: int
+    name: str
+    reason: str
+
+
+class Health(Struct):
+    """Whether all is as it should be; `reasons` says what is not."""
+
+    is_good: bool
+    reasons: list[str]
+
+
+class Healthz(Struct):
+    """Health in one word: good or degraded."""
+
+    status: str
+    reasons: list[str]
+
+
+class QueueSummary(Struct):
+    """The backlog in figures. `mode` is what the owner said about it: open, paused, draining."""
+
+    mode: str
+    queued: int
+    running: int
+    by_priority: tuple[PriorityView, ...]
+
+
+class ClassStates(Struct, rename=_CLASS):
+    """How many agents of a class there are, and how many are in which state."""
+
+    agent_class: str
+    total: int
+    states: dict[str, int]
+
+
+class Attention(Struct):
+    """An agent that a person should look at. `detail` is the first line of why; `command` is what to type about it."""
+
+    agent: str
+    state: str
+    verdict: str | None
+    detail: str
+    restarts: int
+    since_s: float
+    command: str
+
+
+class AgentsSummary(Struct):
+    """The fleet in figures; those who need attention by name, the worst first."""
+
+    total: int
+    by_class: list[ClassStates]
+    attention: list[Attention]
+
+
+class Reliance(Struct):
+    """How far something can be relied on, and why."""
+
+    level: str
+    detail: str
+
+
+class PlanPart(Struct):
+    """One part of the memory plan. `used_bytes` is None where nobody measures it."""
+
+    name: str
+    bytes: int
+    used_bytes: int | None
+
+
+class Memory(Struct):
+    """The memory plan beside what is used, and what the daemon itself costs."""
+
+    plan: list[PlanPart]
+    total_bytes: int
+    daemon_rss_bytes: int
+    daemon_cpu_s: float
+
+
+class Gpu(Struct):
+    """One graphics processor. `busy` is the share of time in which it computed, `used` the share of its memory in use."""
+
+    name: str
+    total_bytes: int | None
+    used_bytes: int | None
+    busy: float | None
+    used: float | None
+
+
+class Machine(Struct):
+    """The latest sample of the machine; null is what it does not tell. Pressures are shares of the last 10 s."""
+
+    cores: int
+    busy: float | None
+    runnable: float | None
+    total_bytes: int | None
+    available_bytes: int | None
+    swap_total_bytes: int | None
+    swap_used_bytes: int | None
+    refaults_per_s: float | None
+    cpu: Psi | None
+    memory: Psi | None
+    io: Psi | None
+    fleet_bytes: int | None
+    fleet_ooms: int | None
+    fleet_limit_hits: int | None
+    fleet_cpu: Psi | None
+    fleet_memory: Psi | None
+    gpus: list[Gpu] | None
+    windows_free_bytes: int | None
+
+
+class AlertsSummary(Struct):
+    """How many conditions are watched, and those that hold now."""
+
+    watched: int
+    firing: list[AlertView]
+
+
+class Alerts(Struct):
+    """Every alert and how it stands."""
+
+    alerts: tuple[AlertView, ...]
+
+
+class AlertsTested(Struct):
+    """What became of a notice that was sent to try the way."""
+
+    tested: list[TriedWay]
+
+
+class Down(Struct):
+    """When the last daemon on this state was last alive, and why it ended; this one began at the end of it."""
+
+    from_wall: float
+    to_wall: float
+    lasted_s: float
+    why: str
+
+
+class Happened(Struct):
+    """What went wrong, or was decided, since this daemon started: how often, and when last. `what` is in words."""
+
+    kind: str
+    count: int
+    last_wall: float
+    what: str
+
+
+class Step(Struct):
+    """What to type next, and why."""
+
+    command: str
+    why: str
+
+
+class Status(Struct):
+    """Everything on one screen. `down` is None on the first start."""
+
+    version: str
+    pid: int
+    started_at: float
+    now_wall: float
+    uptime_s: float
+    level: Level
+    health: Health
+    backends: tuple[BackendView, ...]
+    queue: QueueSummary
+    agents: AgentsSummary
+    identity: Reliance
+    guarantee: Reliance
+    cache: CacheView
+    spool: SpoolView
+    memory: Memory
+    bypasses: tuple[BypassView, ...]
+    alerts: AlertsSummary
+    machine: Machine | None
+    totals: Totals
+    down: Down | None
+    happened: list[Happened]
+    next: list[Step]
+
+
+class Agent(Struct, rename=_CLASS):
+    """One agent as it is now. Of an external one, whose process is not ours, much is null."""
+
+    name: str
+    agent_class: str
+    state: str
+    generation: int
+    pid: int | None
+    since_s: float | None
+    restarts: int
+    verdict: str | None
+    detail: str
+    memory_bytes: int | None
+    peak_bytes: int | None
+    cap_bytes: int | None
+    guarantee: str
+    log_path: str
+    status: str
+    is_outdated: bool
+
+
+class ShownAgent(Agent):
+    """One agent with what the config says of it. `environment_names` are never their values."""
+
+    command: tuple[str, ...] | str
+    cwd: str | None
+    digest: str
+    priority: int
+    restart: str
+
+
+class Agents(Struct):
+    """Every agent of the roster, in its order."""
+
+    agents: list[Agent]
+
+
+class Environment(Struct):
+    """What an external agent is to be given by whoever starts it: its token above all."""
+
+    name: str
+    environment: dict[str, str]
+
+
+class Cache(Struct):
+    """The cache of answers: its tiers and sums, to whom it was good, and what is asked again and again."""
+
+    hits: int
+    misses: int
+    stored: int
+    l1: TierView
+    l2: TierView
+    l3: TierView
+    stale: int
+    saved_s: float
+    by_class: tuple[ShareView, ...]
+    by_model: tuple[ShareView, ...]
+    repeated: tuple[RepeatedView, ...]
+    not_shared: dict[str, int]
+    scope: str
+    ttl_s: float
+    ttl_factor: float
+    allow_stale: bool
+    advice: str
+
+
+class Active(Struct):
+    """A request that holds a slot. `tokens` counts the lines of its answer so far, None where it is not streamed by lines."""
+
+    backend: str
+    id: str
+    agent: str
+    model: str | None
+    path: str
+    since_s: float
+    priority: int
+    attempt: int
+    tokens: int | None
+
+
+class Queue(QueueSummary):
+    """The backlog: who waits, in the order they would be started now and at most as many as were asked for, and who runs."""
+
+    waiting: tuple[QueuedView, ...]
+    active: list[Active]
+
+
+class AgentsTold(Struct):
+    """What a verb did: to whom, and who could not do it."""
+
+    verb: str
+    agents: list[str]
+    refused: list[Reason]
+
+
+class Reason(Struct):
+    """An agent that could not do it, and why."""
+
+    agent: str
+    why: str
+
+
+class QueueTold(Struct):
+    """What the queue is after a verb."""
+
+    mode: str
+
+
+class Cancelled(Struct):
+    """A request that was cancelled."""
+
+    id: str
+    cancelled: bool
+
+
+class Cleared(Struct):
+    """How many answers were forgotten."""
+
+    tier: str
+    answers: int
+
+
+class ModelTold(Struct):
+    """What was done to a model."""
+
+    model: str
+    verb: str
+
+
+class Event(Struct):
+    """One line of the journal of events. `seq` only grows."""
+
+    seq: int
+    at_wall: float
+    kind: str
+    agent: str | None
+    request_id: str | None
+    detail: dict[str, Any]
+
+
+class Journal(Struct):
+    """Events, oldest first."""
+
+    events: list[Event]
+
+
+class Stopping(Struct):
+    """The daemon stops."""
+
+    stopping: bool
+    pid: int
+
+
+class ConfigProblem(Struct):
+    """One thing that is wrong in the config."""
+
+    file: str
+    line: int | None
+    key: str
+    what: str
+
+
+class WrongConfig(Struct):
+    """The config is wrong; nothing was changed."""
+
+    error: str
+    problems: list[ConfigProblem]
+
+
+class ChangedAgent(Struct):
+    """An agent whose spec differs, in what, and how it comes to it: live or restart."""
+
+    agent: str
+    how: str
+    fields: list[str]
+
+
+class ChangedClass(Struct):
+    """A class that differs, or is new, or gone."""
+
+    name: str
+    fields: list[str]
+
+
+class RefusedKey(Struct):
+    """A key whose change only a restart of the daemon carries out."""
+
+    key: str
+    what: str
+
+
+class Reloaded(Struct):
+    """What a reload did (`applied`), or would do. `outdated`: who runs with an older spec than the config's."""
+
+    applied: bool
+    added: list[str]
+    changed: list[ChangedAgent]
+    removed: list[str]
+    classes: list[ChangedClass]
+    keys: list[str]
+    refused: list[RefusedKey]
+    outdated: list[str]
+
+
+class Begun(Struct):
+    """A rollout that was begun (`begun`: with whom), and how it stands."""
+
+    begun: list[str]
+    state: str
+    why: str
+    total: int
+    rolled: int
+    failed: int
+    in_hand: tuple[str, ...]
+    outdated: int
+    agents: tuple[RolledAgentView, ...]
+
+
+class Explained(Struct, omit_defaults=True):
+    """Where a request stands and why it waits, or how it ended."""
+
+    id: str
+    state: str
+    attempt: int
+    agent: str | None = None
+    path: str | None = None
+    model: str | None = None
+    priority: int | None = None
+    waited_s: float | None = None
+    position: int | None = None
+    ahead: int | None = None
+    reason: str | None = None
+    waits_for: str | None = None
+    estimate_s: float | None = None
+    start_within_s: float | None = None
+
+
+def fields_of(kind: type[Struct], *views: object) -> dict[str, Any]:
+    """Return of some views what a struct has fields for; the first that has one gives it."""
+    return {
+        name: getattr(view, name) for name in kind.__struct_fields__ for view in reversed(views) if hasattr(view, name)
+    }
+
+
+def encoded(answer: object) -> bytes:
+    """Return an answer as JSON, its seconds rounded to what a clock can mean."""
+    return msgspec.json.encode(rounded(msgspec.to_builtins(answer)))
+
+
+def rounded(value: Any) -> Any:
+    """Return the same with every float rounded to a thousandth."""
+    match value:
+        case float():
+            return round(value, 3)
+        case dict():
+            return {key: rounded(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [rounded(inner) for inner in value]
+        case _:
+            return value

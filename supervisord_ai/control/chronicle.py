@@ -1,0 +1,145 @@
+"""What the rooms tell, written down for people: one event of the journal for each fact that a person may ask about later.
+
+What it counts since the daemon began is what `status` calls "happened". An agent that is started, is ready and ends when it
+was told to is written down and not counted: that is the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Protocol, assert_never
+
+from supervisord_ai.clock import Clock
+from supervisord_ai.core.downtime import Downtime
+from supervisord_ai.core.events import (
+    AgentAsked,
+    AgentCalls,
+    AgentEnded,
+    AgentQuarantined,
+    AgentReady,
+    AgentStarted,
+    BackendChanged,
+    BreakerChanged,
+    ChildKilled,
+    EngineRestarted,
+    Event,
+    GatewayRefused,
+    LevelChanged,
+    RequestLost,
+    RequestPoisoned,
+    RequestsRecovered,
+    RolloutMoved,
+    SlotLost,
+)
+
+QUIET_VERDICTS = ("stopped", "finished")
+
+
+class Notes(Protocol):
+    """The journal of events."""
+
+    def note(
+        self, kind: str, agent: str | None = None, request_id: str | None = None, detail: Mapping[str, object] | None = None
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Occurrence:
+    """Something that happened since the daemon began: how often, when last, and what, in words."""
+
+    kind: str
+    count: int
+    last_wall: float
+    what: str
+
+
+class Chronicle:
+    """Writes events; one for the daemon."""
+
+    def __init__(self, journal: Notes, clock: Clock) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._happened: dict[tuple[str, str], Occurrence] = {}
+
+    def __repr__(self) -> str:
+        return f"<Chronicle of {sum(one.count for one in self._happened.values())}>"
+
+    @property
+    def happened(self) -> list[Occurrence]:
+        """What a person should know of since the daemon began, the latest first."""
+        return sorted(self._happened.values(), key=lambda one: one.last_wall, reverse=True)
+
+    # --- the daemon itself ---------------------------------------------------------------------------------------------
+
+    def began(self, version: str, pid: int, boot_id: str, down: Downtime | None) -> None:
+        """The daemon serves."""
+        detail: dict[str, object] = {"version": version, "pid": pid, "boot_id": boot_id}
+        if down is not None:
+            detail |= {"down_from": round(down.from_wall, 3), "down_to": round(down.to_wall, 3), "why": down.why}
+        self._journal.note("daemon.started", detail=detail)
+
+    def ends(self, why: str) -> None:
+        """The daemon is being stopped."""
+        self._journal.note("daemon.stopped", detail={"why": why})
+
+    # --- the rooms -----------------------------------------------------------------------------------------------------
+
+    def tell(self, event: Event) -> None:
+        """Write down what a person may ask about."""
+        match event:
+            case AgentStarted(agent=agent, generation=generation, pid=pid, is_adopted=is_adopted):
+                self._note("agent.adopted" if is_adopted else "agent.started", agent, {"generation": generation, "pid": pid})
+            case AgentReady(agent, generation):
+                self._note("agent.ready", agent, {"generation": generation})
+            case AgentEnded(agent, generation, verdict):
+                self._note("agent.ended", agent, {"generation": generation, "verdict": verdict})
+                if not verdict.startswith(QUIET_VERDICTS):
+                    self._count("agent.ended", verdict, f"agents ended: {verdict}")
+            case ChildKilled(agent, generation, kills):
+                self._note("agent.child-killed", agent, {"generation": generation, "kills": kills})
+                self._count("agent.child-killed", "", "times processes inside an agent were killed at its cap")
+            case AgentQuarantined(agent, reason):
+                self._note("agent.quarantined", agent, {"reason": reason})
+                self._count("agent.quarantined", "", "times an agent went into quarantine")
+            case BackendChanged(backend, state, detail):
+                self._note(f"backend.{state}", None, {"backend": backend, "detail": detail})
+                if state != "ready":
+                    self._count(f"backend.{state}", backend, f"times backend {backend} was {state}")
+            case BreakerChanged(backend, state):
+                self._note(f"breaker.{state}", None, {"backend": backend})
+                if state == "open":
+                    self._count("breaker.open", backend, f"times the breaker of {backend} opened")
+            case EngineRestarted(backend):
+                self._note("backend.restarted", None, {"backend": backend})
+                self._count("backend.restarted", backend, f"times {backend} hung and was restarted")
+            case SlotLost(backend, model):
+                self._note("backend.slot-lost", None, {"backend": backend, "model": model})
+                self._count("backend.slot-lost", backend, f"times {backend} had perhaps lost a slot")
+            case RequestLost(agent, request_id, why):
+                self._note("request.lost", agent, {"why": why}, request_id)
+                self._count("request.lost", "", "accepted requests were lost")
+            case RequestPoisoned(agent, request_id, why):
+                self._note("request.poisoned", agent, {"why": why}, request_id)
+                self._count("request.poisoned", "", "requests were given up: they ended whoever ran them")
+            case LevelChanged(before=before, after=after, reason=reason, cause=cause):
+                moved: dict[str, object] = {"before": int(before), "after": int(after), "cause": cause, "reason": reason}
+                self._note("level.changed", None, moved)
+                self._count("level.changed", str(int(after)), f"times the level became {int(after)}")
+            case RequestsRecovered(count):
+                self._note("request.recovered", None, {"count": count})
+            case RolloutMoved(state=state):
+                self._note(f"rollout.{state.replace(' ', '-')}", None, asdict(event))
+            case AgentAsked() | AgentCalls() | GatewayRefused():
+                pass  # many a second, and counted where they happen
+            case _:
+                assert_never(event)
+
+    def _note(
+        self, kind: str, agent: str | None, detail: Mapping[str, object], request_id: str | None = None
+    ) -> None:
+        self._journal.note(kind, agent, request_id, detail)
+
+    def _count(self, kind: str, apart: str, what: str) -> None:
+        known = self._happened.get((kind, apart))
+        self._happened[kind, apart] = Occurrence(kind, 1 if known is None else known.count + 1, self._clock.wall(), what)
