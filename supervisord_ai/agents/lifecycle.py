@@ -431,6 +431,7 @@ class Agent:
         logger.info("agent %s generation %d ended after %.1f s: %s (%s)", self.name, self._number, now - began, *words)
         if left:
             self._rest_in_quarantine(f"processes {', '.join(map(str, left))} do not end when killed")
+            self._doors.tell(AgentQuarantined(self.name, self._reason))
         elif not self._wish:
             self._move(AgentEvent.GONE)
         else:
@@ -613,5 +614,3 @@ class Agent:
         self._due = self._clock.monotonic() + decision.trial_in_s
         self._reason = reason
         self._move(AgentEvent.QUARANTINE)
-        self._doors.tell(AgentQuarantined(self.name, reason))
-
