@@ -66,7 +66,7 @@ def test_a_rollout_goes_on_goes_back_and_outlives_a_kill(tmp_path: Path) -> None
         assert commands(daemon) == {"sleep 1002"}
         untouched = [name for name, pid in pids(daemon).items() if pid == second[name]]
         assert untouched == ["a-3", "a-4", "a-5", "a-6"]
-        kinds = [one["kind"] for one in ask(daemon.control, "/v1/events?n=500").json["events"]]
+        kinds = [one["kind"] for one in ask(daemon.control, "/v1/journal?n=500").json["events"]]
         assert [kind for kind in kinds if kind.startswith("rollout.")] == [
             *("rollout.running", "rollout.done", "rollout.running", "rollout.rolling-back", "rollout.rolled-back"),
         ]
