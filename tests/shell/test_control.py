@@ -11,7 +11,6 @@ import pytest
 import trio
 
 from supervisord_ai.agents.view import FleetView
-from supervisord_ai.cli.status import next_steps
 from supervisord_ai.clock import VirtualClock
 from supervisord_ai.control.api import Control
 from supervisord_ai.control.report import Usage
@@ -328,4 +327,4 @@ async def test_an_agent_that_calls_a_backend_itself_is_named_and_a_program_of_th
         "who": "curl 77 (uid 1000)", "agent": None, "backend": "main", "connections": 1, "ago_s": 9.0,
     }  # fmt: skip
     assert told["health"]["reasons"] == ["agent sonnet-07 calls backend main itself, past the queue"]
-    assert any(step.startswith("sonnet-07 is to call OLLAMA_HOST") for step in next_steps(told))
+    assert any(step["why"].startswith("sonnet-07 is to call OLLAMA_HOST") for step in told["next"])

@@ -55,7 +55,10 @@ async def test_what_is_described_exists_and_what_exists_takes_no_other_method(au
             assert known & {*headers["allow"].split(", ")}
 
 
-@pytest.mark.parametrize("route", [route for route in ROUTES if route.method == "GET" and route.media == JSON], ids=lambda route: route.name)
+GOT = [route for route in ROUTES if route.method == "GET" and route.media == JSON]
+
+
+@pytest.mark.parametrize("route", GOT, ids=lambda route: route.name)
 async def test_a_real_answer_has_the_shape_that_is_described_and_nothing_else(autojump_clock: object, route: Route) -> None:
     house = with_an_external_agent()
     house.control._handlers |= VerbsHouse().verbs.handlers()
