@@ -49,6 +49,8 @@ class ReleaseDoor(Protocol):
 
     def switch(self, release: Release) -> None: ...
 
+    def put_back(self, current: Release, previous: Release | None) -> None: ...
+
     def prune(self) -> None: ...
 
 
@@ -202,6 +204,7 @@ class Upgrade:
         self._say(f"{new.name} reads the config and a copy of the journal")
         is_active = self._units.is_active(SERVICE)
         before = self._running.agents() if is_active else None
+        older = self._releases.previous()
         self._releases.switch(new)
         if not is_active:
             self._say(f"{new.name} is current; {SERVICE} is not running")
@@ -210,9 +213,9 @@ class Upgrade:
             self._units.restart(SERVICE)
             self._look(new, before or {})
         except SupervisorError as exc:
-            self._take_back(old, why=f"{new.name}: {exc}")
+            self._take_back(old, older, why=f"{new.name}: {exc}")
         except BaseException:
-            self._take_back_quietly(old)
+            self._take_back_quietly(old, older)
             raise
         self._say(f"{new.name} runs, with the same {len(before or {})} agents")
 
@@ -242,7 +245,7 @@ class Upgrade:
 
     # --- the way back -----------------------------------------------------------------------------------------------------
 
-    def _take_back(self, old: Release, *, why: str) -> None:
+    def _take_back(self, old: Release, older: Release | None, *, why: str) -> None:
         """Have the old release run again, and say so.
 
         Raises:
@@ -250,19 +253,19 @@ class Upgrade:
         """
         self._say(f"it did not work: {old.name} comes back")
         try:
-            self._restore(old)
+            self._restore(old, older)
         except SupervisorError as exc:
             raise HostFault(f"{why}; then {old.name} did not come back: {exc}") from exc
         raise HostFault(f"{why}; {old.name} runs again")
 
-    def _take_back_quietly(self, old: Release) -> None:
+    def _take_back_quietly(self, old: Release, older: Release | None) -> None:
         try:
-            self._restore(old)
+            self._restore(old, older)
         except SupervisorError as exc:
             self._say(f"{old.name} did not come back: {exc}")
 
-    def _restore(self, old: Release) -> None:
-        self._releases.switch(old)
+    def _restore(self, old: Release, older: Release | None) -> None:
+        self._releases.put_back(old, older)  # who failed is nothing to go back to
         try:
             self._check(old)
         except SupervisorError:

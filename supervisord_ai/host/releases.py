@@ -120,6 +120,17 @@ class Releases:
         except OSError as exc:
             raise HostFault(f"{self._prefix}: {exc.strerror}") from exc
 
+    def put_back(self, current: Release, previous: Release | None) -> None:
+        """Undo a switch: both are again what they were before it."""
+        try:
+            self._link("current", current)
+            if previous is not None:
+                self._link("previous", previous)
+            else:
+                (self._prefix / "previous").unlink(missing_ok=True)
+        except OSError as exc:
+            raise HostFault(f"{self._prefix}: {exc.strerror}") from exc
+
     def prune(self) -> None:
         """Remove the oldest releases; the last few, the current and the previous one stay."""
         stay = {release.path for release in (self.current(), self.previous()) if release is not None}

@@ -53,6 +53,10 @@ def test_switching_back_and_forth_keeps_both_and_again_to_the_same_forgets_nothi
     assert (releases.current(), releases.previous()) == (new, old)
     releases.switch(old)
     assert (releases.current(), releases.previous()) == (old, new)
+    releases.put_back(new, old)
+    assert (releases.current(), releases.previous()) == (new, old)
+    releases.put_back(old, None)
+    assert (releases.current(), releases.previous()) == (old, None)
 
 
 def test_a_release_of_what_runs_starts_by_itself_and_is_the_same_when_built_again(tmp_path: Path) -> None:

@@ -124,6 +124,9 @@ class FakeReleases:
             self.linked["previous"] = was
         self.linked["current"] = release
 
+    def put_back(self, current: Release, previous: Release | None) -> None:
+        self.linked = {"current": current} if previous is None else {"current": current, "previous": previous}
+
     def prune(self) -> None:
         pass
 

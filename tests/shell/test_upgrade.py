@@ -143,6 +143,16 @@ def test_one_that_does_not_come_up_or_loses_the_agents_is_taken_back(world: Worl
     assert f"stop {SERVICE}" not in world.units.deeds  # that would end the agents
 
 
+def test_the_way_back_leads_past_one_that_failed(world: World) -> None:
+    world.upgrade().to("1.1")
+    world.releases.contents = "1.2-ccc"
+    world.dead = {"1.2-ccc"}
+    with pytest.raises(HostFault, match=r"1\.1-bbb runs again"):
+        world.upgrade().to("1.2")
+    world.upgrade().back()
+    assert world.current() == "1.0-aaa"
+
+
 def test_an_agent_that_ended_meanwhile_is_nobodys_fault(world: World) -> None:
     world.forgets = {"1.1-bbb"}
     world.alive = set()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -146,9 +148,10 @@ def main() -> int:
     Path("/tmp/spy.py").write_text(SPY)
     Path("/tmp/ollama.py").write_text(OLLAMA)
     os.chmod("/tmp", 0o1777)
+    PAYLOAD.chmod(0o755)
     (UNITS / "ollama.service").write_text(f"[Service]\nExecStart={sys.executable} -S /tmp/ollama.py\n")
     install()
-    for story in (alive, killed, restarted, fleet_cap, hung, stopped, removed):
+    for story in (alive, killed, restarted, upgraded, isolated, fleet_cap, hung, stopped, removed):
         print(f"# {story.__name__}", flush=True)
         story()
     return tally.end(US, HOLDER)
@@ -229,9 +232,58 @@ def restarted() -> None:
     nobody_noticed("restart", before, caller)
 
 
+def upgraded() -> None:
+    """Wheels of this version with other numbers; the daemon of the last one cannot start."""
+    first, better, broken = ask("/v1/status")["version"], "9.0.1", "9.0.2"
+    wheel = "/payload/wheels/supervisord_ai-{}-py3-none-any.whl"
+    before, caller = pids(), Caller()
+    done = cli("upgrade", wheel.format(better))
+    check("upgrade: another release runs, without any network", done.returncode == 0, done)
+    print(done.stdout, flush=True)
+    version = ask("/v1/status")["version"]
+    check("upgrade: it is the other one", version == better, version)
+    nobody_noticed("upgrade", before, caller)
+
+    caller = Caller()
+    done = cli("upgrade", wheel.format(broken))
+    check("upgrade: one that does not start is taken back", done.returncode == 1 and "runs again" in done.stderr, done)
+    version = ask("/v1/status")["version"]
+    check("upgrade: the one of before runs", version == better, version)
+    nobody_noticed("a failed upgrade", before, caller)
+
+    caller = Caller()
+    done = cli("upgrade", "--rollback")
+    check("rollback: ends well", done.returncode == 0, done)
+    version = ask("/v1/status")["version"]
+    check("rollback: the first release runs", version == first, version)
+    nobody_noticed("rollback", before, caller)
+
+
+def isolated() -> None:
+    """An agent that dials the backend itself is named; with the way closed it is refused, and the owner is not."""
+    spy = pids()["spy"]
+    told = spied(spy)
+    check("without isolation an agent can dial the backend", told.get("dialled") == 0, told)
+    named = until(lambda: any(one["agent"] == "spy" for one in ask("/v1/status")["bypasses"]) or not spied(spy), 120)
+    check("and is named for it in status", named, ask("/v1/status")["bypasses"])
+    CONFIG.write_text(CONFIG.read_text() + '[isolation]\nmode = "nft"\n')
+    systemctl("restart", US)
+    check("the same agents, now behind a firewall", pids().get("spy") == spy, pids())
+    told = spied(spy)
+    check("an agent that dials the backend is refused", told.get("dialled") == errno.ECONNREFUSED, told)
+    check("and reaches us as ever", "spy" in str(told.get("whoami")), told)
+    with socket.socket() as mine:
+        check("the owner is not refused", mine.connect_ex(("127.0.0.1", OLLAMA_PORT)) == 0)
+    ready = until(lambda: ask("/v1/status")["backends"][0]["state"] == "ready", 60)
+    check("nor is the gateway", ready, ask("/v1/status")["backends"])
+    tables = command("nft", "list", "tables").stdout
+    check("the rules are there", "ai_supervisor" in tables, tables)
+
+
 def fleet_cap() -> None:
     before = agents()
-    hogs = {name: one["pid"] for name, one in before.items() if name.startswith("hog")}
+    hogs = {name: one["pid"] for name, one in before.items() if name.startswith("hog") and one["pid"]}
+    check("the hogs are there", len(hogs) == 8, before)
     for pid in hogs.values():
         os.kill(pid, 10)
     hit = until(lambda: any(one["verdict"] == "oom:fleet" for one in agents().values()), 180)
@@ -287,6 +339,8 @@ def stopped() -> None:
     check("stop of the holder is the full stop", shown(US, "ActiveState") == "inactive", shown(US, "ActiveState"))
     alive_yet = [pid for pid in before.values() if Path(f"/proc/{pid}").exists()]
     check("nobody is left", not alive_yet, alive_yet)
+    tables = command("nft", "list", "tables").stdout
+    check("and no rule", "ai_supervisor" not in tables, tables)
     systemctl("start", US)
     check("a start brings all of it back", until(everybody_runs, 180), agents())
 
