@@ -268,6 +268,7 @@ class Daemon:
             spool_dir=state_dir / "spool",
             run_sync=doors.read_elsewhere,
             breaker=config.breaker,
+            levels=config.levels,
             restarts={one.spec.name: restart for one in self._upstreams if (restart := one.restart()) is not None},
         )
         self._ladder = Ladder(config.levels, reserve_bytes=config.memory.reserve_bytes, tell=self._tell, clock=clock)

@@ -13,12 +13,7 @@ NOT_IN_EFFECT: tuple[str, ...] = (
     "class.X.max_age",
     "class.X.substitute",
     "ollama.device",
-    "levels.num_predict",
-    "levels.ttl_factor",
     "levels.light_model",
-    "levels.priority_only",
-    "levels.stale",
-    "levels.pause_starts",
     "gpu.unload_at",
 )
 

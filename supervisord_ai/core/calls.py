@@ -284,6 +284,7 @@ class Call:
         is_load, is_unload: no slot, but the load lane. `is_granted` False: an unload that is answered without effect.
         not_granted: `name=value` of everything asked and dropped, for `X-AI-Options`.
         embed_inputs: the strings of an `/api/embed` that may be merged with others.
+        thinks: whether the model is asked to think before it speaks; None leaves it to the model.
         parameter: the `:segment` of the path.
     """
 
@@ -309,4 +310,5 @@ class Call:
     has_tools: bool = False
     has_format: bool = False
     has_images: bool = False
+    thinks: bool | None = None
     parameter: str | None = None

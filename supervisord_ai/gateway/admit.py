@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from supervisord_ai.clock import Clock
-from supervisord_ai.core.admission import Admitted, Asked, Counts, Rejected, admit
+from supervisord_ai.core.admission import Admitted, Asked, Counts, Rejected, admit, priority_for
 from supervisord_ai.core.cache_policy import is_embedding
 from supervisord_ai.core.calls import Call
+from supervisord_ai.core.degraded import turned_away
 from supervisord_ai.core.identity import Caller, CallerKind
 from supervisord_ai.core.policies import QueuePolicy
 from supervisord_ai.core.roster import ClassPolicy
 from supervisord_ai.core.scheduler import Scheduler, Ticket
 from supervisord_ai.gateway.backlog import Backlog
 from supervisord_ai.gateway.callers import Callers
+from supervisord_ai.gateway.level import LevelInForce
 
 
 class Admit:
     """The door of the backlog."""
 
     def __init__(
-        self, *, queue: QueuePolicy, scheduler: Scheduler, backlog: Backlog, callers: Callers, clock: Clock
+        self,
+        *,
+        queue: QueuePolicy,
+        scheduler: Scheduler,
+        backlog: Backlog,
+        callers: Callers,
+        clock: Clock,
+        level: LevelInForce,
     ) -> None:
+        self._level = level
         self._queue = queue
         self._scheduler = scheduler
         self._backlog = backlog
@@ -29,6 +39,12 @@ class Admit:
     def decide(self, caller: Caller, policy: ClassPolicy, call: Call, asked: Asked) -> Admitted | Rejected:
         """Decide at this instant; who is admitted has taken its place in its rate."""
         now = self._clock.monotonic()
+        effects = self._level.effects
+        if effects.priority_only is not None:
+            priority = priority_for(asked.priority, policy)
+            refused = turned_away(effects, priority, lifts_in_s=self._level.lifts_in_s())
+            if refused is not None:
+                return refused
         generation_s = self._scheduler.service.of(call.canonical_model, is_embedding=is_embedding(call.route.op))
         return admit(
             asked,

@@ -37,6 +37,7 @@ from supervisord_ai.core.scheduler import Scheduler, Ticket
 from supervisord_ai.errors import StoreFault
 from supervisord_ai.gateway.asleep import Asleep, Judge
 from supervisord_ai.gateway.batch import mergeable
+from supervisord_ai.gateway.level import LevelInForce
 from supervisord_ai.gateway.request import End, Outcome, Request, SharedAnswer, SlotJob
 from supervisord_ai.gateway.settle import Settle
 from supervisord_ai.gateway.spool import Spool, SpoolSpace
@@ -67,7 +68,9 @@ class Backlog:
         new_id: Callable[[], str],
         on_change: Callable[[], None],
         judge: Judge,
+        level: LevelInForce,
     ) -> None:
+        self._level = level
         self._queue = queue
         self._patience = patience
         self._scheduler = scheduler
@@ -182,7 +185,7 @@ class Backlog:
             return
         request.ticket = replace(request.ticket, shares=request.shares_as)
         answer = self._shared.get(request.shares_as) if request.shares_as is not None else None
-        if answer is not None and (answer.is_closed or not self._goes_on(answer)):
+        if answer is not None and (answer.is_closed or not self._goes_on(answer) or not self._level.allows(answer.degraded)):
             answer = None
         if answer is not None:
             request.join(answer)

@@ -237,6 +237,7 @@ class _Reading:
             has_tools=bool(fields.get("tools")),
             has_format=bool(fields.get("format") or fields.get("response_format") or fields.get("text")),
             has_images=bool(self.images),
+            thinks=_thinks(fields),
         )
 
     # --- what Ollama checks before it looks at a model ------------------------------------------------------------------
@@ -391,6 +392,19 @@ def _embed_inputs(op: Op, fields: JsonObject) -> tuple[str, ...] | None:
     if isinstance(given, str):
         return (given,)
     return tuple(item for item in given if isinstance(item, str)) if isinstance(given, list) else None
+
+
+def _thinks(fields: JsonObject) -> bool | None:
+    """What is said of thinking: `think` of Ollama, an effort in OpenAI's faces, a type in Anthropic's."""
+    think, effort = fields.get("think"), fields.get("reasoning_effort")
+    reasoning, thinking = fields.get("reasoning"), fields.get("thinking")
+    if isinstance(reasoning, dict) and effort is None:
+        effort = reasoning.get("effort")
+    if isinstance(thinking, dict):
+        think = {"enabled": True, "disabled": False}.get(str(thinking.get("type")))
+    if think is None and effort:
+        return effort != "none"
+    return None if think is None else bool(think)
 
 
 def _num_predict(op: Op, fields: JsonObject) -> int | None:

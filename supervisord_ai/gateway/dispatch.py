@@ -19,6 +19,7 @@ import trio
 from supervisord_ai.clock import Clock
 from supervisord_ai.core.breaker import CallEnd, is_upstream_fault
 from supervisord_ai.core.calls import Pins
+from supervisord_ai.core.degraded import Degraded, bound_of
 from supervisord_ai.core.patience import Patience, may_ask_again
 from supervisord_ai.core.request_state import RowEvent
 from supervisord_ai.core.scheduler import Expire, Load, Scheduler, Start
@@ -26,15 +27,18 @@ from supervisord_ai.errors import UpstreamFault, UpstreamUnreachable
 from supervisord_ai.gateway.backends import Backend, BackendState
 from supervisord_ai.gateway.backlog import Backlog
 from supervisord_ai.gateway.batch import BatchFailed, pull_batch
+from supervisord_ai.gateway.level import LevelInForce
 from supervisord_ai.gateway.relay import pull
 from supervisord_ai.gateway.request import End, Outcome, SlotJob
 from supervisord_ai.gateway.settle import Settle
 from supervisord_ai.gateway.view import RunningView
+from supervisord_ai.store.disk import RunSync
 from supervisord_ai.store.requests import Requests
-from supervisord_ai.wire.ollama import load_request
+from supervisord_ai.wire.ollama import bounded, load_request
 
 log = logging.getLogger(__name__)
 
+READ_ELSEWHERE_BYTES = 1_000_000  # reading this much takes about 20 ms
 _LEFT = Outcome(End.LEFT, 499, "request canceled")
 
 
@@ -52,7 +56,11 @@ class Dispatch:
         patience: Patience,
         pins: Pins,
         clock: Clock,
+        level: LevelInForce,
+        run_sync: RunSync,
     ) -> None:
+        self._level = level
+        self._run_sync = run_sync
         self._scheduler = scheduler
         self._backlog = backlog
         self._backends = backends
@@ -180,6 +188,7 @@ class Dispatch:
         await self._backlog.claim(job.requests)
         if job.is_abandoned:
             return _LEFT
+        await self._bound(job, backend)
         called, model = job.id, job.holder.call.canonical_model
         end, was_silent = CallEnd.UNKNOWN, False
         backend.call_started(called, model)
@@ -196,6 +205,20 @@ class Dispatch:
             # Not this call alone: the backend answers nothing. It may be asked again once it is back.
             raise UpstreamUnreachable(outcome.message, was_sent=True)
         return outcome
+
+    async def _bound(self, job: SlotJob, backend: Backend) -> None:
+        """Put a bound on an answer that nobody bounded, where the level in force says so. Now and not when it was asked: then
+        whoever starts at level 0 gets all of it."""
+        answer, call, effects = job.holder.answer, job.holder.call, self._level.effects
+        answer.sends = answer.degraded = None
+        if effects.num_predict is None or len(job.answers) > 1:
+            return
+        num_predict = bound_of(call, await backend.facts(call.canonical_model or ""), effects)
+        if num_predict is not None:
+            bound = partial(bounded, call.route.op, call.upstream_body, num_predict)
+            is_large = len(call.upstream_body) > READ_ELSEWHERE_BYTES
+            answer.sends = await self._run_sync(bound) if is_large else bound()
+            answer.degraded = Degraded(effects.level, num_predict)
 
     async def _pull(self, job: SlotJob, backend: Backend) -> Outcome:
         begun = partial(self._arrived, job, backend)

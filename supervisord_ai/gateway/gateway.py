@@ -14,11 +14,19 @@ from supervisord_ai.clock import Clock
 from supervisord_ai.core.batch import BatchPolicy
 from supervisord_ai.core.cache_policy import Freshness
 from supervisord_ai.core.calls import Call, Kind, Matched, ModelPins, Pins, find_route
-from supervisord_ai.core.events import AgentAsked, AgentEnded, AgentStarted, Event, GatewayRefused
+from supervisord_ai.core.events import AgentAsked, AgentEnded, AgentStarted, Event, GatewayRefused, LevelChanged
 from supervisord_ai.core.identity import Caller, CallerKind
 from supervisord_ai.core.model_facts import canonical_name
 from supervisord_ai.core.patience import Patience
-from supervisord_ai.core.policies import BackendSpec, BreakerPolicy, CachePolicy, LimitsPolicy, ModelsPolicy, QueuePolicy
+from supervisord_ai.core.policies import (
+    BackendSpec,
+    BreakerPolicy,
+    CachePolicy,
+    LevelsPolicy,
+    LimitsPolicy,
+    ModelsPolicy,
+    QueuePolicy,
+)
 from supervisord_ai.core.queue_mode import MODES, QueueMode, QueueVerb, starts
 from supervisord_ai.core.roster import ClassPolicy, Roster
 from supervisord_ai.core.samples import Load
@@ -38,6 +46,7 @@ from supervisord_ai.gateway.forward import Forward
 from supervisord_ai.gateway.headers import not_granted, rfc3339
 from supervisord_ai.gateway.inference import Inference
 from supervisord_ai.gateway.ingest import Ingest
+from supervisord_ai.gateway.level import LevelInForce
 from supervisord_ai.gateway.models import Models
 from supervisord_ai.gateway.outlook import Outlook
 from supervisord_ai.gateway.recovery import Recovery
@@ -103,6 +112,7 @@ class Gateway:
         run_sync: RunSync = in_own_thread,
         breaker: BreakerPolicy | None = None,
         restarts: Mapping[str, Callable[[], Awaitable[object]]] | None = None,
+        levels: LevelsPolicy | None = None,
     ) -> None:
         patience = patience or Patience()
         self._run_sync = run_sync
@@ -121,6 +131,8 @@ class Gateway:
             {spec.name: spec.slots for spec, _ in backends},
             SchedulerPolicy(batch=BatchPolicy(requests_max=queue.batch_max, window_s=queue.batch_window_s)),
         )
+        self._outlook = Outlook(self._scheduler, clock)
+        self._level = LevelInForce(levels or LevelsPolicy(), self._outlook, clock, deadline_s=queue.deadline_s)
         self._cache = AnswerCache(cache, cache_file, clock)
         settle = Settle(scheduler=self._scheduler, requests=requests, cache=self._cache, tally=self._tally, clock=clock)
         self._backends = [
@@ -150,6 +162,7 @@ class Gateway:
             new_id=new_id,
             on_change=self._pump,
             judge=self._judge,
+            level=self._level,
         )
         self._rejoin = Rejoin(backlog=self._backlog, requests=requests, patience=patience, clock=clock)
         self._recovery = Recovery(
@@ -172,12 +185,13 @@ class Gateway:
             patience=patience,
             pins=self._pins,
             clock=clock,
+            level=self._level,
+            run_sync=run_sync,
         )
         self._upkeeps = [
             Upkeep(backend, scheduler=self._scheduler, pins=self._pins, clock=clock, on_change=self._pump)
             for backend in self._backends
         ]
-        self._outlook = Outlook(self._scheduler, clock)
         self._lanes = Lanes(self._upkeeps, self._scheduler)
         self.models = Models(self._backends, self._lanes)
         self._forward = Forward()
@@ -193,7 +207,14 @@ class Gateway:
         self._inference = Inference(
             callers=self._callers,
             cache=self._cache,
-            admit=Admit(queue=queue, scheduler=self._scheduler, backlog=self._backlog, callers=self._callers, clock=clock),
+            admit=Admit(
+                queue=queue,
+                scheduler=self._scheduler,
+                backlog=self._backlog,
+                callers=self._callers,
+                clock=clock,
+                level=self._level,
+            ),
             backlog=self._backlog,
             rejoin=self._rejoin,
             settle=settle,
@@ -222,7 +243,7 @@ class Gateway:
             task_status.started()
 
     def tell(self, event: Event) -> None:
-        """Note that an agent started or ended."""
+        """Note that an agent started or ended, or that another level holds."""
         self._desk.tell(event)
         match event:
             case AgentStarted(agent=agent, generation=generation):
@@ -230,6 +251,10 @@ class Gateway:
             case AgentEnded(agent=agent, generation=generation):
                 self._backlog.agent_ended(agent, generation)
                 self._callers.ended(agent)
+            case LevelChanged():
+                self._level.follow(event)
+                effects = self._level.effects
+                self.follow_cache(Freshness(ttl_factor=effects.ttl_factor, allow_stale=effects.allow_stale))
             case _:
                 pass
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 from supervisord_ai.core.calls import Call, Op
+from supervisord_ai.core.degraded import Degraded
 from supervisord_ai.gateway.request import Request, Times
 
 Headers = list[tuple[str, str]]
@@ -16,7 +17,18 @@ def headers_of(request: Request, now: float) -> Headers:
     cache = f"ai-supervisor; {request.cache_status}" if request.cache_status else ""
     if cache and request.is_collapsed:
         cache += "; collapsed"  # RFC 9211 2.3: answered together with another's request
-    return [*_common(request.id, request.attempt, request.call, cache), ("Server-Timing", server_timing(request.times, now))]
+    headers = _common(request.id, request.attempt, request.call, cache)
+    if request.answer.degraded is not None and request.found is None:
+        headers.append(("X-AI-Degraded", degraded_words(request.answer.degraded)))
+    return [*headers, ("Server-Timing", server_timing(request.times, now))]
+
+
+def degraded_words(degraded: Degraded) -> str:
+    """Return the value of `X-AI-Degraded`: the level, then what it did."""
+    words = [f"level={degraded.level}"]
+    if degraded.num_predict is not None:
+        words.append(f"num_predict={degraded.num_predict}")
+    return "; ".join(words)
 
 
 def location_of(request_id: str) -> str:

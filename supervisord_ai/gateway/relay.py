@@ -62,7 +62,8 @@ async def pull(
     outcome = _LEFT
     with job.scope as scope:
         try:
-            async with client.open("POST", call.upstream_path, body=call.upstream_body) as reply:
+            body = answer.sends if answer.sends is not None else call.upstream_body
+            async with client.open("POST", call.upstream_path, body=body) as reply:
                 answer.begin(head_of(reply, call), clock.monotonic())
                 on_begin()
                 outcome = await _write(request, _Upstream(reply, request, clock, patience))

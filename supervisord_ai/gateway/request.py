@@ -17,6 +17,7 @@ import trio
 
 from supervisord_ai.core.admission import CacheWish
 from supervisord_ai.core.calls import Call, Form
+from supervisord_ai.core.degraded import Degraded
 from supervisord_ai.core.request_state import RowEvent, next_state
 from supervisord_ai.core.scheduler import Ticket
 from supervisord_ai.gateway.memory import Hit
@@ -73,6 +74,8 @@ class SharedAnswer:
         self.head: Head | None = None
         self.job: SlotJob | None = None  # None while it waits for a slot
         self.asked_by: Request | None = None  # whose body was sent: the answer echoes that request's model
+        self.sends: bytes | None = None  # in place of the body of the one whose call it is
+        self.degraded: Degraded | None = None  # what the level that was in force at its start did to it
         self.is_merged = False  # it came with another's: no call was made for it
         self.is_closed = False  # nobody can join any more: its end is known
         self._requests: list[Request] = []

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from supervisord_ai.core.calls import Json, JsonObject, Op
 from supervisord_ai.wire.faces import error_body, error_line
-from supervisord_ai.wire.json_go import encode
+from supervisord_ai.wire.json_go import decode, encode, encode_utf8
 from supervisord_ai.wire.ndjson import read_line
 
 __all__ = [
@@ -217,6 +218,17 @@ def why_not_kept(op: Op, status: int, lines: Sequence[JsonObject]) -> str:
 def _has_tool_calls(line: JsonObject) -> bool:
     message = line.get("message")
     return bool(line.get("tool_calls")) or (isinstance(message, dict) and bool(message.get("tool_calls")))
+
+
+def bounded(op: Op, body: bytes, num_predict: int) -> bytes:
+    """Return the body of a call with a bound on its answer, in the words of its face. It has none of its own."""
+    fields = cast("JsonObject", decode(body))
+    if op in {Op.GENERATE, Op.CHAT}:
+        options = fields.get("options")
+        fields["options"] = {**(options if isinstance(options, dict) else {}), "num_predict": num_predict}
+    else:
+        fields["max_output_tokens" if op is Op.RESPONSES else "max_tokens"] = num_predict
+    return encode_utf8(fields)
 
 
 # --- calls and answers of our own -------------------------------------------------------------------------------------

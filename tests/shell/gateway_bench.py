@@ -13,9 +13,18 @@ from typing import Any
 import trio
 
 from supervisord_ai.clock import VirtualClock
-from supervisord_ai.core.events import AgentEnded, AgentStarted, Event
+from supervisord_ai.core.effects import Level
+from supervisord_ai.core.events import AgentEnded, AgentStarted, Event, LevelChanged
 from supervisord_ai.core.identity import Caller, CallerKind, Proof
-from supervisord_ai.core.policies import BackendSpec, BreakerPolicy, CachePolicy, LimitsPolicy, ModelsPolicy, QueuePolicy
+from supervisord_ai.core.policies import (
+    BackendSpec,
+    BreakerPolicy,
+    CachePolicy,
+    LevelsPolicy,
+    LimitsPolicy,
+    ModelsPolicy,
+    QueuePolicy,
+)
 from supervisord_ai.core.roster import CLASS_DEFAULTS, AgentSpec, ClassPolicy, Roster
 from supervisord_ai.errors import PeerGone, UpstreamUnreachable
 from supervisord_ai.gateway.gateway import Gateway
@@ -130,6 +139,10 @@ class Bench:
     def started(self, name: str, generation: int = 1) -> None:
         self.gateway.tell(AgentStarted(name, name.partition("-")[0], generation, 1000 + generation, 1, None, "tag", 0, False))
 
+    def level(self, level: int, cause: str = "queue") -> None:
+        """Another level holds from now on."""
+        self.gateway.tell(LevelChanged(Level.NORMAL, Level(level), "a test", cause, trio.current_time()))
+
     def ended(self, name: str, generation: int = 1) -> None:
         self.gateway.tell(AgentEnded(name, generation, "exit:0"))
 
@@ -158,6 +171,7 @@ async def life(
     run_sync: RunSync = inline,
     disk: Disk | None = None,
     breaker: BreakerPolicy | None = None,
+    levels: LevelsPolicy | None = None,
     restart: Callable[[], Awaitable[object]] | None = None,
     beside: Mapping[str, Double] | None = None,
     large_bytes: int = 0,
@@ -186,6 +200,7 @@ async def life(
         models=ModelsPolicy(),
         backends=[(BackendSpec(slots=slots), client_of(double)), *others],
         breaker=breaker,
+        levels=levels,
         restarts={} if restart is None else {"main": restart},
         requests=state.requests,
         cache_file=state.cache,

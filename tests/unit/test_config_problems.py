@@ -291,12 +291,12 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
         ],
     ),
     "keys without effect": (
-        '[queue]\nbatch_max = 5\n[levels]\npriority_only = 4\n[gpu]\nunload_at = 0.8\n[class.opus]\nready = "notify"\n'
+        '[queue]\nbatch_max = 5\n[levels]\nlight_model = "x"\n[gpu]\nunload_at = 0.8\n[class.opus]\nready = "notify"\n'
         '[[ollama]]\nurl = "auto"\ndevice = "cpu"\n[[ollama]]\nname = "b"\n'
         + AGENT
         + 'every = "1h"\n',
         [
-            "/e/c.toml:4: levels.priority_only: not in effect yet: leave it at its default",
+            "/e/c.toml:4: levels.light_model: not in effect yet: leave it at its default",
             "/e/c.toml:6: gpu.unload_at: not in effect yet: leave it at its default",
             "/e/c.toml:11: ollama[0].device: not in effect yet: leave it at its default",
         ],
@@ -392,12 +392,7 @@ def test_the_keys_without_effect_are_these() -> None:
         "class.X.max_age",
         "class.X.substitute",
         "ollama.device",
-        "levels.num_predict",
-        "levels.ttl_factor",
         "levels.light_model",
-        "levels.priority_only",
-        "levels.stale",
-        "levels.pause_starts",
         "gpu.unload_at",
     )
 
