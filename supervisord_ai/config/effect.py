@@ -11,9 +11,7 @@ NOT_IN_EFFECT: tuple[str, ...] = (
     "memory.enforce",
     "class.X.critical",
     "class.X.max_age",
-    "class.X.substitute",
     "ollama.device",
-    "levels.light_model",
     "gpu.unload_at",
 )
 

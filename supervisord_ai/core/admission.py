@@ -48,9 +48,11 @@ class Asked:
     deadline_s: float | None = None
     cache: CacheWish = CacheWish()
     is_async: bool = False
+    is_exact: bool = False  # the model that was asked for, or none
 
 
 NOTHING_ASKED = Asked()
+_OURS = ("Idempotency-Key", "X-AI-Priority", "X-AI-Deadline", "Cache-Control", "Prefer", "X-AI-Require-Model")
 
 
 def read_asked(header: Callable[[str], str | None]) -> Asked:
@@ -59,16 +61,17 @@ def read_asked(header: Callable[[str], str | None]) -> Asked:
     Raises:
         Refused: 400, one of them cannot be read; the text names it.
     """
-    told = [header(name) for name in ("Idempotency-Key", "X-AI-Priority", "X-AI-Deadline", "Cache-Control", "Prefer")]
+    told = [header(name) for name in _OURS]
     if told.count(None) == len(told):
         return NOTHING_ASKED
-    key, priority, deadline, wish, prefer = told
+    key, priority, deadline, wish, prefer, model = told
     return Asked(
         key=_key(key),
         priority=_priority(priority),
         deadline_s=_deadline(deadline),
         cache=_cache_wish(wish or ""),
         is_async=_prefers_async(prefer or ""),
+        is_exact=_requires_exact(model),
     )
 
 
@@ -195,6 +198,12 @@ def _deadline(text: str | None) -> float | None:
     if not 0.0 < seconds <= DEADLINE_MAX_S:  # also refuses nan
         raise Refused(400, f"X-AI-Deadline must be seconds, more than 0 and at most {DEADLINE_MAX_S:.0f}")
     return seconds
+
+
+def _requires_exact(text: str | None) -> bool:
+    if text is not None and text.strip().lower() != "exact":
+        raise Refused(400, "X-AI-Require-Model can only be: exact")
+    return text is not None
 
 
 def _prefers_async(text: str) -> bool:

@@ -64,6 +64,7 @@ class ModelFacts:
     parameters: Mapping[str, Json] = field(default_factory=dict)
     capabilities: frozenset[str] = frozenset()
     is_remote: bool = False  # `remote_host` is set: it would run on another machine
+    context_length: int | None = None  # what it was trained for
 
 
 @dataclass(frozen=True, slots=True)

@@ -285,6 +285,8 @@ class Call:
         not_granted: `name=value` of everything asked and dropped, for `X-AI-Options`.
         embed_inputs: the strings of an `/api/embed` that may be merged with others.
         thinks: whether the model is asked to think before it speaks; None leaves it to the model.
+        needs: what a model must be able to do to answer it, in the words of `capabilities` of `/api/show`.
+        is_bound_to_model: no other model may answer it: its prompt or its context is in this one's own form.
         parameter: the `:segment` of the path.
     """
 
@@ -311,4 +313,6 @@ class Call:
     has_format: bool = False
     has_images: bool = False
     thinks: bool | None = None
+    needs: frozenset[str] = frozenset()
+    is_bound_to_model: bool = False
     parameter: str | None = None

@@ -44,7 +44,14 @@ def facts_of(digest: str, show: Mapping[str, Json]) -> ModelFacts:
         parameters=parse_parameters(parameters) if isinstance(parameters, str) else {},
         capabilities=frozenset(str(item) for item in capabilities) if isinstance(capabilities, list) else frozenset(),
         is_remote=bool(show.get("remote_host")),
+        context_length=_context_length(show.get("model_info")),
     )
+
+
+def _context_length(info: Json) -> int | None:
+    """Read `ARCHITECTURE.context_length`, whatever the architecture is called."""
+    found = (value for key, value in info.items() if key.endswith(".context_length")) if isinstance(info, dict) else ()
+    return next((value for value in found if isinstance(value, int)), None)
 
 
 def serves_one_at_a_time(show: Mapping[str, Json]) -> bool:

@@ -27,6 +27,7 @@ from supervisord_ai.core.admission import Admitted
 from supervisord_ai.core.cache_policy import is_embedding
 from supervisord_ai.core.calls import Call
 from supervisord_ai.core.coalesce import Leaving, leaving
+from supervisord_ai.core.effects import Level
 from supervisord_ai.core.estimate import Forecast, retry_after
 from supervisord_ai.core.identity import Caller
 from supervisord_ai.core.patience import Patience
@@ -38,7 +39,7 @@ from supervisord_ai.errors import StoreFault
 from supervisord_ai.gateway.asleep import Asleep, Judge
 from supervisord_ai.gateway.batch import mergeable
 from supervisord_ai.gateway.level import LevelInForce
-from supervisord_ai.gateway.request import End, Outcome, Request, SharedAnswer, SlotJob
+from supervisord_ai.gateway.request import End, Outcome, Request, SharedAnswer, SlotJob, StoodIn
 from supervisord_ai.gateway.settle import Settle
 from supervisord_ai.gateway.spool import Spool, SpoolSpace
 from supervisord_ai.gateway.tally import Tally
@@ -212,6 +213,34 @@ class Backlog:
         """Whether an answer will come to its end, or can be made to."""
         first = answer.first
         return first is not None and (not first.is_abandoned or first.can_be_taken_back)
+
+    # --- another model -------------------------------------------------------------------------------------------------
+
+    def stand_in(self, request: Request, served: Call, level: Level, *, shares_as: bytes | None) -> None:
+        """Have the light model asked for a request that was just taken in. What comes of it is kept nowhere."""
+        request.stood_in = StoodIn(level, request.call, request.stores_as, request.shares_as, request.cache_status)
+        self._ask_for(request, served)
+        request.stores_as, request.shares_as, request.cache_status = None, shares_as, "fwd=bypass"
+
+    def ask_as_asked(self) -> None:
+        """The level is over: whoever still waits is asked for as it asked. Those whose calls run have their answer coming."""
+        for request in list(self._by_id.values()):
+            before = request.stood_in
+            if before is None or request.is_over or request.state is not RowState.QUEUED or request.answer.job is not None:
+                continue
+            was_waiting = self._scheduler.remove(request.id) is not None
+            request.stood_in = None
+            request.leave_shared(SharedAnswer(Spool(self._space)))
+            self._ask_for(request, before.call)
+            request.stores_as, request.shares_as, request.cache_status = before.stores_as, before.shares_as, before.cache_status
+            if was_waiting and self._nursery is not None:
+                self._nursery.start_soon(self._line_up, request)
+
+    def _ask_for(self, request: Request, call: Call) -> None:
+        request.call = call
+        request.ticket = replace(request.ticket, model=call.canonical_model, shares=None)
+        if request.id in self._entering:
+            self._entering[request.id] = request.ticket
 
     async def claim(self, requests: Sequence[Request]) -> None:
         """Write that these run; returns when that is durable."""

@@ -238,6 +238,8 @@ class _Reading:
             has_format=bool(fields.get("format") or fields.get("response_format") or fields.get("text")),
             has_images=bool(self.images),
             thinks=_thinks(fields),
+            needs=_needs(fields, has_images=bool(self.images)),
+            is_bound_to_model=any(fields.get(name) for name in ("raw", "template", "context")),
         )
 
     # --- what Ollama checks before it looks at a model ------------------------------------------------------------------
@@ -405,6 +407,11 @@ def _thinks(fields: JsonObject) -> bool | None:
     if think is None and effort:
         return effort != "none"
     return None if think is None else bool(think)
+
+
+def _needs(fields: JsonObject, *, has_images: bool) -> frozenset[str]:
+    needs = {"tools": fields.get("tools"), "vision": has_images, "thinking": _thinks(fields), "insert": fields.get("suffix")}
+    return frozenset(name for name, is_needed in needs.items() if is_needed)
 
 
 def _num_predict(op: Op, fields: JsonObject) -> int | None:

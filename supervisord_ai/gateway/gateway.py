@@ -53,6 +53,7 @@ from supervisord_ai.gateway.recovery import Recovery
 from supervisord_ai.gateway.rejoin import Rejoin
 from supervisord_ai.gateway.settle import Settle
 from supervisord_ai.gateway.spool import SpoolSpace
+from supervisord_ai.gateway.stand_in import StandIn
 from supervisord_ai.gateway.tally import Tally
 from supervisord_ai.gateway.understood import Understood
 from supervisord_ai.gateway.upkeep import Lanes, Upkeep
@@ -224,6 +225,14 @@ class Gateway:
             backend_of=self._backend,
             comment=self._desk.comment,
             on_fault=self._tell_refused,
+            stand_in=StandIn(
+                level=self._level,
+                callers=self._callers,
+                cache=self._cache,
+                pins=self._pins,
+                backend_of=self._backend,
+                read=lambda path, body: self._classify("POST", path, body, is_owner=False),
+            ),
         )
 
     def __repr__(self) -> str:
@@ -254,6 +263,8 @@ class Gateway:
             case LevelChanged():
                 self._level.follow(event)
                 effects = self._level.effects
+                if effects.light_model is None:
+                    self._backlog.ask_as_asked()
                 self.follow_cache(Freshness(ttl_factor=effects.ttl_factor, allow_stale=effects.allow_stale))
             case _:
                 pass

@@ -18,14 +18,26 @@ def headers_of(request: Request, now: float) -> Headers:
     if cache and request.is_collapsed:
         cache += "; collapsed"  # RFC 9211 2.3: answered together with another's request
     headers = _common(request.id, request.attempt, request.call, cache)
-    if request.answer.degraded is not None and request.found is None:
-        headers.append(("X-AI-Degraded", degraded_words(request.answer.degraded)))
+    degraded = degraded_of(request)
+    if degraded is not None:
+        headers.append(("X-AI-Degraded", degraded_words(degraded)))
     return [*headers, ("Server-Timing", server_timing(request.times, now))]
+
+
+def degraded_of(request: Request) -> Degraded | None:
+    """Return what a level did to the answer of a request."""
+    cut = request.answer.degraded if request.found is None else None
+    if request.stood_in is None:
+        return cut
+    asked, served = request.stood_in.call.model, request.call.model
+    return Degraded(request.stood_in.level, cut.num_predict if cut is not None else None, asked, served)
 
 
 def degraded_words(degraded: Degraded) -> str:
     """Return the value of `X-AI-Degraded`: the level, then what it did."""
     words = [f"level={degraded.level}"]
+    if degraded.asked is not None:
+        words += [f'asked="{degraded.asked}"', f'served="{degraded.served}"']
     if degraded.num_predict is not None:
         words.append(f"num_predict={degraded.num_predict}")
     return "; ".join(words)

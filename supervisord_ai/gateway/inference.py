@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import trio
@@ -18,6 +19,7 @@ from supervisord_ai.core.admission import Asked, Rejected, read_asked
 from supervisord_ai.core.calls import Call
 from supervisord_ai.core.coalesce import shares_as
 from supervisord_ai.core.identity import Caller
+from supervisord_ai.core.model_facts import canonical_name
 from supervisord_ai.core.queue_mode import RETRY_AFTER_S, QueueMode, admits
 from supervisord_ai.errors import PeerGone, Refused
 from supervisord_ai.gateway.admit import Admit
@@ -31,8 +33,10 @@ from supervisord_ai.gateway.rejoin import Kept, Rejoin
 from supervisord_ai.gateway.relay import deliver, respond_fault
 from supervisord_ai.gateway.request import End, Request
 from supervisord_ai.gateway.settle import Settle
+from supervisord_ai.gateway.stand_in import Light, StandIn
 from supervisord_ai.gateway.tally import Tally
 from supervisord_ai.serve.http import Exchange
+from supervisord_ai.wire.usage import served_model
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +59,9 @@ class Inference:
         backend_of: Callable[[str | None], Backend],
         comment: Callable[[Request], bytes],
         on_fault: Callable[[Caller], None],
+        stand_in: StandIn,
     ) -> None:
+        self._stand_in = stand_in
         self.mode = QueueMode.OPEN
         self._callers = callers
         self._cache = cache
@@ -82,9 +88,12 @@ class Inference:
             place = await self._cache.place(call, caller, self._backend_of(call.canonical_model))
             if await self._from_cache(exchange, caller, call, asked, place):
                 return
+            light = await self._stand_in.of(call, caller, asked)
             await self._backlog.wake_keyed(caller.name, asked.key)
             # Nothing is awaited from here to `enter`: two requests with one key must become one.
-            came_back = self._rejoin.find(caller, call, asked.key) or self._take_in(exchange, caller, call, asked, place)
+            came_back = self._rejoin.find(caller, call, asked.key) or self._take_in(
+                exchange, caller, call, asked, place, light=light
+            )
         else:
             self._tally.rejoined += 1
         if isinstance(came_back, Kept):
@@ -96,7 +105,9 @@ class Inference:
             if came_back.outcome is not None and came_back.outcome.end is End.FAULT:
                 self._on_fault(caller)
 
-    def _take_in(self, exchange: Exchange, caller: Caller, call: Call, asked: Asked, place: Place) -> Request:
+    def _take_in(
+        self, exchange: Exchange, caller: Caller, call: Call, asked: Asked, place: Place, *, light: Light | None
+    ) -> Request:
         """Admit a new request and put it into the backlog. Raises: Refused."""
         self._tally.asked += 1
         self._tally.of(caller.name).asked += 1
@@ -105,7 +116,7 @@ class Inference:
             self._tally.refused += 1
             raise Refused(503, "the owner drains the queue: nothing new is taken in", retry_after_s=RETRY_AFTER_S)
         policy = self._callers.policy(caller)
-        decision = self._admit.decide(caller, policy, call, asked)
+        decision = self._admit.decide(caller, policy, light.call if light is not None else call, asked)
         if isinstance(decision, Rejected):
             self._tally.refused += 1
             log.info("%s refused: %d %s", caller.name, decision.status, decision.message)
@@ -113,7 +124,10 @@ class Inference:
         request = self._backlog.enter(caller, policy, call, decision, key=asked.key, method=exchange.head.method)
         request.wish = asked.cache
         put_in_place(request, asked, place)
-        if not place.is_known:
+        if light is not None:
+            shared = shares_as(light.place.key, asked.cache)
+            self._backlog.stand_in(request, light.call, light.level, shares_as=shared)
+        elif not place.is_known:
             request.place_late = partial(self._place_late, request, caller, asked)
         return request
 
@@ -155,6 +169,11 @@ class Inference:
 
     async def _give_kept(self, exchange: Exchange, call: Call, kept: Kept) -> None:
         headers = kept_headers(kept.row.id, kept.row.attempt, call)
+        served = served_model(kept.answer.body)
+        if served is not None and call.canonical_model not in {None, canonical_name(served)}:
+            # It was answered by another model; told again it must not seem to be of the one that was asked for.
+            headers.append(("X-AI-Degraded", f'asked="{call.model}"; served="{served}"'))
+            call = replace(call, model=served)
         now_wall = self._clock.wall()
         await replay(exchange, call, Held(kept.answer), headers, took_s=0.0, now_wall=now_wall, fresh_id=kept.row.id)
 

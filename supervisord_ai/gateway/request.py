@@ -18,6 +18,7 @@ import trio
 from supervisord_ai.core.admission import CacheWish
 from supervisord_ai.core.calls import Call, Form
 from supervisord_ai.core.degraded import Degraded
+from supervisord_ai.core.effects import Level
 from supervisord_ai.core.request_state import RowEvent, next_state
 from supervisord_ai.core.scheduler import Ticket
 from supervisord_ai.gateway.memory import Hit
@@ -64,6 +65,17 @@ class Times:
     first_byte_at: float | None = None
     ended_at: float | None = None
     load_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoodIn:
+    """What a request was before the light model stood in, so that it can be so again: its call, who shares it, where it lies."""
+
+    level: Level
+    call: Call
+    stores_as: bytes | None
+    shares_as: bytes | None
+    cache_status: str
 
 
 class SharedAnswer:
@@ -158,6 +170,7 @@ class Request:
         self.is_durable = False  # its row is committed
         self.awaits_return = False  # recovered, and its caller has not come back yet
         self.cache_status = ""
+        self.stood_in: StoodIn | None = None  # the light model is asked in place of another
         self.stores_as: bytes | None = None  # the cache key under which a good answer is kept
         self.shares_as: bytes | None = None  # the same, for whoever may be given the answer of another's call
         self.wish = CacheWish()
@@ -213,6 +226,13 @@ class Request:
         self.answer.let_go(self)
         self.answer = answer
         answer.add(self)
+
+    def leave_shared(self, own: SharedAnswer) -> None:
+        """Wait for an answer of its own again. Not once the one it waits for has begun."""
+        assert self.answer.head is None
+        self.answer.let_go(self)
+        self.answer = own
+        own.add(self)
 
     def begun(self, now: float) -> None:
         """The first byte of the answer is here, or was when it came."""

@@ -121,7 +121,8 @@ class Settle:
             tokens = generated_tokens(answer.body)
             self._tally.tokens += tokens
             self._tally.of(request.agent).tokens += tokens
-            is_whole = request.answer.degraded is None  # what a level cut short is not what was asked for
+            # What a level cut short, or another model said, is not what was asked for.
+            is_whole = request.answer.degraded is None and request.stood_in is None
             if is_whole and request.stores_as is not None and not _why_not_kept(request, answer):
                 self._cache.put(request.stores_as, answer, request.call, request.agent, cost_s=self._cost_s(request))
                 request.cache_status += "; stored"

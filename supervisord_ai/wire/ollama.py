@@ -231,6 +231,11 @@ def bounded(op: Op, body: bytes, num_predict: int) -> bytes:
     return encode_utf8(fields)
 
 
+def asked_of(body: bytes, model: str) -> bytes:
+    """Return a body as if another model had been asked."""
+    return encode_utf8(cast("JsonObject", decode(body)) | {"model": model})
+
+
 # --- calls and answers of our own -------------------------------------------------------------------------------------
 
 

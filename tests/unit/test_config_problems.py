@@ -296,7 +296,6 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
         + AGENT
         + 'every = "1h"\n',
         [
-            "/e/c.toml:4: levels.light_model: not in effect yet: leave it at its default",
             "/e/c.toml:6: gpu.unload_at: not in effect yet: leave it at its default",
             "/e/c.toml:11: ollama[0].device: not in effect yet: leave it at its default",
         ],
@@ -390,9 +389,7 @@ def test_the_keys_without_effect_are_these() -> None:
         "memory.enforce",
         "class.X.critical",
         "class.X.max_age",
-        "class.X.substitute",
         "ollama.device",
-        "levels.light_model",
         "gpu.unload_at",
     )
 
