@@ -16,7 +16,7 @@ import trio
 
 from supervisord_ai.clock import Clock
 from supervisord_ai.core.admission import Asked, Rejected, read_asked
-from supervisord_ai.core.calls import Call
+from supervisord_ai.core.calls import Call, Form
 from supervisord_ai.core.coalesce import shares_as
 from supervisord_ai.core.identity import Caller
 from supervisord_ai.core.model_facts import canonical_name
@@ -36,7 +36,7 @@ from supervisord_ai.gateway.settle import Settle
 from supervisord_ai.gateway.stand_in import Light, StandIn
 from supervisord_ai.gateway.tally import Tally
 from supervisord_ai.serve.http import Exchange
-from supervisord_ai.wire.usage import served_model
+from supervisord_ai.wire.ending import served_model
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ class Inference:
 
     async def _give_kept(self, exchange: Exchange, call: Call, kept: Kept) -> None:
         headers = kept_headers(kept.row.id, kept.row.attempt, call)
-        served = served_model(kept.answer.body)
+        served = served_model(kept.answer.body, is_lines=kept.answer.form == Form.LINES)
         if served is not None and call.canonical_model not in {None, canonical_name(served)}:
             # It was answered by another model; told again it must not seem to be of the one that was asked for.
             headers.append(("X-AI-Degraded", f'asked="{call.model}"; served="{served}"'))

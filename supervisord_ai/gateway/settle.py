@@ -121,9 +121,7 @@ class Settle:
             tokens = generated_tokens(answer.body)
             self._tally.tokens += tokens
             self._tally.of(request.agent).tokens += tokens
-            # What a level cut short, or another model said, is not what was asked for.
-            is_whole = request.answer.degraded is None and request.stood_in is None
-            if is_whole and request.stores_as is not None and not _why_not_kept(request, answer):
+            if request.stores_as is not None and not _why_not_kept(request, answer):
                 self._cache.put(request.stores_as, answer, request.call, request.agent, cost_s=self._cost_s(request))
                 request.cache_status += "; stored"
         await self._finish_row(request, answer)

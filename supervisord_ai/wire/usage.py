@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 
 TAIL_BYTES = 4096
-_MODEL = re.compile(rb'"model":\s*"((?:[^"\\]|\\.){1,256})"')
 _COUNT = re.compile(rb'"(?:eval_count|completion_tokens|output_tokens)":\s*(\d{1,9})\b')
 
 
@@ -17,9 +16,3 @@ def generated_tokens(body: bytes) -> int:
     """Return the count of the last frame, 0 where it has none (embeds, errors, streams without usage)."""
     counts = _COUNT.findall(body, max(0, len(body) - TAIL_BYTES))
     return int(counts[-1]) if counts else 0
-
-
-def served_model(body: bytes) -> str | None:
-    """Return the model that an answer names, in any face: lines, one body or events."""
-    found = _MODEL.search(body, 0, 4096)
-    return found[1].decode("utf-8", "replace") if found is not None else None

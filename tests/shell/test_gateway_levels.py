@@ -62,6 +62,9 @@ async def test_what_was_cut_is_never_kept_nor_given_to_who_comes_at_level_0(tmp_
         assert spoken(await bench.ask(agent("opus-01"), "[[n=40]]", **COLD)) == 10
         again = await bench.ask(agent("opus-01"), "[[n=40]]", **COLD)
         assert again.headers.get("Cache-Status") == "ai-supervisor; fwd=uri-miss"
+        await bench.ask(agent("opus-01"), "[[n=4]]", **COLD)  # it ended by itself: the bound changed nothing
+        kept = await bench.ask(agent("opus-02"), "[[n=4]]", **COLD)
+        assert "hit" in (kept.headers.get("Cache-Status") or "")
         lengths: list[int] = []
 
         async def ask(name: str) -> None:
