@@ -69,6 +69,7 @@ from supervisord_ai.host.cages import Form, find_cages
 from supervisord_ai.host.cgroup import Cages, Guarantee
 from supervisord_ai.host.connections import KernelConnections
 from supervisord_ai.host.firewall import WANTS, Firewall, Nft
+from supervisord_ai.host.fence import FenceFolder
 from supervisord_ai.host.machine import MachineDoor, RealMachine, free_bytes
 from supervisord_ai.host.notify import NotifyDoor, NotifyFolder
 from supervisord_ai.host.peers import KernelPeers
@@ -245,6 +246,7 @@ class Daemon:
             rng=rng,
             rollout=config.rollout,
             levels=config.levels,
+            fences=FenceFolder(self._runtime_dir / "fences"),
         )
         caged = cages.cage("any").identity  # not one of the roster: a reload may bring the first agent
         fleet_cgroup = caged.rpartition("/")[0] if caged is not None else None

@@ -37,6 +37,7 @@ from supervisord_ai.core.verdict import REMOVED, SHUTDOWN
 from supervisord_ai.duty import every
 from supervisord_ai.errors import HostFault, SpawnFailed, UsageError
 from supervisord_ai.host.cgroup import Cages, Guarantee
+from supervisord_ai.host.fence import FenceFolder
 from supervisord_ai.host.notify import NotifyDoor
 from supervisord_ai.host.process import ProcessDoor
 
@@ -68,6 +69,7 @@ class Fleet:
         rng: random.Random,
         rollout: RolloutPolicy | None = None,
         levels: LevelsPolicy | None = None,
+        fences: FenceFolder | None = None,
     ) -> None:
         specs = {name: spec for name, spec in specs.items() if not spec.external}
         self._start = start
@@ -76,7 +78,7 @@ class Fleet:
         self._clock = clock
         self._logs = LogFolder(log_dir, logs)
         self._own_uids = _own_uids(specs, processes)
-        doors = Doors(processes, cages, journal, self._logs, clock, tell, environ_for, self._own_uids, notify)
+        doors = Doors(processes, cages, journal, self._logs, clock, tell, environ_for, self._own_uids, notify, fences)
         self._doors = doors
         gate = StartGate()
         self._agents: dict[str, Agent] = {}

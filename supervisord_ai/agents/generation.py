@@ -11,6 +11,7 @@ import logging
 import math
 import secrets
 from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +28,7 @@ from supervisord_ai.core.verdict import Evidence, ExitStatus, Verdict, decide
 from supervisord_ai.errors import HostFault, SpawnFailed
 from supervisord_ai.host import signals
 from supervisord_ai.host.cgroup import Cage, Cages, Counters, Guarantee
+from supervisord_ai.host.fence import FenceFolder
 from supervisord_ai.host.notify import Notice, NotifyDoor, NotifySocket
 from supervisord_ai.host.process import Launch, ProcessDoor, ProcessHandle
 from supervisord_ai.store.rows import AgentRecord
@@ -90,6 +92,7 @@ class Doors:
     environ_for: EnvironFor
     own_uids: frozenset[int]  # uids that belong to one agent alone
     notify: NotifyDoor
+    fences: FenceFolder | None = None  # None: nobody else could start one
 
 
 class Generation:
@@ -148,9 +151,9 @@ class Generation:
                 raise SpawnFailed("failed:cage", f"processes {', '.join(map(str, left))} of its last run do not end when killed")
             cage.prepare(spec.policy.memory_bytes, tag)
             before = cage.counters()
-            with doors.logs.appending(spec.name) as (log_fd, log_offset):
-                handle = await doors.processes.spawn(
-                    Launch(
+            async with nullcontext() if doors.fences is None else doors.fences.taken(spec.name) as fence_fd:
+                with doors.logs.appending(spec.name) as (log_fd, log_offset):
+                    launch = Launch(
                         argv=spec.command,
                         env=environment(spec, account, {**doors.environ_for(spec, number, tag), **_named(notify)}, tag),
                         cwd=spec.cwd or "/",
@@ -159,9 +162,9 @@ class Generation:
                         rlimits=cage.rlimits,
                         user=spec.policy.user,
                         oom_score_adj=OOM_SCORE_CRITICAL if spec.policy.critical else OOM_SCORE_OTHERS,
-                    ),
-                    hold=True,
-                )
+                        fence_fd=fence_fd,
+                    )
+                    handle = await doors.processes.spawn(launch, hold=True)
         except BaseException as exc:
             if notify is not None:
                 notify.close()

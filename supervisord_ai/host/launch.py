@@ -21,7 +21,7 @@ class Launch:
     `join_files` are the cgroup.procs files that it enters before its first instruction. `rlimits` are (name, value):
     "data" in bytes, "core" in blocks, "nofile". stdout and stderr: a descriptor of the caller's, who closes his own; None
     is /dev/null for stdout, and the same as stdout for stderr. With stdin "pipe" the handle has its other end (a socket,
-    so that the child can answer on it); else it is /dev/null. `user` None: whoever we are.
+    so that the child can answer on it); else it is /dev/null. `user` None: whoever we are. `fence_fd` is kept open in it.
     """
 
     argv: tuple[str, ...]
@@ -34,6 +34,7 @@ class Launch:
     user: str | None = None
     rlimits: tuple[tuple[str, int], ...] = ()
     oom_score_adj: int | None = None
+    fence_fd: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -258,6 +258,7 @@ def _popen(launch: Launch, argv: list[str], control_fd: int) -> subprocess.Popen
             env=dict(launch.env),
             start_new_session=True,
             close_fds=True,
+            pass_fds=() if launch.fence_fd is None else (launch.fence_fd,),
         )
     except (OSError, ValueError) as exc:  # ValueError: a NUL in an argument
         raise SpawnFailed("failed:exec", str(exc)) from exc

@@ -131,6 +131,25 @@ def test_without_cgroups_survivors_end_before_anyone_starts_and_nobody_is_left_b
         assert "agents cannot outlive this daemon" in daemon.log
 
 
+def test_a_daemon_that_forgot_everything_starts_no_second_copy(tmp_path: Path) -> None:
+    """Without cgroups and without its journal it cannot know them; their fence does."""
+    with daemon_in(tmp_path, roster(agent("one", "exec sleep 100000"))) as daemon:
+        daemon.start("--cages", "none")
+        eventually(lambda: all_run(daemon), what="it runs")
+        before = of_the_fleet(tmp_path)
+        daemon.kill()
+        for file in (tmp_path / "state").glob("journal.db*"):
+            file.unlink()
+        daemon.start("--cages", "none")
+        one = eventually(lambda: (seen := daemon.agents()["one"])["verdict"] and seen, what="its refusal")
+        assert one["verdict"] == "failed:cage"
+        assert one["detail"] == f"a copy of it runs already: its fence is held by process {before.pop()}"
+        assert len(of_the_fleet(tmp_path)) == 1
+        os.kill(of_the_fleet(tmp_path).pop(), signal.SIGKILL)
+        eventually(lambda: all_run(daemon), what="it runs again")
+        assert daemon.stop() == 0
+
+
 DIES = 'while [ ! -e {folder}/{name} ]; do sleep 0.05; done; echo the last words of {name} >&2; {how}'
 HOG = "exec /usr/bin/env python3 -I -S -c \"held = []\nwhile True: held.append(bytearray(4_000_000))\""
 WAYS = {
