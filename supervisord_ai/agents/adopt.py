@@ -28,7 +28,7 @@ from supervisord_ai.core.roster import AgentSpec
 from supervisord_ai.core.serving import is_engine
 from supervisord_ai.core.verdict import LOST
 from supervisord_ai.errors import HostFault
-from supervisord_ai.host.cgroup import Cage, Counters
+from supervisord_ai.host.cgroup import Cage, Counters, Outside
 from supervisord_ai.host.notify import NotifySocket
 from supervisord_ai.host.process import ProcessHandle
 from supervisord_ai.store.rows import AgentRecord
@@ -125,7 +125,10 @@ def _generation(doors: Doors, wanted: AgentSpec, record: AgentRecord, cage: Cage
         cage=cage,
         handle=main,
         notify=_notify(doors, spec, baseline.uid),
-        before=Counters(oom_kills=baseline.oom_kills, own_limit_hits=baseline.own_limit_hits),
+        counted=(
+            Counters(oom_kills=baseline.oom_kills, own_limit_hits=baseline.own_limit_hits),
+            Outside(fleet_limit_hits=baseline.fleet_limit_hits, oomd_kills=baseline.oomd_kills),
+        ),
         log_offset=baseline.log_offset,
         adopted_since=doors.clock.monotonic() - age_s,
     )

@@ -27,7 +27,7 @@ from supervisord_ai.core.roster import AgentSpec, Ready
 from supervisord_ai.core.verdict import Evidence, ExitStatus, Verdict, decide
 from supervisord_ai.errors import HostFault, SpawnFailed
 from supervisord_ai.host import signals
-from supervisord_ai.host.cgroup import Cage, Cages, Counters, Guarantee
+from supervisord_ai.host.cgroup import Cage, Cages, Counters, Guarantee, Outside
 from supervisord_ai.host.fence import FenceFolder
 from supervisord_ai.host.notify import Notice, NotifyDoor, NotifySocket
 from supervisord_ai.host.process import Launch, ProcessDoor, ProcessHandle
@@ -107,7 +107,7 @@ class Generation:
         cage: Cage,
         handle: ProcessHandle,
         notify: NotifySocket | None,
-        before: Counters,
+        counted: tuple[Counters, Outside],
         log_offset: int,
         adopted_since: float | None = None,
     ) -> None:
@@ -123,9 +123,9 @@ class Generation:
         self.ended_at = math.inf
         self._doors = doors
         self._notify = notify
-        self._before = before
+        self._before, self._outside = counted
         self._log_offset = log_offset
-        self._kills_told = self._kills_seen = before.oom_kills
+        self._kills_told = self._kills_seen = self._before.oom_kills
         self.cap_bytes = spec.policy.memory_bytes
         self._cap = CapWatch(spec.policy.memory_bytes)
 
@@ -150,7 +150,7 @@ class Generation:
             if left := await cage.kill(within_s=KILL_S):
                 raise SpawnFailed("failed:cage", f"processes {', '.join(map(str, left))} of its last run do not end when killed")
             cage.prepare(spec.policy.memory_bytes, tag)
-            before = cage.counters()
+            before, outside = cage.counters(), cage.outside()
             async with nullcontext() if doors.fences is None else doors.fences.taken(spec.name) as fence_fd:
                 with doors.logs.appending(spec.name) as (log_fd, log_offset):
                     launch = Launch(
@@ -172,9 +172,8 @@ class Generation:
                 raise SpawnFailed("failed:cage", str(exc)) from exc
             raise
         cage.started(handle.pid)
-        generation = cls(
-            spec, number, doors, cage=cage, handle=handle, notify=notify, before=before, log_offset=log_offset
-        )
+        counted = before, outside
+        generation = cls(spec, number, doors, cage=cage, handle=handle, notify=notify, counted=counted, log_offset=log_offset)
         baseline = Baseline(
             started_wall=doors.clock.wall(),
             log_offset=log_offset,
@@ -182,6 +181,8 @@ class Generation:
             uid=account.uid,
             oom_kills=before.oom_kills,
             own_limit_hits=before.own_limit_hits,
+            fleet_limit_hits=outside.fleet_limit_hits,
+            oomd_kills=outside.oomd_kills,
         )
         try:
             boot_id = doors.processes.boot_id()
@@ -297,17 +298,16 @@ class Generation:
 
     def judge(self, status: ExitStatus) -> Verdict:
         """Return the verdict. Everyone is gone; the cage has not been used again."""
-        after = self.cage.counters()
-        hits = None
-        if after.own_limit_hits is not None and self._before.own_limit_hits is not None:
-            hits = after.own_limit_hits - self._before.own_limit_hits
+        after, outside = self.cage.counters(), self.cage.outside()
         return decide(
             Evidence(
                 status=status,
                 intent=self.intent,
                 was_killed_by_us=self.was_killed,
                 oom_kills=after.oom_kills - self._before.oom_kills,
-                own_limit_hits=hits,
+                own_limit_hits=_grown(self._before.own_limit_hits, after.own_limit_hits),
+                fleet_limit_hits=_grown(self._outside.fleet_limit_hits, outside.fleet_limit_hits) or 0,
+                oomd_kills=_grown(self._outside.oomd_kills, outside.oomd_kills) or 0,
                 peak_bytes=after.peak_bytes,
                 cap_bytes=self.cap_bytes,
                 is_capped_by_rlimit=self._doors.cages.guarantee is Guarantee.SOFT_RLIMIT,
@@ -315,6 +315,11 @@ class Generation:
                 last_lines=self._doors.logs.tail(self.spec.name, since=self._log_offset),
             )
         )
+
+
+def _grown(before: int | None, after: int | None) -> int | None:
+    """Return by how much a counter grew; None where one of the readings is missing."""
+    return None if before is None or after is None else after - before
 
 
 def notify_socket(spec: AgentSpec, doors: Doors, uid: int) -> NotifySocket | None:

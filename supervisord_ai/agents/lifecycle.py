@@ -263,7 +263,8 @@ class Agent:
         """Know again what the journal tells of the last supervisor's time. Before its task runs."""
         self._number, self._digest = record.generation, record.digest
         if record.verdict is not None:
-            self._verdict = Verdict(record.verdict, (record.detail or "").partition("\n")[0])
+            detail, *last_lines = (record.detail or "").split("\n")
+            self._verdict = Verdict(record.verdict, detail, tuple(last_lines), peak_bytes=record.peak_bytes)
         stood = record.standing
         if stood is None or stood.boot_id != self._doors.processes.boot_id():
             return
@@ -356,6 +357,8 @@ class Agent:
             log_path=log_path,
             status=self._status,
             is_outdated=self.is_outdated,
+            last_lines=() if verdict is None else verdict.last_lines,
+            last_peak_bytes=None if verdict is None else verdict.peak_bytes,
         )
 
     # --- the task ---
@@ -574,7 +577,7 @@ class Agent:
     async def _write_end(self, verdict: Verdict) -> None:
         detail = "\n".join((verdict.detail, *verdict.last_lines))
         try:
-            await self._doors.journal.ended(self.name, self._number, verdict.word, detail)
+            await self._doors.journal.ended(self.name, self._number, verdict.word, detail, verdict.peak_bytes)
         except StoreFault as exc:
             logger.error("agent %s: its end (%s) could not be written down: %s", self.name, verdict.word, exc)
 

@@ -79,18 +79,25 @@ def _show(args: Namespace, door: Door) -> int:
         ("memory", f"{size_of(one['memory_bytes'])} of {size_of(one['cap_bytes'])}, peak {size_of(one['peak_bytes'])}"),
         ("guarantee", one["guarantee"]),
         ("restarts", one["restarts"]),
-        ("last end", one["verdict"] or "-"),
+        ("last end", _last_end(one)),
         ("says", one["status"] or "-"),
         ("command", " ".join(one.get("command", ()))),
         ("log", one["log_path"]),
     ]
     for key, value in rows:
         print(f"{key:<11} {printable(str(value))}")
-    if one["detail"]:
-        print("detail")
-        for line in one["detail"].splitlines():
-            print(f"  {printable(line)}")
+    for title, lines in (("detail", one["detail"].splitlines()), ("its last lines", one.get("last_lines", ()))):
+        if lines:
+            print(title)
+            print("\n".join(f"  {printable(line)}" for line in lines))
     return Exit.GOOD
+
+
+def _last_end(one: dict[str, Any]) -> str:
+    if one["verdict"] is None:
+        return "-"
+    peak = one["last_peak_bytes"]
+    return one["verdict"] if peak is None else f"{one['verdict']}, peak {size_of(peak)} of {size_of(one['cap_bytes'])}"
 
 
 def _token(args: Namespace, door: Door) -> int:

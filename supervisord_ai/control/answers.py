@@ -241,11 +241,13 @@ class Agent(Struct, rename=_CLASS):
     log_path: str
     status: str
     is_outdated: bool
+    last_peak_bytes: int | None
 
 
 class ShownAgent(Agent):
-    """One agent with what the config says of it. `environment_names` are never their values."""
+    """One agent with what the config says of it, and its last lines before its last end."""
 
+    last_lines: tuple[str, ...]
     command: tuple[str, ...] | str
     cwd: str | None
     digest: str

@@ -227,7 +227,7 @@ def agent(view: AgentView) -> Agent:
 
 def shown(view: AgentView, spec: AgentSpec | None) -> ShownAgent:
     """Return `GET /v1/agents/{name}`; `spec` is None of one that has left the roster and has not ended yet."""
-    return ShownAgent(**fields_of(Agent, view), **_said_of(spec))
+    return ShownAgent(**fields_of(Agent, view), last_lines=view.last_lines, **_said_of(spec))
 
 
 def external(spec: AgentSpec) -> Agent:
@@ -237,7 +237,7 @@ def external(spec: AgentSpec) -> Agent:
 
 def shown_external(spec: AgentSpec) -> ShownAgent:
     """Return `GET /v1/agents/{name}` of one that we do not start."""
-    return ShownAgent(**_unknown(spec), **_said_of(spec))
+    return ShownAgent(**_unknown(spec), last_lines=(), **_said_of(spec))
 
 
 def _said_of(spec: AgentSpec | None) -> Json:

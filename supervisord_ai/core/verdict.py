@@ -8,7 +8,7 @@ the same. So the order is: (1) what we wrote down before we signalled, (2) the k
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 SIGKILL = 9
@@ -44,7 +44,8 @@ class Evidence:
     """What is known of an end. Counters are the difference over this generation.
 
     `intent` is the reason we wrote before we signalled. `own_limit_hits` is None where the kernel does not tell whose limit
-    it was; then the peak decides. `is_capped_by_rlimit`: there is no group, each process has RLIMIT_DATA.
+    it was; then the peak decides. `fleet_limit_hits` are of the limit that all agents share, `oomd_kills` of systemd-oomd.
+    `is_capped_by_rlimit`: there is no group, each process has RLIMIT_DATA.
     """
 
     status: ExitStatus
@@ -52,6 +53,8 @@ class Evidence:
     was_killed_by_us: bool = False  # its grace ran out
     oom_kills: int = 0
     own_limit_hits: int | None = None
+    fleet_limit_hits: int = 0
+    oomd_kills: int = 0
     peak_bytes: int | None = None
     cap_bytes: int = 0
     is_capped_by_rlimit: bool = False
@@ -67,6 +70,7 @@ class Verdict:
     detail: str = ""
     last_lines: tuple[str, ...] = ()  # of its output, for whoever asks why
     is_after_gateway: bool = False  # it gave up because of us: nothing to hold against it
+    peak_bytes: int | None = field(default=None, compare=False)
 
 
 class Blame(StrEnum):
@@ -80,7 +84,7 @@ class Blame(StrEnum):
 
 def decide(evidence: Evidence) -> Verdict:
     """Return the verdict."""
-    verdict = replace(_decide(evidence), last_lines=evidence.last_lines)
+    verdict = replace(_decide(evidence), last_lines=evidence.last_lines, peak_bytes=evidence.peak_bytes)
     if evidence.refused_s is None or evidence.refused_s > AFTER_GATEWAY_S or not _gave_up(verdict.word):
         return verdict
     after = f"after=gateway: {evidence.refused_s:.1f} s before, the gateway refused it or cut its answer"
@@ -105,14 +109,21 @@ def _decide(evidence: Evidence) -> Verdict:
     if status.never_ran:
         return Verdict("failed:exec", _join("the program could not be executed", _last(evidence)))
     # (2) the kernel's counters
-    killed = status.signal == SIGKILL or status.code == 128 + SIGKILL  # a shell says so of the child that it waited for
+    is_unknown = status.signal is None and status.code is None
+    # A shell says 137 of the child that it waited for; of one whose status nobody tells us the counters are all there is.
+    killed = status.signal == SIGKILL or status.code == 128 + SIGKILL or is_unknown
     if evidence.oom_kills and killed:
         if _own_limit(evidence):
             whom = "" if status.signal == SIGKILL else "a child of it was killed and it ended with that"
             return Verdict(OOM_OWN_CAP, _join(_memory(evidence), whom))
+        if evidence.fleet_limit_hits:
+            what = "the limit of all agents together was reached, below its own cap"
+            return Verdict("oom:fleet", _join(what, _memory(evidence)))
         return Verdict("oom:vm", _join("an OOM killer took it below its own cap", _memory(evidence)))
     # (3) the status
     child = "a child of it was killed at the cap" if evidence.oom_kills else ""
+    if evidence.oomd_kills and (status.signal == SIGKILL or is_unknown):
+        return Verdict("oom:systemd-oomd", _join("systemd-oomd took it, for the pressure on the machine", _memory(evidence)))
     if status.signal == SIGKILL:
         return Verdict("killed:external", _join("SIGKILL from outside", child))
     if status.signal is not None:

@@ -48,6 +48,17 @@ class Counters:
     peak_bytes: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What was counted around a cage: how often a limit above it, of the fleet, was the reason, and what systemd-oomd took.
+
+    None where nobody counts. Read at the start and at the end of a generation only.
+    """
+
+    fleet_limit_hits: int | None = None
+    oomd_kills: int | None = None
+
+
 class Cage(Protocol):
     """Where one agent is kept. `prepare`, spawn, `started`, ... `end`, and again."""
 
@@ -89,6 +100,9 @@ class Cage(Protocol):
 
     def counters(self) -> Counters:
         """Read what the kernel counted. Only memory and peak may be missing."""
+
+    def outside(self) -> Outside:
+        """Read what was counted around it."""
 
     async def members(self) -> tuple[int, ...]:
         """Return the pids in it; ended ones that were not reaped do not count."""
@@ -251,6 +265,22 @@ def keyed(path: Path) -> dict[str, int]:
     except OSError:
         return {}
     return {name: int(value) for name, value in (line.split() for line in lines)}
+
+
+def oomd_kills(groups: Iterable[Path]) -> int | None:
+    """Return how often systemd-oomd killed one of these groups, as it writes on them; None where nothing can be read.
+
+    `user.oomd_ooms` counts attempts and `user.oomd_kill` processes (systemd 248); a group that it never chose has neither.
+    """
+    found = None
+    for group in groups:
+        try:
+            names = os.listxattr(group)
+            values = [os.getxattr(group, name) for name in ("user.oomd_ooms", "user.oomd_kill") if name in names]
+        except OSError:
+            continue
+        found = (found or 0) + sum(int(value) for value in values if value.isdigit())
+    return found
 
 
 def word(path: Path) -> str:

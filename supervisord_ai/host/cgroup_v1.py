@@ -15,7 +15,7 @@ import trio
 
 from supervisord_ai.errors import HostFault
 from supervisord_ai.host import cgroup
-from supervisord_ai.host.cgroup import Cage, Counters, Guarantee, Mount
+from supervisord_ai.host.cgroup import Cage, Counters, Guarantee, Mount, Outside
 from supervisord_ai.host.uncaged import Census, UncagedCage
 
 FREEZE_TIMEOUT_S = 0.5
@@ -68,6 +68,13 @@ class V1Cage:
             memory_bytes=cgroup.number(self._memory / "memory.usage_in_bytes"),
             peak_bytes=cgroup.number(self._memory / "memory.max_usage_in_bytes"),
         )
+
+    def outside(self) -> Outside:
+        # Which limit stood in the way is counted where it stood, and reclaim that helped is counted too; so it is asked only
+        # about an end by the OOM killer below the agent's own cap. Memory and swap together are charged first.
+        shared = (self._memory.parent, self._memory.parent.parent)
+        files = [group / name for group in shared for name in ("memory.failcnt", "memory.memsw.failcnt")]
+        return Outside(fleet_limit_hits=sum(cgroup.number(file) or 0 for file in files))
 
     def _procs(self) -> list[int]:
         return sorted({pid for group in self._groups for pid in cgroup.procs(group)})

@@ -18,7 +18,7 @@ import trio
 
 from supervisord_ai.errors import HostFault
 from supervisord_ai.host import cgroup
-from supervisord_ai.host.cgroup import Cage, Counters, Guarantee, Mount
+from supervisord_ai.host.cgroup import Cage, Counters, Guarantee, Mount, Outside
 from supervisord_ai.host.uncaged import Census, UncagedCage
 
 
@@ -65,6 +65,15 @@ class V2Cage:
             memory_bytes=cgroup.number(self._group / "memory.current"),
             # 5.19; counts since the group was made: only 6.12 can reset it, and only for one open file.
             peak_bytes=cgroup.number(self._group / "memory.peak"),
+        )
+
+    def outside(self) -> Outside:
+        # agents, our own folder and, in a holder, the holder: its limit is the fleet's. The slice above it is the machine's.
+        shared = list(self._group.parents)[:3]
+        hits = [cgroup.keyed(group / "memory.events.local").get("oom") for group in shared]
+        return Outside(
+            fleet_limit_hits=None if hits[0] is None else sum(hit or 0 for hit in hits),
+            oomd_kills=cgroup.oomd_kills((self._group, *shared)),
         )
 
     def _procs(self) -> list[int]:

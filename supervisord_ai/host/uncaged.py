@@ -28,7 +28,7 @@ import trio
 
 from supervisord_ai.core.cap import CapPolicy
 from supervisord_ai.host import procfs
-from supervisord_ai.host.cgroup import Counters, Guarantee
+from supervisord_ai.host.cgroup import Counters, Guarantee, Outside
 from supervisord_ai.host.pinned import signal_pinned
 
 TAG = "AI_SUPERVISOR_RUN"
@@ -125,7 +125,10 @@ def _look(
     tags: dict[tuple[int, int], str] = {}
     for pid, seen in stats.items():
         key = pid, seen.start_ticks
-        tag = known.get(key) or procfs.environ_value(pid, TAG)
+        tag = known.get(key)
+        if tag is None and (tag := procfs.environ_value(pid, TAG)) is not None:
+            # A child between vfork and exec has its parent's memory, the whole of ours: it may have had when it was looked at.
+            stats[pid] = procfs.stat(pid) or seen
         if tag is not None:
             tags[key] = tag
     return pids, stats, tags
@@ -188,6 +191,9 @@ class UncagedCage:
 
     def counters(self) -> Counters:
         return Counters(memory_bytes=self._memory_bytes, peak_bytes=self._peak_bytes)
+
+    def outside(self) -> Outside:
+        return Outside()
 
     async def members(self) -> tuple[int, ...]:
         if self._tree is None:

@@ -9,7 +9,7 @@ import os
 import secrets
 import signal
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -356,6 +356,20 @@ def test_no_form_is_taken_on_faith(tmp_path: Path) -> None:
 
 def test_signal_numbers_are_those_of_the_machine() -> None:
     assert (TERM, KILL) == (signal.SIGTERM, signal.SIGKILL)
+
+
+async def test_memory_that_a_child_had_of_its_parent_before_it_executed_is_not_held_against_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """vfork lends the child its parent's memory until exec; the supervisor's is larger than many a cap."""
+    cages = find_cages(tmp_path, form="none")
+    cages.cage("one").prepare(40 * MB, TAG)
+    looks = iter([150 * MB, 10 * MB])
+    before = procfs.ProcStat(4711, "python3", "R", os.getpid(), 4711, 99, rss_bytes=0)
+    monkeypatch.setattr(procfs, "pids", lambda: [4711])
+    monkeypatch.setattr(procfs, "stat", lambda pid: replace(before, rss_bytes=next(looks)))
+    monkeypatch.setattr(procfs, "environ_value", lambda pid, name: TAG)
+    assert await cages.usage() == {"one": 10 * MB}
 
 
 # --- who outlives us, and where he is found again ---

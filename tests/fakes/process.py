@@ -15,7 +15,7 @@ import trio
 
 from supervisord_ai.core.verdict import ExitStatus
 from supervisord_ai.errors import HostFault, SpawnFailed
-from supervisord_ai.host.cgroup import Counters, Guarantee
+from supervisord_ai.host.cgroup import Counters, Guarantee, Outside
 from supervisord_ai.host.process import Account, Launch
 from supervisord_ai.host.signals import ABRT, KILL, TERM
 
@@ -143,6 +143,8 @@ class FakeProcesses:
         self.spawned: list[tuple[float, str]] = []  # when, argv[0]
         self.closed: list[int] = []
         self.oom_kills: dict[str, int] = {}
+        self.fleet_limit_hits: int | None = None
+        self.oomd_kills: int | None = None
         self.boot = "this boot"
         self.tells_status = False  # of those it did not start: newer kernels do
 
@@ -232,6 +234,9 @@ class FakeCage:
 
     def _members(self) -> list[FakeProcess]:
         return [process for process in self.world.alive if process.cage == self.path]
+
+    def outside(self) -> Outside:
+        return Outside(fleet_limit_hits=self.world.fleet_limit_hits, oomd_kills=self.world.oomd_kills)
 
     async def members(self) -> tuple[int, ...]:
         await trio.lowlevel.checkpoint()

@@ -148,11 +148,21 @@ def test_agents_are_listed_by_class_and_state(daemon: Daemon, capsys: pytest.Cap
 def test_one_agent_is_shown_and_a_near_name_is_suggested(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     daemon.fleet = fleet_view(agent_view(detail="last line: \x1b[31mbad"))
     text = out(capsys, "agents", "show", "opus-01")
+    assert "its last lines" not in text
     assert "state       running for 20 m 34 s" in text
     assert "last line: \\x1b[31mbad" in text
     assert err(capsys, "agents", "show", "opus-1", code=Exit.USAGE) == (
         "ai-supervisor: there is no agent 'opus-1'; did you mean 'opus-01'?\n"
     )
+
+
+def test_how_an_agent_ended_is_shown_with_peak_and_last_lines(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ("Traceback:", "MemoryError \x1b[31m")
+    daemon.fleet = fleet_view(agent_view(verdict="oom:own-cap", last_peak_bytes=299_000_000, last_lines=lines))
+    text = out(capsys, "agents", "show", "opus-01")
+    assert "last end    oom:own-cap, peak 299 MB of 300 MB" in text
+    assert "its last lines\n  Traceback:\n  MemoryError \\x1b[31m\n" in text
+    assert "last_lines" not in from_json(capsys, "agents", "list")[0]
 
 
 def test_the_last_lines_of_a_log_are_passed_on_byte_by_byte(

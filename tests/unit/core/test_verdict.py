@@ -50,6 +50,28 @@ def test_a_victim_of_another_shortage_is_not_blamed() -> None:
     assert word(KILLED, oom_kills=1, own_limit_hits=0, peak_bytes=CAP) == "oom:vm"
 
 
+def test_a_victim_of_the_limit_of_all_together_is_not_blamed_either() -> None:
+    verdict = decide(Evidence(KILLED, oom_kills=1, own_limit_hits=0, fleet_limit_hits=2, peak_bytes=CAP // 2, cap_bytes=CAP))
+    assert verdict.word == "oom:fleet"
+    assert verdict.detail == "the limit of all agents together was reached, below its own cap; peak 50 MB of 100 MB"
+    assert word(KILLED, oom_kills=1, own_limit_hits=1, fleet_limit_hits=2) == "oom:own-cap"
+    assert word(ExitStatus(code=1), fleet_limit_hits=2) == "exit:1"
+    assert word(KILLED, fleet_limit_hits=2) == "killed:external"
+
+
+def test_systemd_oomd_says_whom_it_took() -> None:
+    assert word(KILLED, oomd_kills=1) == "oom:systemd-oomd"
+    assert word(ExitStatus(code=1), oomd_kills=1) == "exit:1"
+    assert word(KILLED, oomd_kills=1, intent="owner") == "stopped:owner"
+
+
+def test_where_nobody_tells_the_status_the_counters_do() -> None:
+    assert word(ExitStatus(), oom_kills=1, own_limit_hits=1) == "oom:own-cap"
+    assert word(ExitStatus(), oom_kills=1, own_limit_hits=0, fleet_limit_hits=1) == "oom:fleet"
+    assert word(ExitStatus(), oomd_kills=1) == "oom:systemd-oomd"
+    assert word(ExitStatus()) == "exit:unknown(adopted)"
+
+
 def test_a_shell_that_lost_its_child_to_the_cap_ended_of_the_cap() -> None:
     verdict = decide(Evidence(ExitStatus(code=137), oom_kills=1, peak_bytes=CAP, cap_bytes=CAP))
     assert verdict == Verdict("oom:own-cap", "peak 100 MB of 100 MB; a child of it was killed and it ended with that")
