@@ -68,8 +68,8 @@ from supervisord_ai.host.activation import PassedSockets
 from supervisord_ai.host.cages import Form, find_cages
 from supervisord_ai.host.cgroup import Cages, Guarantee
 from supervisord_ai.host.connections import KernelConnections
-from supervisord_ai.host.firewall import WANTS, Firewall, Nft
 from supervisord_ai.host.fence import FenceFolder
+from supervisord_ai.host.firewall import WANTS, Firewall, Nft
 from supervisord_ai.host.machine import MachineDoor, RealMachine, free_bytes
 from supervisord_ai.host.notify import NotifyDoor, NotifyFolder
 from supervisord_ai.host.peers import KernelPeers
