@@ -73,7 +73,7 @@ from supervisord_ai.host.firewall import WANTS, Firewall, Nft
 from supervisord_ai.host.machine import MachineDoor, RealMachine, free_bytes
 from supervisord_ai.host.notify import NotifyDoor, NotifyFolder
 from supervisord_ai.host.peers import KernelPeers
-from supervisord_ai.host.process import Account, ProcessDoor, Processes, account
+from supervisord_ai.host.process import Account, ProcessDoor, Processes, account, allow_open_files
 from supervisord_ai.host.signals import Asked, signals_asked
 from supervisord_ai.host.state_folder import StateFolder, make_folder
 from supervisord_ai.host.systemd import Notifier
@@ -153,6 +153,7 @@ def run(config: Config, options: Options = Options()) -> int:
     # A thread that wants the interpreter back gets it within 0.1 ms: behind a busy loop the default of 5 ms makes an
     # acknowledgement wait for its fdatasync's thread for up to seconds.
     sys.setswitchinterval(1e-4)
+    allow_open_files()
     with ExitStack() as held:
         daemon = Daemon(config, options, held)
         try:

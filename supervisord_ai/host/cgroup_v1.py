@@ -15,7 +15,7 @@ import trio
 
 from supervisord_ai.errors import HostFault
 from supervisord_ai.host import cgroup
-from supervisord_ai.host.cgroup import Cage, Counters, Guarantee, Mount, Outside
+from supervisord_ai.host.cgroup import Cage, Counters, Guarantee, KeptFile, Mount, Outside
 from supervisord_ai.host.uncaged import Census, UncagedCage
 
 FREEZE_TIMEOUT_S = 0.5
@@ -29,6 +29,8 @@ class V1Cage:
     def __init__(self, memory: Path, freezer: Path | None, identity: str | None) -> None:
         self._memory = memory
         self._freezer = freezer
+        self._usage = KeptFile(memory / "memory.usage_in_bytes")
+        self._oom = KeptFile(memory / "memory.oom_control")
         self._groups = (memory,) if freezer is None else (memory, freezer)
         self.identity = identity
         self.record: str | None = "\t".join(("v1", *map(str, self._groups)))
@@ -60,12 +62,15 @@ class V1Cage:
         pass
 
     def oom_kills(self) -> int:
-        return cgroup.keyed(self._memory / "memory.oom_control").get("oom_kill", 0)
+        return self._oom.value("oom_kill")
+
+    def memory_bytes(self) -> int | None:
+        return self._usage.number()
 
     def counters(self) -> Counters:
         return Counters(
             oom_kills=self.oom_kills(),
-            memory_bytes=cgroup.number(self._memory / "memory.usage_in_bytes"),
+            memory_bytes=self.memory_bytes(),
             peak_bytes=cgroup.number(self._memory / "memory.max_usage_in_bytes"),
         )
 
@@ -114,6 +119,8 @@ class V1Cage:
             cgroup.write(self._freezer / "freezer.state", "THAWED")
 
     def remove(self) -> None:
+        self._usage.close()
+        self._oom.close()
         for group in self._groups:
             cgroup.remove(group)
 
@@ -193,7 +200,7 @@ class V1Cages:
         return group, UncagedCage.tracking(name, self._census, run_tag)
 
     async def usage(self) -> dict[str, int]:
-        return {name: used for name, cage in self._cages.items() if (used := cage.counters().memory_bytes)}
+        return {name: used for name, cage in self._cages.items() if (used := cage.memory_bytes())}
 
     def close(self) -> None:
         for cage in self._cages.values():

@@ -18,7 +18,7 @@ import trio
 
 from supervisord_ai.errors import HostFault
 from supervisord_ai.host import cgroup
-from supervisord_ai.host.cgroup import Cage, Counters, Guarantee, Mount, Outside
+from supervisord_ai.host.cgroup import Cage, Counters, Guarantee, KeptFile, Mount, Outside
 from supervisord_ai.host.uncaged import Census, UncagedCage
 
 
@@ -29,6 +29,8 @@ class V2Cage:
 
     def __init__(self, group: Path, identity: str | None) -> None:
         self._group = group
+        self._usage = KeptFile(group / "memory.current")
+        self._events = KeptFile(group / "memory.events")
         self.identity = identity
         self.record: str | None = f"v2\t{group}"
         self.join_files = (str(group / "cgroup.procs"),)
@@ -54,7 +56,10 @@ class V2Cage:
         pass
 
     def oom_kills(self) -> int:
-        return cgroup.keyed(self._group / "memory.events").get("oom_kill", 0)
+        return self._events.value("oom_kill")
+
+    def memory_bytes(self) -> int | None:
+        return self._usage.number()
 
     def counters(self) -> Counters:
         events = cgroup.keyed(self._group / "memory.events")
@@ -62,7 +67,7 @@ class V2Cage:
         return Counters(
             oom_kills=events.get("oom_kill", 0),
             own_limit_hits=(local or events).get("oom", 0),
-            memory_bytes=cgroup.number(self._group / "memory.current"),
+            memory_bytes=self.memory_bytes(),
             # 5.19; counts since the group was made: only 6.12 can reset it, and only for one open file.
             peak_bytes=cgroup.number(self._group / "memory.peak"),
         )
@@ -103,6 +108,8 @@ class V2Cage:
             cgroup.write(self._group / "cgroup.freeze", "0")
 
     def remove(self) -> None:
+        self._usage.close()
+        self._events.close()
         cgroup.remove(self._group)
 
 
@@ -214,7 +221,7 @@ class V2Cages:
         return group, UncagedCage.tracking(name, self._census, run_tag)
 
     async def usage(self) -> dict[str, int]:
-        return {name: used for name, cage in self._cages.items() if (used := cage.counters().memory_bytes)}
+        return {name: used for name, cage in self._cages.items() if (used := cage.memory_bytes())}
 
     def close(self) -> None:
         for cage in self._cages.values():

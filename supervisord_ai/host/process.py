@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 CAGE_TIMEOUT_S = 20.0  # a frozen group would hold the shim for ever
 KILL_SHIM_TIMEOUT_S = 2.0
 _PR_SET_CHILD_SUBREAPER = 36
+OPEN_FILES = 16_384  # 131 agents are five descriptors each, and a connection or two
+_INHERITED_OPEN_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 class _Child:
@@ -140,7 +143,7 @@ class Processes:
         argv = shim.command(
             launch.argv,
             join_files=launch.join_files,
-            rlimits=launch.rlimits,
+            rlimits=(*launch.rlimits, *_open_files_of_a_child()),
             oom_score_adj=_oom_score_adj(launch.oom_score_adj),
             become=self._become(launch.user),
             keep_stdin=launch.stdin == "pipe",
@@ -262,6 +265,22 @@ def _popen(launch: Launch, argv: list[str], control_fd: int) -> subprocess.Popen
         )
     except (OSError, ValueError) as exc:  # ValueError: a NUL in an argument
         raise SpawnFailed("failed:exec", str(exc)) from exc
+
+
+def allow_open_files() -> int:
+    """Raise our soft limit of open files as far as we need and may; children keep the one we were started with. Returns it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft not in {resource.RLIM_INFINITY, wanted} and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return soft
+
+
+def _open_files_of_a_child() -> tuple[tuple[str, int], ...]:
+    """A program that uses select() breaks above 1024: what is raised for us is not raised for it."""
+    raised = resource.getrlimit(resource.RLIMIT_NOFILE)[0] != _INHERITED_OPEN_FILES
+    return (("nofile", _INHERITED_OPEN_FILES),) if raised else ()
 
 
 def _oom_score_adj(wanted: int | None) -> int | None:

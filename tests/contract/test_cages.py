@@ -372,6 +372,32 @@ async def test_memory_that_a_child_had_of_its_parent_before_it_executed_is_not_h
     assert await cages.usage() == {"one": 10 * MB}
 
 
+async def test_a_look_at_all_of_them_opens_nothing_once_they_were_looked_at(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if subject.form not in {"v1", "v2"}:
+        pytest.skip("there is no file of a group")
+    cages = [subject.cages.cage(f"a{n}") for n in range(20)]
+    for number, cage in enumerate(cages):
+        cage.prepare(MB, f"a{number}.1.{RUN}")
+    opened: list[str] = []
+    really_open = os.open
+
+    def counted(path: str, flags: int) -> int:
+        opened.append(path)
+        return really_open(path, flags)
+
+    monkeypatch.setattr(os, "open", counted)
+    for _ in range(3):
+        await subject.cages.usage()
+        assert [cage.oom_kills() for cage in cages] == [0] * 20
+    assert len(opened) == 2 * 20
+    cages[0].remove()
+    assert cages[0].oom_kills() == 0  # there is no group
+    cages[0].prepare(MB, f"a0.2.{RUN}")
+    assert cages[0].counters().memory_bytes is not None  # it was made again, and its file is another one
+
+
 # --- who outlives us, and where he is found again ---
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import trio
 from supervisord_ai.core.verdict import ExitStatus
 from supervisord_ai.errors import SpawnFailed
 from supervisord_ai.host import procfs
-from supervisord_ai.host.process import Launch, ProcessDoor, Processes, ProcessHandle
+from supervisord_ai.host.process import Launch, ProcessDoor, Processes, ProcessHandle, allow_open_files
 from supervisord_ai.host.signals import KILL, TERM
 from tests.eventually import until
 from tests.fakes.process import FakeProcesses, Program
@@ -282,3 +283,16 @@ def number_in(file: Path) -> int | None:
 def is_zombie(pid: int) -> bool:
     seen = procfs.stat(pid)
     return seen is not None and seen.state == "Z"
+
+
+async def test_open_files_are_allowed_to_us_and_not_to_our_children(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (600, before[1]))
+        assert allow_open_files() == min(16_384, before[1])
+        with (tmp_path / "out").open("wb") as file:
+            handle = await Processes().spawn(Launch(("/bin/sh", "-c", "ulimit -Sn"), ENV, stdout_fd=file.fileno()))
+        assert await ended(handle) == ExitStatus(code=0)
+        assert int((tmp_path / "out").read_text()) == before[0]  # what this process was started with
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
