@@ -357,6 +357,7 @@ class Agent:
             log_path=log_path,
             status=self._status,
             is_outdated=self.is_outdated,
+            next_start_s=max(0.0, self._due - self._clock.monotonic()) if self._is_due_later else None,
             last_lines=() if verdict is None else verdict.last_lines,
             last_peak_bytes=None if verdict is None else verdict.peak_bytes,
         )
@@ -589,16 +590,19 @@ class Agent:
         self._note_standing()
         self._wake()
 
+    @property
+    def _is_due_later(self) -> bool:
+        return self.state in {AgentState.BACKOFF, AgentState.SCHEDULED, AgentState.QUARANTINED} and math.isfinite(self._due)
+
     def _note_standing(self) -> None:
         """Have the journal say where it stands, for a supervisor that takes it over. One that went down with us starts afresh."""
         ago_s = self._clock.wall() - self._clock.monotonic()
-        is_waiting = self.state in {AgentState.BACKOFF, AgentState.SCHEDULED, AgentState.QUARANTINED}
         standing = Standing(
             self.state,
             since_wall=self._since + ago_s,
             boot_id=self._doors.processes.boot_id(),
             is_wanted=self._wish,
-            due_wall=self._due + ago_s if is_waiting and math.isfinite(self._due) else None,
+            due_wall=self._due + ago_s if self._is_due_later else None,
             reason=self._reason,
             restarts=self._restarts,
             in_a_row=self._ledger.in_a_row,

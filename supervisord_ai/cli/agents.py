@@ -80,6 +80,7 @@ def _show(args: Namespace, door: Door) -> int:
         ("guarantee", one["guarantee"]),
         ("restarts", one["restarts"]),
         ("last end", _last_end(one)),
+        ("next start", "-" if one["next_start_s"] is None else f"in {span_of(one['next_start_s'])}"),
         ("says", one["status"] or "-"),
         ("command", " ".join(one.get("command", ()))),
         ("log", one["log_path"]),

@@ -242,6 +242,7 @@ class Agent(Struct, rename=_CLASS):
     status: str
     is_outdated: bool
     last_peak_bytes: int | None
+    next_start_s: float | None
 
 
 class ShownAgent(Agent):

@@ -259,7 +259,8 @@ def procs(path: Path) -> list[int]:
 
 
 class KeptFile:
-    """A counter that is read every second, through a descriptor that stays open: a read alone costs less than half (bench/groups.py).
+    """A counter that is read every second, through a descriptor that stays open: a read costs less than half of both
+    (bench/groups.py).
 
     A group that was removed and made again under its name has another file; the old descriptor then says so (ENODEV).
     """

@@ -274,6 +274,21 @@ async def test_a_crash_comes_back_with_backoff_and_five_lead_to_quarantine(autoj
     assert world.journal.verdicts("one") == ["crash:SEGV"] * 6
 
 
+async def test_a_quarantine_says_when_its_trial_is(autojump_clock: MockClock, tmp_path: Path) -> None:
+    world = World(tmp_path, {"one": "crash", "other": "serve"})
+    async with world.running() as fleet:
+        await trio.sleep(200)
+        quarantined = view(fleet, "one")
+        assert quarantined.state is AgentState.QUARANTINED
+        assert quarantined.next_start_s is not None
+        assert quarantined.next_start_s == pytest.approx(600 - quarantined.since_s)
+        assert view(fleet, "other").next_start_s is None
+        await trio.sleep(quarantined.next_start_s - 0.01)
+        assert view(fleet, "one").generation == quarantined.generation
+        await trio.sleep(3)
+        assert view(fleet, "one").generation == quarantined.generation + 1
+
+
 async def test_a_release_lets_it_try_again_as_if_nothing_had_been(autojump_clock: MockClock, tmp_path: Path) -> None:
     world = World(tmp_path, {"one": "crash"})
     async with world.running() as fleet:

@@ -174,6 +174,27 @@ async def test_an_agent_over_its_cap_dies_alone_and_comes_back(form: str, tmp_pa
         await fleet.stop_all()
 
 
+async def test_a_fork_bomb_is_gone_two_seconds_after_its_stop(form: str, tmp_path: Path) -> None:
+    """It forks into sessions of its own, twice over, is deaf to TERM, and half of it has no environment."""
+    bomb = "trap '' TERM; b() { (setsid sh -c 'sleep 100000 & env -i sleep 100000' &) ; (b &) ; sleep 0.05; }; b; sleep 100000"
+    if form == "none":
+        pytest.skip("without a group nobody who scrubs its environment can be told from a stranger")
+    world = World(tmp_path, form, {"bomb": ("/bin/sh", "-c", bomb), "other": SLEEPS}, grace_s=0.2)
+    async with world.running() as fleet:
+        cage = world.cages.cage("bomb")
+        members = 0
+        while members < 60:
+            await trio.sleep(0.02)
+            members = len(await cage.members())
+        began = trio.current_time()
+        fleet.stop("bomb")
+        await until(lambda: view(fleet, "bomb").state is AgentState.STOPPED, what="its end")
+        assert trio.current_time() - began < 2.0 + 0.2
+        assert await cage.members() == ()
+        assert view(fleet, "other").state is AgentState.RUNNING
+        await fleet.stop_all()
+
+
 async def test_a_crash_loop_ends_in_quarantine_with_the_last_words(form: str, tmp_path: Path) -> None:
     world = World(tmp_path, form, {"one": CRASHES, "other": SLEEPS})
     async with world.running() as fleet:

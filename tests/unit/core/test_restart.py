@@ -161,3 +161,13 @@ def test_a_good_run_out_of_quarantine_is_a_passed_trial() -> None:
     one.quarantined("for this test")
     assert one.after(FINISHED, ran_s=1, now=700, draw=0.5) == RunAgainIn(599.0)
     assert isinstance(one.after(CRASH, ran_s=1, now=1400, draw=0.5), RestartIn)
+
+
+def test_what_an_earlier_supervisor_counted_counts() -> None:
+    one = ledger()
+    one.restore((0.0, 1.0, 2.0), in_a_row=3, trials=0)
+    assert one.after(CRASH, ran_s=1, now=3, draw=0.5) == RestartIn(4.0)
+    assert isinstance(one.after(CRASH, ran_s=1, now=4, draw=0.5), Quarantine)
+    trial = ledger()
+    trial.restore((), in_a_row=0, trials=1)
+    assert trial.after(CRASH, ran_s=1, now=4, draw=0.5) == Quarantine("its trial failed: crash:SEGV", 1200.0)
