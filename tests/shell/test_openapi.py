@@ -12,7 +12,7 @@ import pytest
 
 import supervisord_ai.control
 from supervisord_ai.agents.view import AgentView
-from supervisord_ai.control.answers import Active, Agent, Explained, rounded
+from supervisord_ai.control.answers import Active, Agent, Explained, ShownAgent, rounded
 from supervisord_ai.control.openapi import text
 from supervisord_ai.control.routes import JSON, ROUTES, Route
 from supervisord_ai.gateway.view import RunningView
@@ -71,7 +71,8 @@ async def test_a_real_answer_has_the_shape_that_is_described_and_nothing_else(au
 
 
 def test_nothing_that_a_room_shows_of_an_agent_or_a_running_request_is_left_out() -> None:
-    assert {*AgentView.__dataclass_fields__} == {*Agent.__struct_fields__}
+    assert {*AgentView.__dataclass_fields__} == {*Agent.__struct_fields__, "last_lines"}
+    assert "last_lines" in ShownAgent.__struct_fields__  # of one agent they are worth reading, of 131 not
     assert {*RunningView.__dataclass_fields__} | {"backend"} == {*Active.__struct_fields__}
 
 
