@@ -14,6 +14,7 @@ from pathlib import Path
 from supervisord_ai import daemon
 from supervisord_ai.cli.embedded import EMBEDDED, require_engine
 from supervisord_ai.cli.files import load_config
+from supervisord_ai.cli.logs import LineFormatter, is_journal
 from supervisord_ai.config import Config
 from supervisord_ai.config.plan import too_small
 from supervisord_ai.core.memory_plan import MachineTooSmall, judge_machine
@@ -69,10 +70,11 @@ def options_of(args: Namespace) -> daemon.Options:
 
 
 def start_logging(level: str) -> None:
-    """Log to stderr. Under systemd the journal has the time already, and the stack of what its watchdog ends with SIGABRT."""
+    """Log to stderr, one line a deed; also the stack of what systemd's watchdog ends with SIGABRT."""
     faulthandler.enable()
-    time = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
-    logging.basicConfig(level=level.upper(), stream=sys.stderr, format=f"{time}%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter(for_journal=is_journal(os.environ, os.fstat(sys.stderr.fileno()))))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request, and ours says more
 
 
