@@ -125,9 +125,10 @@ class NotRunning(SupervisorError):  # noqa: N818
     """No daemon answers on the control socket; exit code 3."""
 
     socket_path: str
+    what_to_type: str = "start one with `ai-supervisor run`"
 
     def __str__(self) -> str:
-        return f"no daemon answers at {self.socket_path}: start one with `ai-supervisor run`"
+        return f"no daemon answers at {self.socket_path}: {self.what_to_type}"
 
 
 class Denied(SupervisorError):  # noqa: N818

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import sys
@@ -14,8 +13,8 @@ from typing import IO, Any
 
 from supervisord_ai.cli.door import Door, open_door
 from supervisord_ai.cli.exits import Exit
-from supervisord_ai.cli.screen import printable, size_of, span_of, table
-from supervisord_ai.errors import HostFault, UsageError
+from supervisord_ai.cli.screen import columns, printable, size_of, span_of, table
+from supervisord_ai.errors import HostFault
 
 POLL_S = 0.2
 
@@ -61,12 +60,12 @@ def _list(args: Namespace, door: Door) -> int:
         )
         for one in agents
     ]
-    print("\n".join(table(heads, rows, right=(3, 4, 5, 6, 7))))
+    print("\n".join(table(heads, rows, right=(3, 4, 5, 6, 7), drop=(1, 4, 6), width=columns())))
     return Exit.GOOD
 
 
 def _show(args: Namespace, door: Door) -> int:
-    one = _agent(door, args.name)
+    one = door.agent(args.name)
     if args.json:
         print(json.dumps(one, indent=2))
         return Exit.GOOD
@@ -103,7 +102,7 @@ def _last_end(one: dict[str, Any]) -> str:
 
 def _token(args: Namespace, door: Door) -> int:
     """Print what an external agent is to be given; for others there is nothing to give, they are started with it."""
-    _agent(door, args.name)
+    door.agent(args.name)
     given = door.environment(args.name)
     if args.env:
         print("\n".join(f"{name}={value}" for name, value in given.items()))
@@ -112,17 +111,8 @@ def _token(args: Namespace, door: Door) -> int:
     return Exit.GOOD
 
 
-def _agent(door: Door, name: str) -> Any:
-    try:
-        return door.agent(name)
-    except UsageError as exc:
-        known = [one["name"] for one in door.get("/v1/agents")["agents"]]
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        raise UsageError(f"there is no agent {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")) from exc
-
-
 def _logs(args: Namespace, door: Door) -> int:
-    path = _agent(door, args.name)["log_path"]
+    path = door.agent(args.name)["log_path"]
     try:
         with open(path, "rb") as file:
             for line in deque(file, maxlen=max(0, args.lines)):

@@ -8,7 +8,6 @@ import socket
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from http.client import HTTPConnection, HTTPException
 from typing import Any, NoReturn
 from urllib.parse import quote
 
@@ -17,17 +16,74 @@ from supervisord_ai.core.places import CONTROL_SOCKET, Surroundings
 from supervisord_ai.errors import ConfigError, Denied, NotRunning, Problem, UsageError
 
 ANSWER_WITHIN_S = 10.0
+SILENT_S = 60.0  # of a stream of events, which says every 15 s that it is alive
 
 
-class _UnixConnection(HTTPConnection):
-    def __init__(self, path: str, within_s: float | None) -> None:
-        super().__init__("localhost", timeout=within_s)
-        self._path = path
+def _dial(path: str, within_s: float | None) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(within_s)  # None: for ever
+        sock.connect(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)  # None: for ever
-        self.sock.connect(self._path)
+
+class _Answer:
+    """One answer being read. Not http.client, whose import takes longer than the daemon needs to answer.
+
+    Raises (all of it): ValueError where it is no HTTP/1.1 answer, or is cut; OSError.
+    """
+
+    def __init__(self, sock: socket.socket, method: str, target: str, headers: str = "") -> None:
+        length = "Content-Length: 0\r\n" if method == "POST" else ""
+        sock.sendall(f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{length}{headers}\r\n".encode())
+        self._file = sock.makefile("rb")
+        version, _, rest = self._line().partition(b" ")
+        if not version.startswith(b"HTTP/1."):
+            raise ValueError(f"it says {version[:40]!r}")
+        self.status = int(rest[:3])
+        self._left = 0
+        self._is_chunked = False
+        while line := self._line():
+            name, _, value = line.partition(b":")
+            if name.lower() == b"content-length":
+                self._left = int(value)
+            elif name.lower() == b"transfer-encoding":
+                self._is_chunked = True
+
+    def whole(self) -> bytes:
+        """Return the whole body."""
+        return b"".join(self.pieces())
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield the lines of the body as they come."""
+        rest = b""
+        for piece in self.pieces():
+            *lines, rest = (rest + piece).split(b"\n")
+            yield from lines
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the body as it comes."""
+        if not self._is_chunked:
+            yield self._exactly(self._left)
+            return
+        while size := int(self._line().partition(b";")[0], 16):
+            yield self._exactly(size)
+            self._line()
+
+    def _line(self) -> bytes:
+        line = self._file.readline(65_536)
+        if not line.endswith(b"\n"):
+            raise ConnectionResetError("it ended in the middle")
+        return line.rstrip(b"\r\n")
+
+    def _exactly(self, count: int) -> bytes:
+        data = self._file.read(count)
+        if len(data) < count:
+            raise ConnectionResetError("it ended in the middle")
+        return data
 
 
 class Door:
@@ -69,13 +125,23 @@ class Door:
 
     def lines(self, target: str) -> Iterator[Any]:
         """Yield the JSON lines that a POST is answered with, as they come. Raises: as `get`."""
-        with closing(_UnixConnection(self.path, None)) as connection, self._renamed(None):
-            connection.request("POST", target)
-            answer = connection.getresponse()
+        with self._renamed(None), closing(_dial(self.path, None)) as sock:
+            answer = _Answer(sock, "POST", target)
             if answer.status >= 300:
-                self._told(answer.status, json.loads(answer.read()))
-            while line := answer.readline():
-                yield json.loads(line)
+                self._told(answer.status, json.loads(answer.whole()))
+            for line in answer.lines():
+                if line:
+                    yield json.loads(line)
+
+    def events(self, target: str, *, after: int | None = None) -> Iterator[Any]:
+        """Yield events as they happen, those after that number first; ends with the daemon. Raises: as `get`."""
+        with self._renamed(SILENT_S), closing(_dial(self.path, SILENT_S)) as sock:
+            answer = _Answer(sock, "GET", target, "" if after is None else f"Last-Event-ID: {after}\r\n")
+            if answer.status >= 300:
+                self._told(answer.status, json.loads(answer.whole()))
+            for line in answer.lines():
+                if line.startswith(b"data: "):
+                    yield json.loads(line[6:])
 
     def agent(self, name: str) -> Any:
         """Return everything about one agent. Raises: as `get`."""
@@ -98,10 +164,9 @@ class Door:
     def _ask(
         self, method: str, target: str, also: tuple[int, ...] = (), *, within_s: float | None = ANSWER_WITHIN_S
     ) -> tuple[int, Any]:
-        with closing(_UnixConnection(self.path, within_s)) as connection, self._renamed(within_s):
-            connection.request(method, target)
-            answer = connection.getresponse()
-            told = json.loads(answer.read())
+        with self._renamed(within_s), closing(_dial(self.path, within_s)) as sock:
+            answer = _Answer(sock, method, target)
+            told = json.loads(answer.whole())
         if answer.status < 300 or answer.status in also:
             return answer.status, told
         return self._told(answer.status, told)
@@ -111,12 +176,12 @@ class Door:
         try:
             yield
         except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError, NotADirectoryError) as exc:
-            raise NotRunning(self.path) from exc
+            raise NotRunning(self.path, what_to_type()) from exc
         except PermissionError as exc:
             raise Denied(f"{self.path} may not be opened by this user: {exc.strerror}") from exc
         except TimeoutError as exc:
             raise Denied(f"the daemon at {self.path} does not answer within {within_s:.0f} s") from exc
-        except (OSError, HTTPException, ValueError) as exc:
+        except (OSError, ValueError) as exc:
             raise Denied(f"what answers at {self.path} is not ai-supervisor: {exc}") from exc
 
     @staticmethod
@@ -133,6 +198,21 @@ class Door:
 def surroundings() -> Surroundings:
     """Return who runs this command, and where."""
     return Surroundings(os.geteuid(), os.path.expanduser("~"), os.environ)
+
+
+def what_to_type() -> str:
+    """Return what starts a daemon here, or reaches one that runs elsewhere."""
+    around = surroundings()
+    of_root = places.default_places(Surroundings(0, "/root", {})).runtime_dir
+    if around.uid != 0 and os.path.exists(f"{of_root}/{CONTROL_SOCKET}"):
+        return f"root's daemon listens in {of_root}: type it with sudo"
+    for is_user in (around.uid != 0, False):
+        units = places.install_places(around, is_user=is_user).units
+        if os.path.exists(f"{units}/ai-supervisor.service"):
+            return f"start it with `{'systemctl --user' if is_user else 'systemctl'} start ai-supervisor`"
+    if not os.path.exists(places.config_path(around, None)):
+        return "begin with `ai-supervisor try -- CMD`, or write a config with `ai-supervisor config init`"
+    return "start one with `ai-supervisor run`"
 
 
 def open_door(args: Namespace) -> Door:

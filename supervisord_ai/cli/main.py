@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 
@@ -75,6 +74,8 @@ def exit_of(error: SupervisorError) -> Exit:
 def _last_words(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Say one line for an error that nobody thought of; Python then exits with 1."""
     if os.environ.get("AI_SUPERVISOR_TRACEBACK"):
+        import traceback  # noqa: PLC0415 - 5 ms that no other command need wait for
+
         traceback.print_exception(kind, error, trace)
         return
     print(

@@ -23,7 +23,7 @@ from supervisord_ai.control.openapi import document
 from supervisord_ai.control.report import Moment, Usage
 from supervisord_ai.control.routes import JSON, ROUTES, Asked, Router, Told
 from supervisord_ai.control.routes import Handler as RouteHandler
-from supervisord_ai.control.verbs import Verbs
+from supervisord_ai.control.verbs import Verbs, no_agent
 from supervisord_ai.core.downtime import Downtime
 from supervisord_ai.core.identity import PeerFacts
 from supervisord_ai.core.memory_plan import MemoryPolicy
@@ -194,17 +194,18 @@ class Control:
         spec = self._roster.agents.get(name)
         if spec is not None and spec.external:
             return report.shown_external(spec)
-        for view in self._fleet().agents:
+        fleet = self._fleet().agents
+        for view in fleet:
             if view.name == name:
                 return report.shown(view, spec)
-        raise Refused(404, f"there is no agent {name[:64]!r}")
+        raise Refused(404, no_agent(name, [*self._roster.agents, *(view.name for view in fleet)]))
 
     async def _given(self, asked: Asked) -> object:
         """What an external agent is to be given by whoever starts it: its token above all."""
         name = asked.path["name"]
         spec = self._roster.agents.get(name)
         if spec is None:
-            raise Refused(404, f"there is no agent {name[:64]!r}")
+            raise Refused(404, no_agent(name, self._roster.agents))
         if not spec.external:
             raise Refused(409, f"{name} is started by us and finds its token in its environment; another starts with each run")
         return Environment(name, dict(self._environment(spec)))

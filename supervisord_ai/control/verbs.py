@@ -5,6 +5,7 @@ Names in paths are percent-encoded. What cannot be done is 409 with the reason; 
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable
@@ -144,7 +145,8 @@ class Verbs:
         names = matching(pattern, [view.name for view in self._agents.statistics().agents])
         if not names:
             is_pattern = _is_pattern(pattern)
-            raise Refused(404, f"no agent's name matches {pattern!r}" if is_pattern else f"there is no agent {pattern!r}")
+            known = [view.name for view in self._agents.statistics().agents]
+            raise Refused(404, f"no agent's name matches {pattern!r}" if is_pattern else no_agent(pattern, known))
         return names
 
     async def _show_rollout(self, _asked: Asked) -> object:
@@ -297,6 +299,12 @@ def matching(pattern: str, names: Iterable[str]) -> list[str]:
     """Return the names that a word of the owner means: the one, or all that match its `*`, `?` and `[...]`."""
     known = list(names)
     return [pattern] if pattern in known else [name for name in known if _is_pattern(pattern) and fnmatchcase(name, pattern)]
+
+
+def no_agent(name: str, known: Iterable[str]) -> str:
+    """Say that there is no such agent, and which name was probably meant."""
+    near = difflib.get_close_matches(name[:64], list(known), n=1, cutoff=0.6)
+    return f"there is no agent {name[:64]!r}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
 def _is_pattern(word: str) -> bool:

@@ -126,6 +126,7 @@ def test_no_daemon_is_one_line_and_exit_code_three(
     monkeypatch: pytest.MonkeyPatch, tmp_path: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AI_SUPERVISOR_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("AI_SUPERVISOR_CONFIG", __file__)  # there is one
     for words in (["status"], ["agents", "list"], ["queue", "list"], ["health", "--once"], ["stop"]):
         assert main(words) == Exit.NOT_RUNNING
         assert capsys.readouterr() == (
