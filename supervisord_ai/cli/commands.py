@@ -75,7 +75,7 @@ def build_parser() -> Parser:
     _add_installing(commands)
     _add_check_state(commands)
     completion = _command(commands, "completion", "completion", "print the completion script of a shell")
-    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+    completion.add_argument("shell", choices=["bash", "zsh", "fish", "tcsh"])
     return parser
 
 
@@ -143,7 +143,11 @@ def _add_looking(commands: Any) -> None:
     add.usage = f"{add.prog} [-h] [OPTIONS] NAME --class CLASS -- CMD ..."
 
     events = _command(commands, "events", "events", "what happened, oldest first", config=True, json=True)
-    events.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="the last N (default: 50)")
+    events.add_argument("-n", "--lines", type=_lines, default=50, metavar="N", help="the last N (default: 50)")
+    events.add_argument("-f", "--follow", action="store_true", help="go on as they happen, until ^C")
+    events.add_argument("--since", metavar="WHEN", help="from then on: 10m, 2h, 1d, 07:30, 2026-11-27 07:30")
+    events.add_argument("--agent", metavar="NAME", help="only of this agent")
+    events.add_argument("--kind", metavar="KIND", help="only of this kind: agent, agent.ended, breaker, level, owner ...")
 
     for verb, words in (
         ("start", "start agents that rest"),
@@ -157,7 +161,8 @@ def _add_looking(commands: Any) -> None:
 
 def _add_work(commands: Any) -> None:
     queue = _group(commands, "queue", "look at the backlog and rule it")
-    _command(queue, "list", "queue", "who runs and who waits, in order", config=True, json=True, action="list")
+    listed = _command(queue, "list", "queue", "who runs and who waits, in order", config=True, json=True, action="list")
+    listed.add_argument("-n", "--lines", type=_lines, default=50, metavar="N", help="of those who wait the first N (default: 50)")
     for verb, words in (("show", "why one request waits"), ("cancel", "take a request out of the queue, or off its slot")):
         one = _command(queue, verb, "queue", words, config=True, json=True, action=verb)
         one.add_argument("id", metavar="REQUEST", help="its id, as `queue list` shows it")
@@ -244,6 +249,12 @@ def _add_check_state(commands: Any) -> None:
     check.add_argument("folder", metavar="FOLDER")
     check.add_argument("--config", metavar="FILE")
     check.set_defaults(module="state", action="", parser=check)
+
+
+def _lines(word: str) -> int:
+    if not word.isdecimal() or not 0 < int(word) <= 10_000:
+        raise argparse.ArgumentTypeError(f"{word} is not a number from 1 to 10000")
+    return int(word)
 
 
 def _port(word: str) -> int:

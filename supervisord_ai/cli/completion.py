@@ -6,10 +6,12 @@ from argparse import Namespace
 
 import shtab
 
+from supervisord_ai.cli import fish
 from supervisord_ai.cli.commands import build_parser
 from supervisord_ai.cli.exits import Exit
 
 
 def run(args: Namespace) -> int:
-    print(shtab.complete(build_parser(), args.shell))
+    parser = build_parser()
+    print(fish.script(parser) if args.shell == "fish" else shtab.complete(parser, args.shell))
     return Exit.GOOD

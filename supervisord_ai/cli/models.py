@@ -10,9 +10,11 @@ from urllib.parse import quote
 
 from supervisord_ai.cli.door import Door, open_door
 from supervisord_ai.cli.exits import Exit
-from supervisord_ai.cli.screen import has_colours, printable, size_of, table
+from supervisord_ai.cli.progress import working
+from supervisord_ai.cli.screen import columns, has_colours, printable, size_of, table
 from supervisord_ai.errors import Denied, UsageError
 
+DOES = {"load": "loading", "unload": "unloading, once its calls have ended,", "rm": "deleting"}
 DONE = {"load": "is loaded", "unload": "is unloaded", "rm": "is deleted"}
 
 
@@ -34,7 +36,7 @@ def _list(args: Namespace, door: Door) -> int:
         print(json.dumps({**told, "models": models}, indent=2))
     elif models:
         heads = ("MODEL", "BACKEND", "SIZE", "FAMILY", "QUANTIZATION", "LOADED", "IN VRAM")
-        print("\n".join(table(heads, [_row(one) for one in models], right=(2, 5, 6))))
+        print("\n".join(table(heads, [_row(one) for one in models], right=(2, 5, 6), drop=(3, 1, 4), width=columns())))
     else:
         print("no model is loaded" if args.action == "loaded" else "no model is installed: ai-supervisor models pull NAME")
     for words in told["unreachable"]:
@@ -50,7 +52,8 @@ def _row(one: Any) -> tuple[object, ...]:
 def _tell(args: Namespace, door: Door) -> int:
     if args.action == "rm" and not args.yes:
         raise UsageError(f"this deletes {args.model} from the disk: say --yes")
-    told = door.post(f"/v1/models/{quote(args.model, safe='')}/{args.action}", within_s=None)
+    with working(f"{DOES[args.action]} {args.model}"):
+        told = door.post(f"/v1/models/{quote(args.model, safe='')}/{args.action}", within_s=None)
     print(json.dumps(told, indent=2) if args.json else f"{printable(args.model)} {DONE[args.action]}")
     return Exit.GOOD
 

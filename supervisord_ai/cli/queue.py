@@ -10,7 +10,8 @@ from urllib.parse import quote
 
 from supervisord_ai.cli.door import Door, open_door
 from supervisord_ai.cli.exits import Exit
-from supervisord_ai.cli.screen import printable, span_of, table
+from supervisord_ai.cli.progress import working
+from supervisord_ai.cli.screen import columns, printable, span_of, table
 
 POLL_S = 0.5
 NOW = {
@@ -34,7 +35,7 @@ def run(args: Namespace) -> int:
 
 
 def _list(args: Namespace, door: Door) -> int:
-    told = door.get("/v1/queue")
+    told = door.get(f"/v1/queue?n={args.lines}")
     if args.json:
         print(json.dumps(told, indent=2))
         return Exit.GOOD
@@ -55,9 +56,9 @@ def _list(args: Namespace, door: Door) -> int:
         print("nobody runs and nobody waits")
         return Exit.GOOD
     heads = ("", "REQUEST", "AGENT", "PRIORITY", "FOR", "MODEL", "PATH", "WHY")
-    print("\n".join(table(heads, [*running, *waiting], right=(0, 3, 4))))
+    print("\n".join(table(heads, [*running, *waiting], right=(0, 3, 4), drop=(6, 5), width=columns())))
     if told["queued"] > len(waiting):
-        print(f"... and {told['queued'] - len(waiting)} more")
+        print(f"... and {told['queued'] - len(waiting)} more: ai-supervisor queue list -n {min(told['queued'], 10_000)}")
     return Exit.GOOD
 
 
@@ -87,7 +88,8 @@ def _cancel(args: Namespace, door: Door) -> int:
 def _tell(args: Namespace, door: Door) -> int:
     told = door.post(f"/v1/queue/{args.action}")
     if args.action == "drain" and args.wait:
-        told |= _until_empty(door)
+        with working("waiting until nobody waits and nobody runs (^C: it goes on draining)"):
+            told |= _until_empty(door)
     print(json.dumps(told, indent=2) if args.json else f"the queue is {NOW[told['mode']]}")
     return Exit.GOOD
 
@@ -95,7 +97,7 @@ def _tell(args: Namespace, door: Door) -> int:
 def _until_empty(door: Door) -> dict[str, int]:
     """Return when nobody waits and nobody runs any more. A person who has had enough presses ^C; the queue goes on draining."""
     while True:
-        told = door.get("/v1/queue")
+        told = door.get("/v1/queue?n=0")
         if not told["queued"] and not told["running"]:
             return {"queued": 0, "running": 0}
         time.sleep(POLL_S)

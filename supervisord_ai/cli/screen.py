@@ -8,19 +8,22 @@ from collections.abc import Iterable, Sequence
 
 MB = 1_000_000
 WIDTH = 80
+NARROWEST = 8  # of a column that is cut
+NARROW = 40  # below this nothing can be laid out
 
 Span = str | tuple[str, str]  # text, or text and style (a word that rich knows)
 
 
 class Screen:
-    """Lines of spans, at most 80 columns wide."""
+    """Lines of spans, at most as wide as the terminal; 80 columns where there is none."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int | None = None) -> None:
+        self.width = width or columns() or WIDTH
         self._lines: list[tuple[tuple[str, str], ...]] = []
 
     def line(self, *spans: Span) -> None:
         """Add a line. What would go past the last column is cut, and the cut is shown."""
-        left = WIDTH
+        left = self.width
         cut: list[tuple[str, str]] = []
         for span in spans:
             text, style = span if isinstance(span, tuple) else (span, "")
@@ -34,7 +37,7 @@ class Screen:
     def wrapped(self, head: Span, text: str, indent: int, style: str = "") -> None:
         """Add a text that goes on in further lines below itself, behind its head."""
         first = True
-        for piece in _wrap(printable(text), WIDTH - indent):
+        for piece in _wrap(printable(text), self.width - indent):
             start: Span = head if first else ""
             words, head_style = start if isinstance(start, tuple) else (start, "")
             self.line((f"{words:<{indent}}", head_style), (piece, style))
@@ -64,6 +67,18 @@ class Screen:
         return Text("\n").join(Text.assemble(*line) for line in self._lines)
 
 
+def columns() -> int | None:
+    """Return how wide the terminal is (COLUMNS, else what it says); None where there is none, as in a pipe."""
+    said = os.environ.get("COLUMNS", "")
+    if said.isdecimal() and int(said) > 0:
+        return max(NARROW, int(said))
+    try:
+        found = os.get_terminal_size(sys.stdout.fileno()).columns
+    except (OSError, ValueError):
+        return None
+    return max(NARROW, found) if found else None
+
+
 def has_colours() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
@@ -73,14 +88,47 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[int] = ()) -> list[str]:
-    """Return rows below their heads, each column as wide as its widest cell, the last one as it comes."""
-    cells = [[printable(str(cell)) if cell is not None else "-" for cell in row] for row in rows]
-    widths = [max(len(line[i]) for line in [list(heads), *cells]) for i in range(len(heads))]
+def table(
+    heads: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    right: Sequence[int] = (),
+    drop: Sequence[int] = (),
+    width: int | None = None,
+) -> list[str]:
+    """Return rows below their heads, each column as wide as its widest cell, the last one as it comes.
+
+    Where that is wider than `width` (None: no bound), columns of `drop` are left out in that order, then the widest that is not a
+    figure is cut, and each cut is shown.
+    """
+    lines = [list(heads), *([printable(str(cell)) if cell is not None else "-" for cell in row] for row in rows)]
+    kept = list(range(len(heads)))
+    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+    if width is not None:
+        for column in drop:
+            if _total(widths, kept) <= width:
+                break
+            kept.remove(column)
+        while (over := _total(widths, kept) - width) > 0:
+            widest = max((i for i in kept if i not in right), key=lambda i: widths[i], default=None)
+            if widest is None or widths[widest] <= NARROWEST:
+                break
+            widths[widest] = max(NARROWEST, widths[widest] - over)
+    cut = [[_cut(line[i], widths[i]) for i in kept] for line in lines]
     return [
-        "  ".join(cell.rjust(widths[i]) if i in right else cell.ljust(widths[i]) for i, cell in enumerate(line)).rstrip()
-        for line in [list(heads), *cells]
+        "  ".join(
+            cell.rjust(widths[i]) if i in right else cell.ljust(widths[i]) for i, cell in zip(kept, line, strict=True)
+        ).rstrip()
+        for line in cut
     ]
+
+
+def _total(widths: Sequence[int], kept: Sequence[int]) -> int:
+    return sum(widths[i] for i in kept) + 2 * (len(kept) - 1)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def span_of(seconds: float | None) -> str:

@@ -1,4 +1,4 @@
-"""`status`: everything on one screen."""
+"""`status`: everything on one screen, the worst first, with what to type about it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Any
 
 from supervisord_ai.cli.door import Door, open_door
 from supervisord_ai.cli.exits import Exit
-from supervisord_ai.cli.screen import Screen, has_colours, size_of, span_of
+from supervisord_ai.cli.screen import MB, Screen, has_colours, size_of, span_of, table
+from supervisord_ai.errors import NotRunning
 
 Json = dict[str, Any]
 
 REFRESH_S = 1.0
 SHOWN_RUNNING = 8
 SHOWN_ATTENTION = 8
+SHOWN_HAPPENED = 4
+INDENT = 11
 STATE_STYLE = {
     "ready": "green",
     "running": "green",
@@ -27,12 +30,13 @@ STATE_STYLE = {
     "unreachable": "red",
     "quarantined": "red",
 }
+LEVEL_STYLE = ("green", "yellow", "red", "bold red")
 
 
 def run(args: Namespace) -> int:
     door = open_door(args)
     if args.watch:
-        return _watch(door)
+        return _watch(door, as_json=args.json)
     told = door.get("/v1/status")
     if args.json:
         print(json.dumps(told, indent=2))
@@ -41,32 +45,49 @@ def run(args: Namespace) -> int:
     return Exit.GOOD
 
 
-def _watch(door: Door) -> int:
-    """Show it anew every second; ends with ^C, or with the daemon."""
-    if not has_colours():
+def _watch(door: Door, *, as_json: bool) -> int:
+    """Show it anew every second; ends with ^C. A daemon that is gone is waited for: it may be restarted."""
+    if as_json or not has_colours():
         while True:
-            print(screen(door.get("/v1/status")).text(), flush=True)
+            told = door.get("/v1/status")
+            print(json.dumps(told) if as_json else screen(told).text(), flush=True)
             time.sleep(REFRESH_S)
     from rich.live import Live  # noqa: PLC0415 - 0.2 s that only a terminal waits for
 
     with Live(screen(door.get("/v1/status")).rich(), screen=True, auto_refresh=False) as live:  # type: ignore[arg-type]
         while True:
             time.sleep(REFRESH_S)
-            live.update(screen(door.get("/v1/status")).rich(), refresh=True)  # type: ignore[arg-type]
+            try:
+                page = screen(door.get("/v1/status"))
+            except NotRunning as exc:
+                page = Screen()
+                page.line(("ai-supervisor", "bold"), "   ", ("does not run", "red"))
+                page.wrapped("", str(exc), 2)
+            live.update(page.rich(), refresh=True)  # type: ignore[arg-type]
 
 
-def screen(told: Json) -> Screen:
+def screen(told: Json, width: int | None = None) -> Screen:
     """Return the one screen."""
-    page = Screen()
+    page = Screen(width)
     level, health = told["level"], told["health"]
     good = ("good", "green") if health["is_good"] else ("degraded", "red")
     page.line(
         ("ai-supervisor", "bold"),
-        f" {told['version']}   up {span_of(told['uptime_s'])}   pid {told['pid']}   level {level['level']} {level['name']}   ",
+        f" {told['version']}   up {span_of(told['uptime_s'])}   pid {told['pid']}   ",
+        (f"level {level['level']} {level['name']}", LEVEL_STYLE[level["level"]]),
+        "   ",
         good,
     )
+    if level["level"]:
+        page.wrapped("", f"level {level['level']}: {level['reason']}", 2, LEVEL_STYLE[level["level"]])
     for reason in health["reasons"]:
         page.wrapped("", reason, 2, "red")
+    for number, step in enumerate(told["next"]):
+        page.wrapped(("type" if number == 0 else "", "bold"), f"{step['command']}   ({step['why']})", INDENT)
+    for alert in told["alerts"]["firing"]:
+        advice = f"   {alert['advice']}" if alert["advice"] else ""
+        words = f"{alert['name']} for {span_of(alert['since_s'])}: {alert['when']}{advice}"
+        page.wrapped(("alert", "bold red"), words, INDENT)
     page.line("")
     for backend in told["backends"]:
         _backend(page, backend)
@@ -74,14 +95,11 @@ def screen(told: Json) -> Screen:
     _agents(page, told["agents"])
     page.line("")
     _cache(page, told["cache"])
-    _memory(page, told["memory"])
-    page.wrapped(("identity", "bold"), f"{told['identity']['level']}: {told['identity']['detail']}", 11)
-    page.wrapped(("guarantee", "bold"), f"{told['guarantee']['level']}: {told['guarantee']['detail']}", 11)
-    page.wrapped(("so far", "bold"), so_far(told["totals"]), 11)
-    if told["next"]:
-        page.line("")
-    for number, step in enumerate(told["next"]):
-        page.wrapped(("next", "bold") if number == 0 else "", f"{step['command']}   {step['why']}", 11)
+    _memory(page, told)
+    page.wrapped(("identity", "bold"), f"{told['identity']['level']}: {told['identity']['detail']}", INDENT)
+    page.wrapped(("guarantee", "bold"), f"{told['guarantee']['level']}: {told['guarantee']['detail']}", INDENT)
+    page.wrapped(("so far", "bold"), so_far(told["totals"]), INDENT)
+    _happened(page, told)
     return page
 
 
@@ -96,21 +114,30 @@ def so_far(totals: Json) -> str:
 
 def _backend(page: Screen, backend: Json) -> None:
     state = (backend["state"], STATE_STYLE.get(backend["state"], ""))
-    busy = f"{backend['busy']} of {backend['slots']} slots busy"
-    page.title("ollama", f"{backend['name']} ", state, f"   {busy}   {backend['url']}")
+    breaker = "" if backend["breaker"] == "closed" else f"   breaker {backend['breaker']}"
+    busy = f"   {backend['busy']} of {backend['slots']} slots busy"
+    page.title("ollama", f"{backend['name']} ", state, (breaker, "red"), busy, f"   {backend['url']}")
     if backend.get("way") and backend["state"] == "ready":  # else it is part of the reason above
         page.wrapped("", backend["way"], 2)
+    if backend.get("loading"):
+        page.line(f"  loading {backend['loading']}")
     if backend.get("restarted"):
         page.line(f"  it hung and was restarted: {backend['restarted']} times")
     if backend.get("healed"):
         page.line(f"  it lost slots, and a model was reloaded to have them back: {backend['healed']} times")
-    if backend.get("loading"):
-        page.line(f"  loading {backend['loading']}")
-    for one in backend["running"][:SHOWN_RUNNING]:
-        again = f" attempt {one['attempt']}" if one["attempt"] > 1 else ""
-        what = f"  {one['agent']:<14.14} {one['model'] or '-':<22.22} {one['path']:<21.21}"
-        page.line(f"{what} {span_of(one['since_s']):>9}  p{one['priority']}{again}")
+    rows = [
+        (one["agent"], one["model"], one["path"], span_of(one["since_s"]), one["tokens"], one["priority"], _attempt(one))
+        for one in backend["running"][:SHOWN_RUNNING]
+    ]
+    if rows:
+        heads = ("RUNS", "MODEL", "PATH", "FOR", "TOKENS", "PRIO", "")
+        for line in table(heads, rows, right=(3, 4, 5), drop=(6,), width=page.width - 2):
+            page.line(f"  {line}")
     _more(page, len(backend["running"]) - SHOWN_RUNNING)
+
+
+def _attempt(one: Json) -> str:
+    return f"attempt {one['attempt']}" if one["attempt"] > 1 else ""
 
 
 def _queue(page: Screen, queue: Json) -> None:
@@ -118,27 +145,31 @@ def _queue(page: Screen, queue: Json) -> None:
     page.title("queue", f"{queue['queued']} waiting, {queue['running']} running", (mode, "yellow"))
     for level in queue["by_priority"]:
         if level["queued"]:
-            oldest = span_of(level["oldest_s"])
-            page.line(f"  priority {level['priority']:<2} {level['queued']:>6} waiting, the oldest for {oldest}")
+            waits = "" if level["estimate_s"] is None else f"   a new one waits about {span_of(level['estimate_s'])}"
+            oldest = f"the oldest for {span_of(level['oldest_s'])}"
+            page.line(f"  priority {level['priority']:<2} {level['queued']:>6} waiting, {oldest}{waits}")
 
 
 def _agents(page: Screen, agents: Json) -> None:
-    page.title("agents", str(agents["total"]))
+    page.title("agents", str(agents["total"]) if agents["total"] else "none: ai-supervisor agents add NAME --class CLASS -- CMD")
     for one in agents["by_class"]:
         states: list[str | tuple[str, str]] = [f"  {one['class']:<14.14} {one['total']:>5}  "]
         for index, (state, count) in enumerate(one["states"].items()):
             states += [", " if index else "", (f"{count} {state}", STATE_STYLE.get(state, ""))]
         page.line(*states)
     attention = agents["attention"]
-    if attention:
-        page.title("attention")
-    for one in attention[:SHOWN_ATTENTION]:
-        page.line(
-            f"  {one['agent']:<16.16} ",
-            (f"{one['state']:<12}", STATE_STYLE.get(one["state"], "")),
-            f" {one['verdict'] or '-':<18.18} {one['restarts']:>3} restarts   {_first_line(one['detail'])}",
-        )
-    _more(page, len(attention) - SHOWN_ATTENTION)
+    if not attention:
+        return
+    rows = [
+        (one["agent"], one["state"], span_of(one["since_s"]), one["verdict"], one["restarts"], one["detail"])
+        for one in attention[:SHOWN_ATTENTION]
+    ]
+    heads = ("ATTENTION", "STATE", "FOR", "LAST END", "STARTS", "WHY")
+    lines = table(heads, rows, right=(2, 4), width=page.width - 2)
+    page.line(f"  {lines[0]}")
+    for line, one in zip(lines[1:], attention, strict=False):
+        page.line((f"  {line}", STATE_STYLE.get(one["state"], "")))
+    _more(page, len(attention) - SHOWN_ATTENTION, "ai-supervisor agents list --state STATE")
 
 
 def _cache(page: Screen, cache: Json) -> None:
@@ -152,23 +183,43 @@ def _tiers(cache: Json) -> list[tuple[str, Json]]:
     return [(name, cache[name]) for name in ("l1", "l2", "l3") if name != "l3" or cache[name]["entries"]]
 
 
-def _memory(page: Screen, memory: Json) -> None:
-    used = {part["name"]: part for part in memory["plan"]}
-    agents = used["agents"]
-    page.title(
-        "memory",
-        f"agents {size_of(agents['used_bytes'])} of {size_of(agents['bytes'])}   "
-        f"this daemon {size_of(memory['daemon_rss_bytes'])}, {memory['daemon_cpu_s']:.1f} s CPU",
-    )
+def _memory(page: Screen, told: Json) -> None:
+    """The plan against what is used, in MB; a dash where nobody measures it."""
+    memory, machine = told["memory"], told["machine"]
+    parts = [
+        f"{part['name']} {_mb(part['used_bytes'])} of {_mb(part['bytes'])}"
+        for part in memory["plan"]
+        if part["bytes"] or part["used_bytes"]
+    ]
+    own = f"this daemon {size_of(memory['daemon_rss_bytes'])}, {memory['daemon_cpu_s']:.1f} s CPU"
+    page.wrapped(("memory", "bold"), f"{', '.join(parts)} MB   {own}", INDENT)
+    if machine is None:
+        return
+    if machine["available_bytes"] is not None:
+        page.title("machine", f"{size_of(machine['available_bytes'])} available of {size_of(machine['total_bytes'])}")
+    for gpu in machine["gpus"] or ():
+        used = f"{size_of(gpu['used_bytes'])} of {size_of(gpu['total_bytes'])} VRAM"
+        page.title("gpu", f"{gpu['name']}   {used}", (f"   {gpu['used']:.0%}" if gpu["used"] is not None else "", ""))
 
 
-def _more(page: Screen, count: int) -> None:
+def _mb(size_bytes: float | None) -> str:
+    return "-" if size_bytes is None else f"{size_bytes / MB:,.0f}"
+
+
+def _happened(page: Screen, told: Json) -> None:
+    down = told["down"]
+    if down is not None:
+        at = time.strftime("%H:%M:%S", time.localtime(down["from_wall"]))
+        page.wrapped(("down", "bold"), f"for {span_of(down['lasted_s'])} before this start, from {at}: {down['why']}", INDENT)
+    for number, one in enumerate(told["happened"][:SHOWN_HAPPENED]):
+        ago = span_of(max(0.0, told["now_wall"] - one["last_wall"]))
+        page.wrapped(("happened" if number == 0 else "", "bold"), f"{one['count']} {one['what']}, last {ago} ago", INDENT)
+    _more(page, len(told["happened"]) - SHOWN_HAPPENED, "ai-supervisor events")
+
+
+def _more(page: Screen, count: int, command: str = "") -> None:
     if count > 0:
-        page.line(f"  ... and {count} more")
-
-
-def _first_line(text: str | None) -> str:
-    return (text or "").split("\n", 1)[0]
+        page.line(f"  ... and {count} more" + (f": {command}" if command else ""))
 
 
 __all__ = ["run", "screen"]

@@ -8,6 +8,7 @@ from argparse import Namespace
 
 from supervisord_ai.cli.door import open_door
 from supervisord_ai.cli.exits import Exit
+from supervisord_ai.cli.progress import working
 
 PATIENCE_S = 20.0  # the daemon promises 8
 POLL_S = 0.05
@@ -20,11 +21,12 @@ def run(args: Namespace) -> int:
         print("stopping")
         return Exit.GOOD
     deadline = time.monotonic() + PATIENCE_S
-    while door.is_open() or (pid is not None and _is_alive(pid)):
-        if time.monotonic() > deadline:
-            print(f"still not gone after {PATIENCE_S:.0f} s (pid {pid})")
-            return Exit.NO
-        time.sleep(POLL_S)
+    with working("stopping: agents have their grace"):
+        while (door.is_open() or (pid is not None and _is_alive(pid))) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+    if door.is_open() or (pid is not None and _is_alive(pid)):
+        print(f"still not gone after {PATIENCE_S:.0f} s (pid {pid}): see its log; at worst: kill -9 {pid}")
+        return Exit.NO
     print("stopped")
     return Exit.GOOD
 

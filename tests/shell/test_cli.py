@@ -201,7 +201,7 @@ def test_the_queue_lists_runners_and_waiters(daemon: Daemon, capsys: pytest.Capt
     lines = out(capsys, "queue", "list").splitlines()
     assert lines[1].split() == ["runs", "r1", "opus-01", "3", "12", "s", "llama3.2:3b", "/api/chat", "on", "main"]
     assert lines[2].endswith("all slots are busy")
-    assert lines[3] == "... and 6 more"
+    assert lines[3] == "... and 6 more: ai-supervisor queue list -n 7"
     daemon.gateway = replace(gateway_view(backend_view(running=())), queued=0, queue=())
     assert out(capsys, "queue", "list") == "nobody runs and nobody waits\n"
 

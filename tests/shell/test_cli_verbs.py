@@ -94,7 +94,7 @@ def test_a_queue_that_is_not_open_says_so_wherever_it_is_looked_at(daemon: Daemo
     assert out(capsys, "health", code=Exit.NO) == "degraded\n  the queue is paused\n"
     text = out(capsys, "status")
     assert "7 waiting, 1 running   paused" in text
-    assert "next       ai-supervisor queue resume" in text
+    assert "type       ai-supervisor queue resume" in text
 
 
 def test_a_request_is_cancelled(daemon: Daemon, capsys: Caps) -> None:
@@ -156,7 +156,9 @@ def test_the_cache_is_analyzed_in_a_sentence_and_prompts_are_hashes_unless_asked
 def test_events_are_shown_one_a_line(daemon: Daemon, capsys: Caps) -> None:
     assert out(capsys, "events", "-n", "3").rstrip().endswith("agent.ready           a-1  n=3")
     assert from_json(capsys, "events")[0]["detail"] == {"n": 50}
-    assert "n must be a number" in err(capsys, "events", "-n", "0", code=Exit.REFUSED)
+    said = out(capsys, "events", "--since", "10m", "--agent", "a-2", "--kind", "level")
+    assert said.endswith("level                 a-2  n=10000\n")
+    assert "is no time" in err(capsys, "events", "--since", "yesterday", code=Exit.USAGE)
 
 
 def test_a_reload_says_what_it_did_and_four_where_something_was_refused(daemon: Daemon, house: House, capsys: Caps) -> None:

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from supervisord_ai.cli.screen import WIDTH, Screen, printable, size_of, span_of, table
 from supervisord_ai.cli.status import screen
+from supervisord_ai.control.chronicle import Occurrence
 from supervisord_ai.control.report import Moment, Usage, status
 from supervisord_ai.core.agent_state import AgentState
+from supervisord_ai.core.downtime import Downtime
 from supervisord_ai.core.memory_plan import MemoryPolicy
 from tests.fakes.owner_views import agent_view, backend_view, fleet_view, gateway_view, identity_view
 
@@ -38,15 +40,17 @@ def test_all_is_well_on_one_screen() -> None:
         "ai-supervisor 0.1.0   up 2 h 03 m   pid 4711   level 0 normal   good\n"
         "\n"
         "ollama     main ready   1 of 2 slots busy   http://127.0.0.1:11434\n"
-        "  opus-01        llama3.2:3b            /api/chat                  12 s  p3\n"
+        "  RUNS     MODEL        PATH        FOR  TOKENS  PRIO\n"
+        "  opus-01  llama3.2:3b  /api/chat  12 s       -     3\n"
         "queue      7 waiting, 1 running\n"
         "  priority 3       5 waiting, the oldest for 1.2 s\n"
-        "  priority 5       2 waiting, the oldest for 40 s\n"
+        "  priority 5       2 waiting, the oldest for 40 s   a new one waits about 12 s\n"
         "agents     1\n"
         "  opus               1  1 running\n"
         "\n"
         "cache      36% hits of 33   L1 4 entries, 1.0 MB   L2 9 entries, 3.0 MB\n"
-        "memory     agents 12 MB of 35,200 MB   this daemon 45 MB, 12.3 s CPU\n"
+        "memory     os - of 3,000, ollama - of 8,000, cache 1 of 1,000, monitoring 44 of\n"
+        "           500, agents 12 of 35,200 MB   this daemon 45 MB, 12.3 s CPU\n"
         "identity   proved: by cgroup\n"
         "guarantee  hard: cgroup v2 at /sys/fs/cgroup/ai\n"
         "so far     33 asked, 20 answered, 12 cached, 1 refused, 400 tokens\n"
@@ -123,3 +127,39 @@ def test_a_table_is_as_wide_as_its_cells() -> None:
         "bbbbbb  22",
         "-        3",
     ]
+
+
+def test_a_table_that_is_too_wide_leaves_columns_out_and_then_cuts_the_widest() -> None:
+    heads, rows = ("NAME", "CLASS", "PID", "WHY"), [("opus-01", "opus", 4711, "it said something long about itself")]
+    wide = table(heads, rows, right=(2,), drop=(1,), width=80)
+    assert wide[1] == "opus-01  opus   4711  it said something long about itself"
+    assert table(heads, rows, right=(2,), drop=(1,), width=50)[1] == "opus-01  4711  it said something long about itself"
+    assert table(heads, rows, right=(2,), drop=(1,), width=30)[1] == "opus-01  4711  it said someth…"
+    assert max(map(len, table(heads, rows, right=(2,), drop=(1,), width=30))) == 30
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_the_screen_uses_the_width_it_gets(width: int) -> None:
+    why = "last words: " + "x" * 300
+    agents = [agent_view(f"sonnet-{n:02}", state=AgentState.QUARANTINED, verdict="exit:1", detail=why) for n in range(12)]
+    lines = screen(told(fleet=fleet_view(*agents)), width).text().splitlines()
+    assert max(map(len, lines)) == width
+
+
+def test_what_happened_and_when_nobody_supervised_is_told_with_what_to_type() -> None:
+    text = screen(
+        told(
+            down=Downtime(7000.0, 7008.0, "it was killed or crashed: it wrote no end"),
+            happened=(Occurrence("agent.ended", 7, 7380.0, "agents ended: oom:own-cap"),),
+            gateway=gateway_view(backend_view(state="unreachable", detail="connection refused")),
+        )
+    ).text()
+    assert "down       for 8.0 s before this start, from" in text
+    assert "happened   7 agents ended: oom:own-cap, last 4.0 s ago" in text
+    assert "type       curl http://127.0.0.1:11434/api/version   (does main answer? If not:" in text
+
+
+def test_an_empty_daemon_says_how_to_begin() -> None:
+    empty = fleet_view()
+    text = screen(told(fleet=type(empty)((), "none", "no agents"))).text()
+    assert "none: ai-supervisor agents add NAME --class CLASS -- CMD" in text
