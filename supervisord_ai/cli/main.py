@@ -19,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.excepthook = _last_words
     try:
         args = build_parser().parse_args(argv)
+        args.is_own_process = argv is None
         command = importlib.import_module(f"supervisord_ai.cli.{args.module}")
         code = command.run(args)
         sys.stdout.flush()

@@ -21,6 +21,7 @@ from supervisord_ai.core.memory_plan import MachineTooSmall, judge_machine
 from supervisord_ai.core.serving import ENGINE_CLASS
 from supervisord_ai.errors import ConfigError, Problem, SupervisorError, UsageError
 from supervisord_ai.host.memory import machine_memory
+from supervisord_ai.host.scope import enter_scope
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ def run(args: Namespace) -> int:
     config, small = read_config(args)
     if not args.engine_model and any(backend.url == EMBEDDED for backend in config.backends):
         require_engine()
+    if args.cages == "auto" and getattr(args, "is_own_process", False):
+        enter_scope(sys.argv[1:])
     start_logging(config.daemon.log_level)
     if small is not None:
         log.warning("accepted: %s", too_small(small).partition(":")[0])

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs in the guest, as root, below a systemd unit with Delegate=yes. With arguments: only these (cap takeover service suite).
+# Runs in the guest, as root, below a systemd unit with Delegate=yes. With arguments: only these (cap takeover service user suite).
 export PYTHONDONTWRITEBYTECODE=1
-[ $# -gt 0 ] || set -- cap takeover service suite
+[ $# -gt 0 ] || set -- cap takeover service user suite
 failed=0
 for story; do
     if [ "$story" = suite ]; then
