@@ -9,6 +9,7 @@ says it holds, without a scan. Needs twice the caps' bytes of free disk before i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -37,7 +38,11 @@ def size_of(text: str) -> int:
 
 
 def on_disk(folder: Path) -> int:
-    return sum(entry.stat().st_blocks * 512 for entry in os.scandir(folder))
+    held = 0
+    for entry in os.scandir(folder):
+        with contextlib.suppress(FileNotFoundError):  # it went while we looked
+            held += entry.stat().st_blocks * 512
+    return held
 
 
 async def fill(folder: Path, l2: int, l3: int, over: float) -> Figures:

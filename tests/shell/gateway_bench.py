@@ -175,10 +175,11 @@ async def life(
     restart: Callable[[], Awaitable[object]] | None = None,
     beside: Mapping[str, Double] | None = None,
     large_bytes: int = 0,
+    cache_bytes: int = 50_000_000,
 ) -> AsyncIterator[Bench]:
     """One life of a gateway on the files of `folder`; leaving the block ends it as a crash does: nothing is said to anyone."""
     clock = VirtualClock()
-    state = State(folder, clock=clock, cache_bytes=50_000_000, large_bytes=large_bytes, run_sync=run_sync, disk=disk)
+    state = State(folder, clock=clock, cache_bytes=cache_bytes, large_bytes=large_bytes, run_sync=run_sync, disk=disk)
     numbers = itertools.count(round(trio.current_time() * 1e9))
     events: list[Event] = []
 
