@@ -317,7 +317,10 @@ class Gateway:
         limit = self._limits.body_bytes if declared is not None else min(self._limits.body_bytes, self._ingest.free_bytes)
         with self._ingest.held(min(declared or 0, self._limits.body_bytes)):
             body = await exchange.body(limit, gunzip=is_packed)
-            with self._ingest.held(len(body) if declared is None else 0):
+            if declared is not None:
+                await self._serve_body(exchange, caller, body)
+                return
+            with self._ingest.held(len(body)):
                 await self._serve_body(exchange, caller, body)
 
     async def _serve_body(self, exchange: Exchange, caller: Caller, body: bytes) -> None:

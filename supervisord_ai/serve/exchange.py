@@ -78,6 +78,16 @@ class Incoming:
         """Return the next event that is here."""
         return self._events.popleft() if self._events else None
 
+    def take_whole(self, max_bytes: int) -> bytes | None:
+        """Return the body if all of it is here in one piece and not too large, and take it with its end."""
+        events = self._events
+        first = events[0] if len(events) > 1 and events[1] is END else None
+        if not isinstance(first, bytes) or len(first) > max_bytes:
+            return None
+        events.popleft()
+        events.popleft()
+        return first
+
     async def receive(self) -> None:
         """Wait for more bytes, or for their end. Raises: PeerGone."""
         data = await self._connection.receive_some()
@@ -136,6 +146,11 @@ class Exchange:
         if self._owes_continue:
             self._owes_continue = False
             await self._connection.send_all(b"HTTP/1.1 100 Continue\r\n\r\n")
+        whole = self._incoming.take_whole(limit) if not gunzip and not self._is_body_ended else None
+        if whole is not None:  # most bodies come with their head
+            self._is_body_ended = True
+            self._body = whole
+            return whole
         received, came = bytearray(), 0
         packed = Gunzip() if gunzip else None
         try:

@@ -22,6 +22,8 @@ class GzipError(ValueError):
 
 def is_gzip(headers: Headers) -> bool:
     """Say whether a body is in gzip, and in nothing else beside it."""
+    if "content-encoding" not in headers:
+        return False
     return [coding.strip().lower() for coding in headers.get_all("content-encoding")] in (["gzip"], ["x-gzip"])
 
 
