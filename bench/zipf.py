@@ -5,7 +5,7 @@
 The whole gateway in virtual time, before the double of Ollama with two slots. Each agent thinks, asks, reads, thinks again. What
 it asks is drawn by Zipf's law from the same questions: six of ten are answers at temperature 0, three are embeddings, one is a
 sample at temperature 0.8, which is nobody else's. Four times the same: without a cache (every request says `no-store`, so nothing
-is shared on its way either), with the shipped sizes, with a cache of a twentieth of what would be kept, and without bounds.
+is shared on its way either), with the shipped sizes, with 100 KB a tier (a thirteenth of what is kept), and without bounds.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PLENTY = 10**12
 VARIANTS: dict[str, tuple[CachePolicy, int, bool]] = {
     "no cache": (CachePolicy(), 50 * MB, False),
     "as shipped": (CachePolicy(), 1000 * MB, True),
-    "a twentieth": (CachePolicy(l1_per_agent_bytes=20_000, l1_total_bytes=100_000), 100_000, True),
+    "100 KB only": (CachePolicy(l1_per_agent_bytes=20_000, l1_total_bytes=100_000), 100_000, True),
     "without bounds": (CachePolicy(ttl_s=1e9, l1_per_agent_bytes=PLENTY, l1_total_bytes=PLENTY), PLENTY, True),
 }
 

@@ -6,7 +6,8 @@ acknowledgement, and no error of it ever reaches a caller: a get that fails is a
 Eviction follows SIEVE: entries lie in order of insertion (`seq`), a hand goes round from old to new, spares what was read
 since it last came by and deletes the rest until there is room. What was read is remembered in memory only, so a get never
 writes (102 us with a column for it, 11 us without). The size is pages in use times page size, which the file's header
-knows; nothing is ever summed up. (The log beside the file, at most about 17 MB, is not in the cap.)
+knows; nothing is ever summed up. (The log beside the file is not in the cap: 16 MB and what comes while it is
+folded back, 32 MB at most in bench.caps.)
 
 An answer that is large even when packed goes to a file of its own (`large.py`); what would hold the loop while it is packed,
 written or read is done by a task of this room, in a thread.

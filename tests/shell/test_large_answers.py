@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 
 import pytest
 import trio
@@ -20,6 +21,9 @@ from supervisord_ai.store.files import Files
 from supervisord_ai.store.large import size_on_disk
 from supervisord_ai.store.rows import Answer, Cached, CacheMeta
 from tests.fakes.torn_files import FullFiles, TornFiles
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 ANSWER = Answer(200, "application/json", b"", "lines", cut=False, finished_wall=1000.0)
 META = CacheMeta("qwen2.5:3b", "/api/embed", "shared", expires_wall=4600.0, cost_s=3.0)
@@ -273,3 +277,23 @@ async def test_files_of_a_cache_that_is_turned_off_are_not_read(tmp_path: Path) 
         cached = cache.get(key(2))
         assert cached is not None
         assert cached.tier is Tier.L2
+
+
+async def test_an_answer_whose_file_is_being_written_is_a_miss_and_no_fault(tmp_path: Path) -> None:
+    go_on = trio.Event()
+
+    async def held(fn: Callable[[*Ts], T], *args: *Ts) -> T:
+        if getattr(fn, "__name__", "") == "write":
+            await go_on.wait()
+        return await inline(fn, *args)
+
+    cache = CacheFile(tmp_path / "cache.db", 10_000_000, large_bytes=10_000_000, run_sync=held)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(cache.run)
+        await put(cache, 1, BODY)
+        assert cache.get(key(1)) is None
+        assert cache.statistics().large.faults == 0
+        go_on.set()
+        await settled()
+        assert cache.get(key(1)) is not None
+        nursery.cancel_scope.cancel()
