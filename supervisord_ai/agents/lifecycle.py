@@ -485,7 +485,7 @@ class Agent:
         finally:
             self._generation, self._status = None, ""
             if not self._is_let_be:
-                self._doors.tell(AgentEnded(self.name, self._number, verdict.word))
+                self._doors.tell(AgentEnded(self.name, self._number, verdict.word, verdict.peak_bytes, generation.cap_bytes))
         return verdict, left
 
     async def _live(self, generation: Generation) -> tuple[Verdict, tuple[int, ...]]:

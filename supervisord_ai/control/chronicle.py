@@ -92,8 +92,9 @@ class Chronicle:
                 self._note("agent.adopted" if is_adopted else "agent.started", agent, {"generation": generation, "pid": pid})
             case AgentReady(agent, generation):
                 self._note("agent.ready", agent, {"generation": generation})
-            case AgentEnded(agent, generation, verdict):
-                self._note("agent.ended", agent, {"generation": generation, "verdict": verdict})
+            case AgentEnded(agent, generation, verdict, peak_bytes, cap_bytes):
+                memory = {"peak_bytes": peak_bytes, "cap_bytes": cap_bytes} if peak_bytes is not None else {}
+                self._note("agent.ended", agent, {"generation": generation, "verdict": verdict, **memory})
                 if not verdict.startswith(QUIET_VERDICTS):
                     self._count("agent.ended", verdict, f"agents ended: {verdict}")
             case ChildKilled(agent, generation, kills):

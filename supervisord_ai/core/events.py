@@ -43,6 +43,8 @@ class AgentEnded:
     agent: str
     generation: int
     verdict: str
+    peak_bytes: int | None = None  # of its memory; None where nobody counts
+    cap_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,17 @@ from supervisord_ai.core.events import (
 from tests.fakes.event_journal import FakeEventJournal
 
 
+async def test_an_end_is_written_down_with_the_memory_it_had_at_most(autojump_clock: object) -> None:
+    journal = FakeEventJournal()
+    chronicle = Chronicle(journal, VirtualClock())
+    chronicle.tell(AgentEnded("a", 1, "exit:1", 90, 100))
+    chronicle.tell(AgentEnded("b", 1, "exit:1"))
+    assert [row.detail for row in journal.rows] == [
+        {"generation": 1, "verdict": "exit:1", "peak_bytes": 90, "cap_bytes": 100},
+        {"generation": 1, "verdict": "exit:1"},
+    ]
+
+
 async def test_every_fact_is_one_event_and_requests_are_none(autojump_clock: object) -> None:
     journal = FakeEventJournal()
     chronicle = Chronicle(journal, VirtualClock())
