@@ -90,6 +90,10 @@ def _show(args: Namespace, door: Door) -> int:
         if lines:
             print(title)
             print("\n".join(f"  {printable(line)}" for line in lines))
+    if one["state"] in {"quarantined", "backoff"}:
+        verb = "release" if one["state"] == "quarantined" else "restart"
+        print(f"\nall it said:       ai-supervisor agents logs {printable(one['name'])}")
+        print(f"once it is mended: ai-supervisor agents {verb} {printable(one['name'])}")
     return Exit.GOOD
 
 

@@ -34,6 +34,8 @@ def _list(args: Namespace, door: Door) -> int:
     models = [one for one in told["models"] if args.action == "list" or one["loaded_bytes"] is not None]
     if args.json:
         print(json.dumps({**told, "models": models}, indent=2))
+    elif told["unreachable"] and not models and args.action == "list":
+        pass  # nobody knows what is installed
     elif models:
         heads = ("MODEL", "BACKEND", "SIZE", "FAMILY", "QUANTIZATION", "LOADED", "IN VRAM")
         print("\n".join(table(heads, [_row(one) for one in models], right=(2, 5, 6), drop=(3, 1, 4), width=columns())))

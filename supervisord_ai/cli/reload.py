@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from argparse import Namespace
 from collections.abc import Iterable
 from typing import Any
@@ -10,13 +11,19 @@ from typing import Any
 from supervisord_ai.cli.door import open_door
 from supervisord_ai.cli.exits import Exit
 from supervisord_ai.cli.screen import printable
+from supervisord_ai.errors import ConfigError
 
 SHOWN = 5
 
 
 def run(args: Namespace) -> int:
     is_plan = args.action == "plan"
-    told = open_door(args).post("/v1/reload" + ("?plan=1" if is_plan else ""))
+    try:
+        told = open_door(args).post("/v1/reload" + ("?plan=1" if is_plan else ""))
+    except ConfigError as exc:
+        print(exc, file=sys.stderr)
+        print("nothing was changed, the daemon runs as before; once it is mended: ai-supervisor reload", file=sys.stderr)
+        return Exit.USAGE
     if args.json:
         print(json.dumps(told, indent=2))
     else:

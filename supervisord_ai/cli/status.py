@@ -164,7 +164,7 @@ def _agents(page: Screen, agents: Json) -> None:
         (one["agent"], one["state"], span_of(one["since_s"]), one["verdict"], one["restarts"], one["detail"])
         for one in attention[:SHOWN_ATTENTION]
     ]
-    heads = ("ATTENTION", "STATE", "FOR", "LAST END", "STARTS", "WHY")
+    heads = ("ATTENTION", "STATE", "FOR", "LAST END", "RESTARTS", "WHY")
     lines = table(heads, rows, right=(2, 4), width=page.width - 2)
     page.line(f"  {lines[0]}")
     for line, one in zip(lines[1:], attention, strict=False):
@@ -213,7 +213,7 @@ def _happened(page: Screen, told: Json) -> None:
         page.wrapped(("down", "bold"), f"for {span_of(down['lasted_s'])} before this start, from {at}: {down['why']}", INDENT)
     for number, one in enumerate(told["happened"][:SHOWN_HAPPENED]):
         ago = span_of(max(0.0, told["now_wall"] - one["last_wall"]))
-        page.wrapped(("happened" if number == 0 else "", "bold"), f"{one['count']} {one['what']}, last {ago} ago", INDENT)
+        page.wrapped(("happened" if number == 0 else "", "bold"), f"{one['count']}x {one['what']}, last {ago} ago", INDENT)
     _more(page, len(told["happened"]) - SHOWN_HAPPENED, "ai-supervisor events")
 
 

@@ -96,37 +96,37 @@ class Chronicle:
                 memory = {"peak_bytes": peak_bytes, "cap_bytes": cap_bytes} if peak_bytes is not None else {}
                 self._note("agent.ended", agent, {"generation": generation, "verdict": verdict, **memory})
                 if not verdict.startswith(QUIET_VERDICTS):
-                    self._count("agent.ended", verdict, f"agents ended: {verdict}")
+                    self._count("agent.ended", verdict, f"agent ended: {verdict}")
             case ChildKilled(agent, generation, kills):
                 self._note("agent.child-killed", agent, {"generation": generation, "kills": kills})
-                self._count("agent.child-killed", "", "times processes inside an agent were killed at its cap")
+                self._count("agent.child-killed", "", "a process inside an agent was killed at its cap")
             case AgentQuarantined(agent, reason):
                 self._note("agent.quarantined", agent, {"reason": reason})
-                self._count("agent.quarantined", "", "times an agent went into quarantine")
+                self._count("agent.quarantined", "", "agent went into quarantine")
             case BackendChanged(backend, state, detail):
                 self._note(f"backend.{state}", None, {"backend": backend, "detail": detail})
                 if state != "ready":
-                    self._count(f"backend.{state}", backend, f"times backend {backend} was {state}")
+                    self._count(f"backend.{state}", backend, f"backend {backend} was {state}")
             case BreakerChanged(backend, state):
                 self._note(f"breaker.{state}", None, {"backend": backend})
                 if state == "open":
-                    self._count("breaker.open", backend, f"times the breaker of {backend} opened")
+                    self._count("breaker.open", backend, f"the breaker of {backend} opened")
             case EngineRestarted(backend):
                 self._note("backend.restarted", None, {"backend": backend})
-                self._count("backend.restarted", backend, f"times {backend} hung and was restarted")
+                self._count("backend.restarted", backend, f"backend {backend} hung and was restarted")
             case SlotLost(backend, model):
                 self._note("backend.slot-lost", None, {"backend": backend, "model": model})
-                self._count("backend.slot-lost", backend, f"times {backend} had perhaps lost a slot")
+                self._count("backend.slot-lost", backend, f"backend {backend} had perhaps lost a slot")
             case RequestLost(agent, request_id, why):
                 self._note("request.lost", agent, {"why": why}, request_id)
-                self._count("request.lost", "", "accepted requests were lost")
+                self._count("request.lost", "", "accepted request was lost")
             case RequestPoisoned(agent, request_id, why):
                 self._note("request.poisoned", agent, {"why": why}, request_id)
-                self._count("request.poisoned", "", "requests were given up: they ended whoever ran them")
+                self._count("request.poisoned", "", "request was given up: it ended whoever ran it")
             case LevelChanged(before=before, after=after, reason=reason, cause=cause):
                 moved: dict[str, object] = {"before": int(before), "after": int(after), "cause": cause, "reason": reason}
                 self._note("level.changed", None, moved)
-                self._count("level.changed", str(int(after)), f"times the level became {int(after)}")
+                self._count("level.changed", str(int(after)), f"the level became {int(after)}")
             case RequestsRecovered(count):
                 self._note("request.recovered", None, {"count": count})
             case RolloutMoved(state=state):

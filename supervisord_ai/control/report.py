@@ -171,7 +171,7 @@ def next_steps(moment: Moment) -> list[Step]:
     resting = [view for view in moment.fleet.agents if view.state is AgentState.QUARANTINED]
     if resting:
         name = resting[0].name
-        steps.append(Step(f"ai-supervisor agents show {name}", "why it is in quarantine, with its last words"))
+        steps.append(Step(f"ai-supervisor agents logs {name}", "its last words"))
         steps.append(Step(f"ai-supervisor agents release {_pattern_of(resting)}", "once it is mended"))
     over = [view for view in moment.fleet.agents if needs_attention(view) and view.verdict == "oom:own-cap"]
     if over and not resting:

@@ -245,7 +245,7 @@ class Router:
 
     def __init__(self, routes: Sequence[Route] = ROUTES) -> None:
         self._by_length: dict[int, list[Route]] = {}
-        # Words before placeholders: /v1/queue/pause is the verb, not the request of that name.
+        # Words before placeholders.
         for route in sorted(routes, key=lambda route: route.path.count("{")):
             self._by_length.setdefault(len(route.parts), []).append(route)
 
@@ -258,16 +258,18 @@ class Router:
         head = exchange.head
         method = "GET" if head.method == "HEAD" else head.method
         parts = [unquote(part) for part in head.path.split("/")[1:]]
+        path: str | None = None  # the first that fits is meant, and no other: /v1/queue/pause is no request's id
         others: list[str] = []
         for route in self._by_length.get(len(parts), ()):
-            found = _matched(route.parts, parts)
+            found = _matched(route.parts, parts) if path in {None, route.path} else None
             if found is None:
                 continue
+            path = route.path
             if route.method == method:
                 return route, Asked(exchange, found, _queried(route, head.query))
             others += ("GET", "HEAD") if route.method == "GET" else (route.method,)
         if others:
-            raise Refused(405, f"{head.path} takes {others[0]}", allow=", ".join(dict.fromkeys(others)))
+            raise Refused(405, f"{head.path} takes {others[0]}", allow=", ".join(others))
         raise Refused(404, f"control.sock has no {head.path}")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from fnmatch import fnmatchcase
 from functools import partial
@@ -49,6 +50,7 @@ from supervisord_ai.store.rows import EventRow
 log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
+_NUMBER = re.compile(r"0*(\d+)")
 
 PROGRESS = (("Content-Type", NDJSON), ("Cache-Control", "no-store"))
 
@@ -303,7 +305,10 @@ def matching(pattern: str, names: Iterable[str]) -> list[str]:
 
 def no_agent(name: str, known: Iterable[str]) -> str:
     """Say that there is no such agent, and which name was probably meant."""
-    near = difflib.get_close_matches(name[:64], list(known), n=1, cutoff=0.6)
+    names = list(known)
+    # opus-1 means opus-01, and not opus-31, which differs from it by one letter too.
+    near = [one for one in names if _NUMBER.sub(r"\1", one) == _NUMBER.sub(r"\1", name[:64])]
+    near = near or difflib.get_close_matches(name[:64], names, n=1, cutoff=0.6)
     return f"there is no agent {name[:64]!r}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 

@@ -17,7 +17,7 @@ from supervisord_ai.config import Config, DaemonPolicy
 from supervisord_ai.control.answers import encoded
 from supervisord_ai.control.reload import Reload
 from supervisord_ai.control.routes import Router, Told
-from supervisord_ai.control.verbs import Verbs, matching
+from supervisord_ai.control.verbs import Verbs, matching, no_agent
 from supervisord_ai.core.memory_plan import MemoryPolicy
 from supervisord_ai.core.policies import QueuePolicy
 from supervisord_ai.core.queue_mode import MODES, QueueMode, QueueVerb
@@ -266,6 +266,13 @@ async def test_what_nobody_can_do_is_refused(autojump_clock: object) -> None:
     assert await tell(House(), "/v1/agents/z*/stop") == (404, {"error": "no agent's name matches 'z*'"})
 
 
+def test_a_name_that_is_none_comes_with_the_one_that_was_meant() -> None:
+    known = [f"opus-{n:02}" for n in range(1, 37)]
+    assert no_agent("opus-1", known) == "there is no agent 'opus-1'; did you mean 'opus-01'?"
+    assert no_agent("opsu-07", known) == "there is no agent 'opsu-07'; did you mean 'opus-07'?"
+    assert no_agent("editor", known) == "there is no agent 'editor'"
+
+
 def test_a_name_is_itself_before_it_is_a_pattern() -> None:
     assert matching("a[1]", ["a[1]", "a1"]) == ["a[1]"]
     assert matching("a[1]", ["a1", "A1"]) == ["a1"]
@@ -331,7 +338,7 @@ async def test_what_is_no_verb_is_none(autojump_clock: object, target: str, stat
 
 async def test_a_verb_that_is_got_does_nothing(autojump_clock: object) -> None:
     house = House()
-    assert (await tell(house, "/v1/queue/pause", "GET"))[0] == 404
+    assert (await tell(house, "/v1/queue/pause", "GET"))[0] == 405
     assert (await tell(house, "/v1/agents/a-1/stop", "GET"))[0] == 405
     assert house.told == []
 

@@ -150,12 +150,12 @@ def test_what_happened_and_when_nobody_supervised_is_told_with_what_to_type() ->
     text = screen(
         told(
             down=Downtime(7000.0, 7008.0, "it was killed or crashed: it wrote no end"),
-            happened=(Occurrence("agent.ended", 7, 7380.0, "agents ended: oom:own-cap"),),
+            happened=(Occurrence("agent.ended", 7, 7380.0, "agent ended: oom:own-cap"),),
             gateway=gateway_view(backend_view(state="unreachable", detail="connection refused")),
         )
     ).text()
     assert "down       for 8.0 s before this start, from" in text
-    assert "happened   7 agents ended: oom:own-cap, last 4.0 s ago" in text
+    assert "happened   7x agent ended: oom:own-cap, last 4.0 s ago" in text
     assert "type       curl http://127.0.0.1:11434/api/version   (does main answer? If not:" in text
 
 

@@ -80,8 +80,8 @@ async def test_what_goes_wrong_is_counted_and_what_goes_as_planned_is_not(autoju
         chronicle.tell(AgentEnded("a", 1, verdict))
     chronicle.tell(BackendChanged("main", "ready", ""))
     assert {one.what: one.count for one in chronicle.happened} == {
-        "agents ended: oom:own-cap": 2,
-        "agents ended: exit:3": 1,
+        "agent ended: oom:own-cap": 2,
+        "agent ended: exit:3": 1,
     }
 
 
