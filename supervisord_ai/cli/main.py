@@ -18,7 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:  # a process of our own, not a test
         sys.excepthook = _last_words
     try:
-        args = build_parser().parse_args(argv)
+        words = sys.argv[1:] if argv is None else list(argv)
+        args = build_parser(words[0] if words else "").parse_args(words)
         args.is_own_process = argv is None
         command = importlib.import_module(f"supervisord_ai.cli.{args.module}")
         code = command.run(args)

@@ -8,10 +8,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
-from supervisord_ai.cli.commands import build_parser
+from supervisord_ai.cli.commands import QUICK, build_parser
 from supervisord_ai.cli.exits import Exit
 from supervisord_ai.cli.main import exit_of, main
 from supervisord_ai.errors import (
@@ -177,7 +178,7 @@ def test_a_reader_that_has_had_enough_sees_no_traceback() -> None:
 def test_an_error_nobody_thought_of_is_one_line_too() -> None:
     code = (
         "import sys; from supervisord_ai.cli import main as m;"
-        "m.build_parser = lambda: (_ for _ in ()).throw(ZeroDivisionError('oops'));"
+        "m.build_parser = lambda first: (_ for _ in ()).throw(ZeroDivisionError('oops'));"
         "sys.exit(m.main())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
@@ -215,3 +216,17 @@ def test_completion_is_a_script_of_the_shell() -> None:
     assert done.returncode == 0
     checked = subprocess.run(["bash", "-n"], input=done.stdout, capture_output=True, text=True, check=False, timeout=60)
     assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_the_quick_part_of_the_grammar_says_the_same_as_the_whole() -> None:
+    for first in QUICK:
+        assert build_parser(first).parse_args([first, "--json"]).module == build_parser().parse_args([first, "--json"]).module
+    whole, quick = commands_of(build_parser()), commands_of(build_parser("status"))
+    assert {*quick} == QUICK
+    assert {*whole} >= QUICK
+    assert all(quick[name].format_help() == whole[name].format_help() for name in QUICK)
+
+
+def commands_of(parser: Any) -> dict[str, Any]:
+    found: dict[str, Any] = parser._subparsers._group_actions[0].choices
+    return found
