@@ -144,7 +144,7 @@ def spied(pid: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    subprocess.run(["useradd", "--create-home", "ada"], check=True)
+    subprocess.run(["useradd", "--create-home", "ada"], check=False)  # another script may have made them
     Path("/tmp/spy.py").write_text(SPY)
     Path("/tmp/ollama.py").write_text(OLLAMA)
     os.chmod("/tmp", 0o1777)

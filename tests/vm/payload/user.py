@@ -39,17 +39,18 @@ check = tally.check
 
 
 def main() -> int:
-    subprocess.run(["useradd", "--create-home", NAME], check=True)
+    subprocess.run(["useradd", "--create-home", NAME], check=False)  # another script may have made them
     ada = pwd.getpwnam(NAME)
     runtime = Path(f"/run/user/{ada.pw_uid}")
-    runtime.mkdir(parents=True)
+    runtime.mkdir(parents=True, exist_ok=True)
     os.chown(runtime, ada.pw_uid, ada.pw_gid)
     Path("/payload").chmod(0o755)
     # The guest has no logins, so nothing makes the folder above and nobody starts the user's systemd.
     drop_in = Path("/etc/systemd/system/user@.service.d/guest.conf")
-    drop_in.parent.mkdir(parents=True)
-    drop_in.write_text(f"[Unit]\nRequires=\n[Service]\nPAMName=\nEnvironment=XDG_RUNTIME_DIR={runtime}\n")
-    Path(f"/etc/systemd/system/user-runtime-dir@{ada.pw_uid}.service").symlink_to("/dev/null")
+    drop_in.parent.mkdir(parents=True, exist_ok=True)
+    drop_in.write_text(f"[Service]\nPAMName=\nEnvironment=XDG_RUNTIME_DIR={runtime}\n")
+    nothing = "[Service]\nType=oneshot\nExecStart=/bin/true\nRemainAfterExit=yes\n"
+    Path("/etc/systemd/system/user-runtime-dir@.service").write_text(nothing)
     systemctl("daemon-reload")
     systemctl("start", f"user@{ada.pw_uid}.service")
     check("the user's systemd runs", until(lambda: (runtime / "systemd/private").exists()))
