@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -68,6 +69,7 @@ class Ground:
     machine_bytes: int
     say: Callable[[str], None]
     is_user: bool = False
+    python: Path = Path(sys.executable)
 
 
 def run(args: Namespace) -> int:
@@ -246,8 +248,16 @@ def _next(ground: Ground, planned: Plan, *, was_active: bool, is_now: bool) -> I
         yield "next: ai-supervisor status"
     if ground.is_user:
         yield "to have it run while you are not logged in: loginctl enable-linger"
+    elif ground.owner is not None and (closed := closed_to_others(ground.python)) is not None:
+        yield f"{ground.owner} needs sudo for ai-supervisor: its Python is below {closed}, which only root may enter"
     elif ground.owner is not None:
         yield f"{ground.owner} may use it without sudo: ai-supervisor status"
+
+
+def closed_to_others(python: Path) -> Path | None:
+    """Return the folder that keeps other users from a Python, if there is one: a release has links to it, not a copy."""
+    parents = [*reversed(python.resolve().parents)]
+    return next((folder for folder in parents if not folder.stat().st_mode & 0o001), None)
 
 
 def _write_config(ground: Ground, planned: Plan) -> None:

@@ -56,7 +56,7 @@ class Machine:
         places = InstallPlaces(str(self.units.folder), str(self.releases.prefix), str(self.root / "usr/local/bin/ai-supervisor"))
         made = Ground(
             places, Surroundings(0, "/root", {}), self.config, self.owner, self.units, self.users, self.releases,
-            self.memory_bytes, self.said.append,
+            self.memory_bytes, self.said.append, python=Path("/usr/bin/env"),
         )  # fmt: skip
         return replace(made, **changes)
 
@@ -186,6 +186,16 @@ def test_what_fails_in_the_middle_is_finished_by_a_second_run(machine: Machine) 
         machine.install(now=True)
     machine.install(now=True)
     assert machine.units.active == {SERVICE, SOCKETS, HOLDER}
+
+
+def test_an_owner_who_cannot_reach_its_python_is_told(machine: Machine) -> None:
+    closed = machine.root / "root"
+    (closed / "bin").mkdir(parents=True)
+    (closed / "bin" / "python3").write_text("")
+    closed.chmod(0o700)
+    machine.write()
+    machine.install(python=closed / "bin" / "python3")
+    assert machine.said[-1].startswith("ada needs sudo for ai-supervisor: its Python is below /")
 
 
 def test_a_command_of_somebody_else_stays(machine: Machine) -> None:
