@@ -317,6 +317,7 @@ class Daemon:
             read=options.read_config,
             follow=self._follow,
             follow_alerts=lambda changed: self._alerts.follow(_alert_rules(changed)),
+            run_sync=doors.run_sync,
         )
         self._control = Control(
             version=__version__,
@@ -382,6 +383,11 @@ class Daemon:
             bypasses=self._back_doors.statistics(),
             alerts=self._alerts.statistics(),
         )
+
+    @property
+    def gateway(self) -> Gateway:
+        """The path of a request; a simulation hands it connections."""
+        return self._gateway
 
     # --- wiring ----------------------------------------------------------------------------------------------------------
 

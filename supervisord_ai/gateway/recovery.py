@@ -90,8 +90,10 @@ class Recovery:
             return
         # Nobody has to come back for an asynchronous request: it stands where it stood.
         alone_until = accepted_at if row.is_async else now + self._queue.orphan_grace_s
-        # A deadline that passed while we were down was not the caller's doing: it gets the grace to come back, and a slot.
-        start_by = max(now + (row.deadline_wall - now_wall), max(alone_until, now) + self._queue.deadline_s)
+        # A deadline that passed while we were down was not the caller's doing: it gets the grace to come back, and once
+        # more the wait that it asked for. No more than that: who gives up after 30 s is not worked for minutes later.
+        patience_s = min(row.deadline_wall - row.accepted_wall, self._queue.deadline_s)
+        start_by = max(now + (row.deadline_wall - now_wall), max(alone_until, now) + patience_s)
         ticket = ticket_of(row, call, policy, arrived_at=alone_until, start_by=start_by, not_before=alone_until)
         request = Request(replace(row, state=RowState.QUEUED), call, ticket, Spool(self._space), accepted_at=accepted_at)
         request.attempt = attempt

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import trio
 
@@ -186,12 +187,22 @@ class FakeProcesses:
         return [process for process in self.processes.values() if process.is_alive]
 
 
+class Populace(Protocol):
+    """What a made-up cage knows of the processes: who is alive, and whom the OOM killer took."""
+
+    processes: dict[int, FakeProcess]
+    oom_kills: dict[str, int]
+
+    @property
+    def alive(self) -> list[FakeProcess]: ...
+
+
 @dataclass
 class FakeCage:
     """One made-up cage, named by its path."""
 
     path: str
-    world: FakeProcesses
+    world: Populace
     rlimits: tuple[tuple[str, int], ...] = ()
     cap_bytes: int | None = None
     memory_bytes: int | None = None
@@ -263,7 +274,7 @@ class FakeCage:
 class FakeCages:
     """Made-up cages below `top`."""
 
-    world: FakeProcesses
+    world: Populace
     top: str = "/fake"
     guarantee: Guarantee = Guarantee.HARD
     detail: str = "made up"

@@ -1,0 +1,171 @@
+"""The machine under the daemon: what outlives one life of it, and what each life is given of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from supervisord_ai.core.verdict import ExitStatus
+from supervisord_ai.host.process import Account, Launch
+from supervisord_ai.store.disk import Checkpointed, RealDisk
+from tests.fakes.process import FakeCages, FakeProcess, FakeProcesses, FakeSurvivor, Program
+
+
+class SteppingClock:
+    """Wall time can be stepped, monotonic time cannot."""
+
+    def __init__(self, epoch: float = 1_800_000_000.0) -> None:
+        self.step_s = 0.0
+        self._epoch = epoch
+
+    def monotonic(self) -> float:
+        return trio.current_time()
+
+    def wall(self) -> float:
+        return self._epoch + self.step_s + trio.current_time()
+
+
+class SimDisk:
+    """Remembers how far each log was synced: what a power cut leaves for certain."""
+
+    def __init__(self) -> None:
+        self._real = RealDisk()
+        self._synced: dict[int, int] = {}  # inode -> bytes
+
+    def sync(self, wal_fd: int) -> None:
+        seen = os.fstat(wal_fd)
+        self._synced[seen.st_ino] = seen.st_size
+
+    def checkpoint(self, conn: sqlite3.Connection, *, truncate: bool) -> Checkpointed:
+        # A checkpoint syncs the log before it copies from it, and the file after; then the log may begin anew.
+        done = self._real.checkpoint(conn, truncate=truncate)
+        if done.is_complete:
+            self._synced.clear()
+        return done
+
+    def synced_bytes(self, log: Path) -> int:
+        """How much of this log a power cut leaves."""
+        return self._synced.get(log.stat().st_ino, 0) if log.exists() else 0
+
+
+def carry_over(state: Path, to: Path, disk: SimDisk, *, torn: float | None) -> None:
+    """Copy a dead daemon's state as the next one finds it.
+
+    `torn` None: a kill; the kernel has every byte that was written. Else a power cut: of the log bytes that were not synced
+    this part survived, cut wherever it happens to be.
+    """
+    to.mkdir(parents=True)
+    for path in sorted(state.iterdir()):
+        if path.is_dir():
+            shutil.copytree(path, to / path.name)
+        elif not path.name.endswith(("-shm", ".lock")) and path.is_file():
+            shutil.copy2(path, to / path.name)
+    if torn is None:
+        return
+    for log in to.glob("*-wal"):
+        held = state / log.name
+        synced = disk.synced_bytes(held)
+        rest = held.stat().st_size - synced
+        if rest > 0:
+            with log.open("r+b") as file:
+                file.truncate(synced + int(rest * torn))
+
+
+class SimProcesses(FakeProcesses):
+    """Processes that outlive the daemon that started them. `on_go` is told of each program that begins to run."""
+
+    def __init__(self) -> None:
+        super().__init__({"agent": Program(), "deaf": Program(obeys_term=False), "slow": Program(takes_s=2.0)})
+        self.on_go: Callable[[FakeProcess], None] = lambda process: None
+
+    def ends(self, process: FakeProcess, status: ExitStatus, *, is_oom: bool = False) -> None:
+        """Have a process end now, by a fault of its own or of its cap."""
+        if is_oom and process.cage is not None:
+            self.oom_kills[process.cage] = self.oom_kills.get(process.cage, 0) + 1
+        process._end(status, 0.0)
+
+
+class Leased:
+    """One life's handle on a process it started. When that life is dead its signals reach nobody."""
+
+    def __init__(self, process: FakeProcess, held: Held) -> None:
+        self.pid = process.pid
+        self.start_ticks = process.start_ticks
+        self.stdin: trio.abc.SendStream | None = None
+        self._process = process
+        self._held = held
+
+    def go(self) -> None:
+        self._process.go()
+        self._held.world.on_go(self._process)
+
+    async def wait(self) -> ExitStatus:
+        status = ExitStatus(signal=9)
+        async with trio.open_nursery() as nursery:
+
+            async def until_let_go() -> None:
+                await self._held.let_go_of.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(until_let_go)
+            status = await self._process.wait()
+            nursery.cancel_scope.cancel()
+        return status
+
+    def signal(self, signum: int) -> bool:
+        return False if self._held.is_let_go else self._process.signal(signum)
+
+    def close(self) -> None:
+        if not self._held.is_let_go:
+            self._process.close()
+
+
+class Held:
+    """One life's hold on the processes. Let go, it sees none and moves none: what a dead daemon's last steps do is nothing."""
+
+    def __init__(self, world: SimProcesses) -> None:
+        self.world = world
+        self.let_go_of = trio.Event()
+        self.processes = world.processes
+        self.oom_kills = world.oom_kills
+
+    @property
+    def is_let_go(self) -> bool:
+        return self.let_go_of.is_set()
+
+    @property
+    def alive(self) -> list[FakeProcess]:
+        return [] if self.is_let_go else self.world.alive
+
+    async def spawn(self, launch: Launch, *, hold: bool = False) -> Leased:
+        if self.is_let_go:
+            await trio.sleep_forever()
+        leased = Leased(await self.world.spawn(launch, hold=True), self)
+        if not hold:
+            leased.go()
+        return leased
+
+    def find(self, pid: int, start_ticks: int, boot_id: str) -> FakeSurvivor | None:
+        return None if self.is_let_go else self.world.find(pid, start_ticks, boot_id)
+
+    def become_subreaper(self) -> None:
+        pass
+
+    def reap_strays(self) -> int:
+        return 0
+
+    def boot_id(self) -> str:
+        return self.world.boot_id()
+
+    def account(self, user: str | None) -> Account:
+        return self.world.account(user)
+
+
+def cages_for(held: Held) -> FakeCages:
+    """The cages as one life sees them."""
+    return FakeCages(held)

@@ -1,0 +1,108 @@
+"""One run from a seed: deterministic scheduling, virtual time, a folder of its own."""
+
+from __future__ import annotations
+
+import logging
+import random
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+from trio._core import _run as scheduling
+from trio.testing import MockClock
+
+from tests.sim.invariants import Broken
+from tests.sim.plan import Fault
+from tests.sim.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a run came to. `real_s` is what it took."""
+
+    seed: int
+    virtual_s: float
+    real_s: float
+    counts: dict[str, int]
+    calls: int
+    lives: int
+    peak: int
+    p50_s: float
+    p95_s: float
+    reasons: dict[str, int]
+    broken: Broken | None = None
+    bugs: tuple[str, ...] = ()
+    story: tuple[str, ...] = ()  # what happened last
+
+
+def run(seed: int, faults: Sequence[Fault], span_s: float, *, opus: int = 36, sonnet: int = 95) -> Figures:
+    """Run it to its end or to the first broken promise."""
+    # Trio shuffles its run queue by this generator, so that nobody relies on an order; we rely on the same disorder.
+    scheduling._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
+    scheduling._r = random.Random(seed)
+    bugs: list[str] = []
+    listening = _Listening(bugs)
+    root = logging.getLogger()
+    root.addHandler(listening)
+    began_at = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="ai-sim-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    worlds: list[World] = []
+
+    async def main() -> None:
+        worlds.append(World(seed, faults, span_s, folder, opus=opus, sonnet=sonnet, bugs=bugs))
+        await worlds[0].run()
+
+    broken: Broken | None = None
+    try:
+        trio.run(main, clock=MockClock(autojump_threshold=0), strict_exception_groups=True)
+    except BaseExceptionGroup as group:
+        found = _broken_in(group)
+        if found is None:
+            raise
+        broken = found
+    finally:
+        root.removeHandler(listening)
+        shutil.rmtree(folder, ignore_errors=True)
+    (world,) = worlds
+    waits = sorted(world.watch.waits) or [0.0]
+    return Figures(
+        seed=seed,
+        virtual_s=span_s,
+        real_s=time.monotonic() - began_at,
+        counts=dict(world.counts),
+        calls=world.upstream.calls,
+        lives=world.lives,
+        peak=world.upstream.peak,
+        p50_s=waits[len(waits) // 2],
+        p95_s=waits[len(waits) * 95 // 100],
+        reasons=dict(world.watch.reasons.most_common(12)),
+        broken=broken,
+        bugs=tuple(bugs),
+        story=tuple(world.story),
+    )
+
+
+class _Listening(logging.Handler):
+    """Takes what the daemon logs: an exception of its own that it caught is a bug, whatever became of the request."""
+
+    def __init__(self, found: list[str]) -> None:
+        super().__init__(logging.ERROR)
+        self._found = found
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info is not None and record.exc_info[1] is not None:
+            self._found.append(f"{record.getMessage()}\n{''.join(traceback.format_exception(record.exc_info[1]))}")
+
+
+def _broken_in(group: BaseExceptionGroup[BaseException]) -> Broken | None:
+    for inner in group.exceptions:
+        if isinstance(inner, Broken):
+            return inner
+        if isinstance(inner, BaseExceptionGroup) and (found := _broken_in(inner)) is not None:
+            return found
+    return None

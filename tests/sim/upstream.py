@@ -1,0 +1,115 @@
+"""What the double says to whom, how it fails, and what it saw: the far end of every request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from tests.fakes.ollama_double import Ask, Double, DoubleOptions, Leaks, ModelSpec, Script, embedding_model
+from tests.sim.asks import EMBEDDER, MODEL, OTHER_MODEL, SLACK_S, Asked, named_in
+
+SLOTS = 2
+ORPHAN_GRACE_S = 60.0
+BUSY = "server busy, please try again.  maximum pending requests exceeded"
+
+
+class Upstream:
+    """An Ollama with the leaks of the real one. `find` returns who asked a thing that reaches it."""
+
+    def __init__(self, find: Callable[[str, int], list[Asked]], broken: Callable[[str, str], None]) -> None:
+        options = DoubleOptions(
+            load_s=2.0,
+            first_token_s=0.1,
+            token_delay_s=0.04,
+            leaks=Leaks(on_slow_disconnect=True, on_pending_cancel=True),
+        )
+        self.double = Double([ModelSpec(MODEL), ModelSpec(OTHER_MODEL), embedding_model(EMBEDDER)], options)
+        self.double.script = self._script
+        self._find = find
+        self._broken = broken
+        self.refuses = self.cuts = self.dies = self.stalls = 0  # so many of the calls to come
+        self.troubled_until = 0.0  # whoever asked before this moment may have met a fault
+        self.of_the_dead = 0  # calls of a daemon that was killed, and that the double still has
+        self.last_end_at = float("-inf")  # of a daemon
+        self.last_start_at = 0.0
+        self.calls = 0
+        self.peak = 0
+
+    def trouble(self, lasting_s: float = 0.0) -> None:
+        """Note that from now on, and for so long, failures are explained."""
+        self.troubled_until = max(self.troubled_until, trio.current_time() + lasting_s + 60.0)
+
+    def crash(self, for_s: float) -> None:
+        """The engine ends with all it has; who dials is refused until it is there again."""
+        self.trouble(for_s)
+        self.double.is_refusing = True
+        self.double.restart()
+        self.of_the_dead = self.double.machine.in_flight  # handlers that its leaks hold for ever are gone with it
+
+    def daemon_died(self) -> None:
+        """Its calls are leavers: the double needs a moment to notice."""
+        self.last_end_at = trio.current_time()
+        self.of_the_dead = self.double.machine.in_flight
+
+    def _script(self, ask: Ask) -> Script | None:
+        self.calls += 1
+        self._count(ask)
+        named = named_in(ask)
+        if named is None:
+            return Script(tokens=("ok ",))
+        askers = self._find(*named)
+        now = trio.current_time()
+        for asked in askers:
+            if now not in asked.starts:  # an embed is asked about for each of its inputs
+                asked.starts.append(now)
+        if named[0] == "#":
+            self._judge_start(askers[0], now)
+        return self._fault(askers) or self._well(askers[0])
+
+    def _count(self, ask: Ask) -> None:
+        machine = self.double.machine
+        self.of_the_dead = min(self.of_the_dead, machine.in_flight)
+        ours = machine.in_flight - self.of_the_dead
+        self.peak = max(self.peak, ours)
+        if ours > SLOTS + (self.double.machine.scheduler.loading is not None):
+            self._broken("G1", f"{ours} calls at once at an Ollama of {SLOTS} slots, the last for {ask.model}")
+
+    def _judge_start(self, asked: Asked, now: float) -> None:
+        # A row with a key outlives its asker's end where the daemon ended with it: who comes back may ask for it.
+        may_outlive = asked.is_async or (asked.key is not None and asked.at < self.last_end_at)
+        if not may_outlive and asked.left_at is not None and now > asked.left_at + SLACK_S and asked.ended_at > asked.at:
+            self._broken("G3", f"{asked} starts {now - asked.left_at:.2f} s after its caller left")
+        # What a daemon found in its journal may start as late as a caller who came back at the end of its grace may wait.
+        start_by = asked.at + asked.deadline_s
+        if asked.at < self.last_end_at:
+            start_by = max(start_by, self.last_start_at + ORPHAN_GRACE_S + asked.deadline_s)
+        if not asked.is_async and now > start_by + SLACK_S:
+            self._broken("G6", f"{asked} starts {now - start_by:.2f} s after its deadline")
+        if len(asked.starts) > 3:  # two attempts, and one that no byte of was heard
+            self._broken("D1", f"{asked} was worked for {len(asked.starts)} times")
+
+    def _well(self, asked: Asked) -> Script:
+        return Script(tokens=tuple(f"{word} " for word in asked.words.split()))
+
+    def _fault(self, askers: list[Asked]) -> Script | None:
+        well = self._well(askers[0])
+        made: Script | None = None
+        what = ""
+        if self.refuses:
+            self.refuses -= 1
+            made, what = Script(fail_status=503, fail_text=BUSY), "503"
+        elif self.cuts:
+            self.cuts -= 1
+            made, what = Script(tokens=well.tokens, cut_at_byte=400), "cut"
+        elif self.dies:
+            self.dies -= 1
+            made, what = Script(tokens=well.tokens, fail_after=1, is_fatal=True), "runner died"
+        elif self.stalls:
+            self.stalls -= 1
+            made, what = Script(tokens=well.tokens, hang_after=1), "stalled"
+        if made is not None:
+            for asked in askers:
+                asked.harmed = what
+            self.trouble(180.0 if what == "stalled" else 0.0)
+        return made
