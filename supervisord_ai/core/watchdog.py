@@ -23,7 +23,7 @@ class WatchdogPolicy:
     `turn_s`: how soon after another call's end a first byte must come to look as if it had waited for it.
     `waited_s`: calls that waited less say nothing. `turns`: how often in a row before it is a suspicion.
     `proof_within_s`: the limit of the probes. `idle_within_s`: how long the backend is held for them while calls make progress.
-    `again_after_s`: a model is not doubted again sooner, whatever the proof said.
+    `again_after_s`: a model that was doubted for nothing is not doubted again sooner.
     `silent_s`, `starting_s`: silence after which an engine that has answered, or has never yet, is restarted; Ollama looks for
     GPUs for up to 30 s after its start, and answers nothing meanwhile. `restart_again_s`: at most one restart in this time.
     """
@@ -88,16 +88,19 @@ class SlotWatch:
         return known.turns >= self.policy.turns and self._doubt(known, now)
 
     def ended(self, call: str, model: str, now: float, *, was_silent: bool = False) -> bool:
-        """A call is over; `was_silent`: it was given up without a byte. True: as for `spoke`."""
+        """A call is over; `was_silent`: it was given up, with or without a byte: a runner may be stuck. True: as for `spoke`."""
         known = self._models.setdefault(model, _Model())
         mine = known.running.pop(call, None)
         if mine is not None and mine.has_spoken:
             known.ended_at, known.ended_started_at = now, mine.started_at
         return was_silent and self._doubt(known, now)
 
-    def proved(self, model: str) -> None:
-        """The proof is done: what was seen so far counts no more."""
-        self._models.setdefault(model, _Model()).turns = 0
+    def proved(self, model: str, *, was_right: bool) -> None:
+        """The proof is done: what was seen so far counts no more. A doubt that was right may be had again at once."""
+        known = self._models.setdefault(model, _Model())
+        known.turns = 0
+        if was_right:
+            known.doubted_at = -math.inf
 
     def _doubt(self, known: _Model, now: float) -> bool:
         if now < known.doubted_at + self.policy.again_after_s:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from enum import StrEnum
 
 import trio
@@ -71,6 +71,7 @@ class Backend:
         self._slots = SlotWatch()
         self._hang = HangWatch()
         self._doubts: list[str] = []
+        self._suspects: set[str] = set()  # models whose calls were left at no moment of our choosing
         self._doubted = trio.Event()
         self._failed = ""  # the model of the last call that Ollama failed
         self._trial: str | None = None
@@ -155,6 +156,7 @@ class Backend:
                 raise UpstreamStalled(self._patience.small_call_s)
         was_ready = self.state is BackendState.READY
         self.state = BackendState.READY
+        self._doubt_suspects(resident)
         self.detail = f"Ollama {self.version}, {len(self._digests)} models"
         if not was_ready:
             log.info("backend %s at %s answers: Ollama %s", self.spec.name, self.client.where() or self.spec.url, self.version)
@@ -173,6 +175,7 @@ class Backend:
             log.warning("backend %s at %s is lost: %s", self.spec.name, self.spec.url, why)
             self.state = BackendState.UNREACHABLE
             self._tell(BackendChanged(self.spec.name, self.state.value, why))
+            self._suspects |= {lease.ticket.model for lease in self._scheduler.leases(self.spec.name) if lease.ticket.model}
         self.detail = why
         self._scheduler.backend_lost(self.spec.name)
         self._wake.set()
@@ -194,7 +197,7 @@ class Backend:
             self._doubt(model)
 
     def call_ended(self, call: str, model: str | None, end: CallEnd, *, was_silent: bool = False) -> None:
-        """A call is over. `was_silent`: it was given up without a byte."""
+        """A call is over. `was_silent`: it was given up, with or without a byte."""
         if self._slots.ended(call, model or "", self._clock.monotonic(), was_silent=was_silent):
             self._doubt(model)
         if end is CallEnd.BADLY:
@@ -262,6 +265,19 @@ class Backend:
             self._doubts.append(model)
             self._doubted.set()
 
+    def suspect(self, models: Iterable[str]) -> None:
+        """Calls of these models were cut when the last supervisor died: a leaver at a random moment may take its slot along."""
+        self._suspects |= set(models)
+
+    def _doubt_suspects(self, resident: frozenset[str]) -> None:
+        """Prove them before anything else starts: with a slot gone, whoever starts first would wait minutes to show it."""
+        suspects, self._suspects = sorted(self._suspects & resident), set()
+        for model in suspects:
+            self._scheduler.hold(self.spec.name, None)  # the proof lets go
+            log.info("backend %s: calls of %s were cut off, so its slots are counted", self.spec.name, model)
+            self._doubts.append(model)
+            self._doubted.set()
+
     async def next_doubt(self) -> str:
         """Return a model whose slots are to be proved."""
         while not self._doubts:
@@ -269,9 +285,9 @@ class Backend:
             await self._doubted.wait()
         return self._doubts.pop(0)
 
-    def proved(self, model: str) -> None:
-        """The slots of a model have been counted."""
-        self._slots.proved(model)
+    def proved(self, model: str, *, was_right: bool) -> None:
+        """The slots of a model have been counted. `was_right`: one was missing."""
+        self._slots.proved(model, was_right=was_right)
 
     # --- its models ----------------------------------------------------------------------------------------------------
 

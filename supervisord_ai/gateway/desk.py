@@ -108,7 +108,7 @@ class Desk:
             told["answer"] = _told_answer(answer, row)
         elif request is not None and request.outcome is not None:
             # Its row says so with the next commit.
-            told["state"], told["reason"] = RowState.CANCELLED.value, request.outcome.message
+            told["state"], told["reason"] = RowState.CANCELLED.value, request.outcome.reason
         elif row.state is RowState.CANCELLED:
             told["reason"] = self._requests.why_cancelled(row.id)
         await _respond(exchange, told)

@@ -190,18 +190,19 @@ class Dispatch:
             return _LEFT
         await self._bound(job, backend)
         called, model = job.id, job.holder.call.canonical_model
-        end, was_silent = CallEnd.UNKNOWN, False
+        end, was_silent, was_mute = CallEnd.UNKNOWN, False, False
         backend.call_started(called, model)
         try:
             outcome = await self._pull(job, backend)
             end = blame(job, outcome)
-            was_silent = outcome.status == 504 and all(answer.head is None for answer in job.answers)
+            was_silent = outcome.status == 504
+            was_mute = was_silent and all(answer.head is None for answer in job.answers)
         except UpstreamUnreachable:
             end = blame(job, Outcome(End.FAULT, 502))
             raise
         finally:
             backend.call_ended(called, model, end, was_silent=was_silent)
-        if was_silent and backend.state is not BackendState.READY:
+        if was_mute and backend.state is not BackendState.READY:
             # Not this call alone: the backend answers nothing. It may be asked again once it is back.
             raise UpstreamUnreachable(outcome.message, was_sent=True)
         return outcome

@@ -242,7 +242,9 @@ class Gateway:
         """Recover the journal, then serve until cancelled. Started when every recovered row is back in the backlog."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self._backlog.run)
-            await self._recovery.run()
+            cut = await self._recovery.run()
+            for backend in self._backends:
+                backend.suspect(cut)
             await nursery.start(self._dispatch.run)
             for backend in self._backends:
                 nursery.start_soon(kept_up, f"watching {backend.spec.name}", backend.watch)

@@ -59,9 +59,10 @@ class Recovery:
         self._tell = tell
         self._judge = judge
 
-    async def run(self) -> None:
-        """Return when every row is where it belongs."""
+    async def run(self) -> frozenset[str]:
+        """Return when every row is where it belongs: the models whose calls were cut by the end of the last life."""
         ids = self._requests.unfinished()
+        cut: set[str] = set()
         for request_id in ids:  # one body at a time: all of them may not fit into memory
             row = self._requests.row(request_id)
             if row is None:
@@ -72,11 +73,14 @@ class Recovery:
             except Refused as refused:
                 self._cancel(row, refused.message)
                 continue
+            if row.state is RowState.RUNNING and call.canonical_model is not None:
+                cut.add(call.canonical_model)
             await self._restore(row, call, policy)
             await trio.lowlevel.checkpoint()
         if ids:
             log.info("%d requests of the last life are back", len(ids))
             self._tell(RequestsRecovered(len(ids)))
+        return frozenset(cut)
 
     async def _restore(self, row: RequestRow, call: Call, policy: ClassPolicy) -> None:
         now, now_wall = self._clock.monotonic(), self._clock.wall()

@@ -55,6 +55,14 @@ class Outcome:
     message: str = ""
     retry_after_s: float | None = None
 
+    @property
+    def reason(self) -> str:
+        """Why there is no answer to keep, in words."""
+        return self.message or _IN_WORDS.get(self.end, self.end.value)
+
+
+_IN_WORDS = {End.UNFINISHED: "Ollama ended its stream without the final line", End.LEFT: "nobody waited for it any more"}
+
 
 @dataclass(slots=True)
 class Times:

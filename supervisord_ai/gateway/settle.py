@@ -115,7 +115,7 @@ class Settle:
             return
         answer = self._answer(request, outcome)
         if answer is None:
-            self._requests.cancel(request.id, outcome.message or outcome.end.value)
+            self._requests.cancel(request.id, outcome.reason)
             return
         if request is request.answer.first:
             tokens = generated_tokens(answer.body)

@@ -154,7 +154,7 @@ class Upkeep:
                     return True
                 slots = self._scheduler.model_slots(self._name, model)
                 found = most_at_once(await self._probe(model, slots))
-                self.backend.proved(model)
+                self.backend.proved(model, was_right=found < slots)
                 if found >= slots:
                     log.info("backend %s has all %d slots of %s", self._name, slots, model)
                     return True

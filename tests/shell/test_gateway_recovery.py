@@ -5,16 +5,18 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import pytest
 import trio
 
 from supervisord_ai.core.policies import QueuePolicy
 from supervisord_ai.core.request_state import RowState
-from tests.fakes.ollama_double import Double, running
+from tests.fakes.ollama_double import Double, DoubleOptions, running
 from tests.shell.gateway_bench import MODEL, OWNER, Answered, Bench, agent, life, roster_of, wait_until
 
 Clock = trio.abc.Clock
 
 LONG = "[[n=100 delay=0.1]]"
+PROBES = 2  # calls were cut off when the last life ended: its model's two slots are counted before anything else
 
 
 def key(name: str) -> dict[str, str]:
@@ -62,7 +64,7 @@ async def test_52_callers_that_come_back_with_their_keys_get_52_answers(tmp_path
         assert len(answers) == 52
         assert all(answer.status == 200 and answer.text() == "w0 w1 w2 " for answer in answers.values())
         assert sorted(n for n, a in answers.items() if a.headers.get("X-AI-Attempt") == "2") == names[:2]
-        assert double.statistics().calls[MODEL] == calls + 52
+        assert double.statistics().calls[MODEL] == calls + 52 + PROBES
         assert double.statistics().peak_running == 2
 
 
@@ -76,7 +78,7 @@ async def test_callers_without_keys_come_back_by_their_body_once(tmp_path: Path,
             second = await bench.ask(agent("opus-03"), "[[n=3]] mine")
             assert bench.gateway.statistics().totals.rejoined == 1
             assert first.headers.get("X-Request-Id") != second.headers.get("X-Request-Id")
-        assert double.statistics().calls[MODEL] == calls + 2
+        assert double.statistics().calls[MODEL] == calls + 2 + PROBES
 
 
 async def test_those_who_came_back_go_before_orphans(tmp_path: Path, autojump_clock: Clock) -> None:
@@ -122,7 +124,7 @@ async def test_a_row_that_ran_in_two_lives_is_not_tried_a_third_time(tmp_path: P
             answer = await bench.ask(agent("opus-01", 3), LONG, headers=key("mine"))
             assert answer.status == 500
             assert "third" in answer.json()["error"]
-            assert double.statistics().calls[MODEL] == calls
+            assert double.statistics().calls[MODEL] == calls + PROBES
 
 
 async def test_a_finished_keyed_answer_is_kept_for_its_caller(tmp_path: Path, autojump_clock: Clock) -> None:
@@ -195,3 +197,31 @@ async def test_what_is_answered_is_in_the_journal_when_its_caller_sees_the_end(t
             assert bench.gateway.statistics().totals.recovered == 0
             again = await bench.ask(agent("opus-01", 2), "[[n=3]]", headers=key("mine"))
             assert again.headers.get("X-Request-Id") == request_id
+
+
+async def test_slots_that_died_with_the_last_life_are_healed_before_anybody_waits_for_them(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    # A runner that hangs keeps its slot when its caller is gone: only an unload brings it back.
+    async with running(Double(options=DoubleOptions(first_token_s=0.1))) as double:
+        await crash_with(tmp_path, double, {"opus-01": ("[[n=3 hang=1]]", key("mine"))})
+        model = next(iter(double.machine.scheduler.loaded.values()))
+        await model._slots.acquire()  # as after a leaver at the wrong moment: gone until the unload
+        async with life(tmp_path, double, roster=roster_of(60, 10)) as bench:
+            began_at = trio.current_time()
+            answer = await bench.ask(agent("opus-02"), "[[n=3]]")
+            assert answer.status == 200
+            assert bench.gateway.statistics().backends[0].healed == 1
+            assert trio.current_time() - began_at < 40
+
+
+async def test_a_deadline_after_a_crash_is_the_grace_and_what_was_asked_for(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with running(Double()) as double:
+        asked = {"opus-01": (LONG, key("one")), "opus-02": ("[[n=3]]", {**key("two"), "X-AI-Deadline": "30"})}
+        await crash_with(tmp_path, double, asked, slots=1)
+        double.is_refusing = True  # from now on nothing can start
+        queue = QueuePolicy(orphan_grace_s=60.0)
+        async with life(tmp_path, double, roster=roster_of(60, 10), queue=queue, slots=1, is_ready=False) as bench:
+            began_at = trio.current_time()
+            await wait_until(lambda: not has(bench, "opus-02"), within_s=200)
+            assert trio.current_time() - began_at == pytest.approx(90, abs=2)

@@ -20,7 +20,7 @@ def main() -> int:
     parser.add_argument("--opus", type=int, default=36)
     parser.add_argument("--sonnet", type=int, default=95)
     parser.add_argument("--only", help="only these faults of the plan: their numbers, with commas")
-    parser.add_argument("--shrink", action="store_true", help="leave out every fault without which a promise breaks just the same")
+    parser.add_argument("--shrink", action="store_true", help="leave out every fault that is not needed to break the promise")
     parser.add_argument("--story", type=int, default=40, help="so many lines of the story of a broken promise")
     parser.add_argument("--tell", action="store_true", help="the whole story, also of a run that went well")
     parser.add_argument("--json", action="store_true")
@@ -63,13 +63,15 @@ def main() -> int:
 def tell(figures: Figures, lines: int) -> None:
     """Print what a run came to."""
     counts = figures.counts
-    print(f"seed {figures.seed}: {figures.virtual_s / DAY_S:g} days in {figures.real_s:.0f} s, {figures.lives} lives of the daemon")
+    days = figures.virtual_s / DAY_S
+    print(f"seed {figures.seed}: {days:g} days in {figures.real_s:.0f} s, {figures.lives} lives of the daemon")
     print(
         f"  {counts.get('asked', 0)} asked, {counts.get('answered', 0)} answered, {counts.get('refused', 0)} refused,"
         f" {counts.get('failed', 0)} failed ({counts.get('harmed', 0)} of them by a fault put into their own answer),"
         f" {counts.get('cut off', 0)} cut off without a key, {counts.get('left', 0)} left"
     )
-    print(f"  {counts.get('faults', 0)} faults, {counts.get('kills', 0)} of them kills; {figures.calls} calls at the engine, peak {figures.peak}")
+    print(f"  {counts.get('faults', 0)} faults, {counts.get('kills', 0)} of them kills")
+    print(f"  {figures.calls} calls at the engine, never more than {figures.peak} at once")
     print(f"  answered after {figures.p50_s:.1f} s (p50), {figures.p95_s:.1f} s (p95)")
     for reason, times in figures.reasons.items():
         print(f"  {times:6} x {reason}")

@@ -60,7 +60,7 @@ class Agent:
             behaviour = self._leave_early if leaves or self._rng.random() < 0.05 else self._see_through
             self._nursery.start_soon(behaviour, asked)
 
-    # --- what ------------------------------------------------------------------------------------------------------------
+    # --- what ----------------------------------------------------------------------------------------------------------
 
     def _something(self) -> Asked:
         rng, world = self._rng, self._world
@@ -80,7 +80,7 @@ class Agent:
             )
         )  # fmt: skip
 
-    # --- how ---------------------------------------------------------------------------------------------------------------
+    # --- how -----------------------------------------------------------------------------------------------------------
 
     async def _see_through(self, asked: Asked) -> None:
         """Ask until there is an answer, or nothing more to hope for."""

@@ -19,7 +19,7 @@ LOOK_S = 1.0
 REMEMBERED = 5000
 
 
-class Broken(AssertionError):
+class Broken(AssertionError):  # noqa: N818 - what is broken is a promise
     """A promise was broken. `str` is for people: the promise, what was seen, and what happened before."""
 
     def __init__(self, promise: str, what: str, story: tuple[str, ...]) -> None:
@@ -59,7 +59,7 @@ class Watch:
         self._failed = self._failed or broken
         raise self._failed
 
-    # --- continuous --------------------------------------------------------------------------------------------------------
+    # --- continuous ----------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
         life = self._world.life
@@ -83,7 +83,7 @@ class Watch:
             self.waits.append(now - asked.at)
             return
         if asked.end is End.REFUSED:
-            if "TRACE" in __import__("os").environ and "being unloaded" in asked.detail: world.tell(f"refused {asked.agent} {asked.detail}")
+
             self.reasons[_shortened(asked.detail)] += 1
             return
         if asked.end is End.BROKEN and self._died_at < asked.at:
@@ -115,7 +115,7 @@ class Watch:
         """Return the last who asked a topic that nobody asks now: its asker left a moment ago."""
         return self._last_topics[topic]
 
-    # --- processes ------------------------------------------------------------------------------------------------------------
+    # --- processes -----------------------------------------------------------------------------------------------------
 
     def process_began(self, name: str, process: FakeProcess) -> None:
         """No agent runs twice."""
@@ -130,7 +130,7 @@ class Watch:
     def scripted_end(self, process: FakeProcess, status: ExitStatus, *, is_oom: bool) -> None:
         """Note how a process is about to end."""
 
-    # --- the world ------------------------------------------------------------------------------------------------------------
+    # --- the world -----------------------------------------------------------------------------------------------------
 
     def daemon_died(self) -> None:
         self._died_at = trio.current_time()
@@ -138,7 +138,7 @@ class Watch:
     def clock_stepped(self, by_s: float) -> None:
         self._stepped_at = trio.current_time()
 
-    # --- at rest ----------------------------------------------------------------------------------------------------------------
+    # --- at rest -------------------------------------------------------------------------------------------------------
 
     def at_rest(self) -> None:
         """Nobody has asked for a quarter of an hour and nothing is broken any more: nothing may be held."""

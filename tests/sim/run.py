@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from trio.testing import MockClock
 from tests.sim.invariants import Broken
 from tests.sim.plan import Fault
 from tests.sim.world import World
+
+TOLD = ("supervisord_ai.gateway.upkeep", "supervisord_ai.gateway.backends", "supervisord_ai.health.ladder")  # in a story
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +48,15 @@ def run(seed: int, faults: Sequence[Fault], span_s: float, *, opus: int = 36, so
     scheduling._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
     scheduling._r = random.Random(seed)
     bugs: list[str] = []
-    listening = _Listening(bugs)
+    worlds: list[World] = []
+    listening = _Listening(bugs, lambda what: worlds[0].tell(what) if worlds else None)
     root = logging.getLogger()
     root.addHandler(listening)
+    told = [logging.getLogger(name) for name in TOLD]
+    for logger in told:
+        logger.setLevel(logging.INFO)
     began_at = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="ai-sim-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
-    worlds: list[World] = []
 
     async def main() -> None:
         worlds.append(World(seed, faults, span_s, folder, opus=opus, sonnet=sonnet, bugs=bugs))
@@ -67,6 +72,8 @@ def run(seed: int, faults: Sequence[Fault], span_s: float, *, opus: int = 36, so
         broken = found
     finally:
         root.removeHandler(listening)
+        for logger in told:
+            logger.setLevel(logging.NOTSET)
         shutil.rmtree(folder, ignore_errors=True)
     (world,) = worlds
     waits = sorted(world.watch.waits) or [0.0]
@@ -90,11 +97,16 @@ def run(seed: int, faults: Sequence[Fault], span_s: float, *, opus: int = 36, so
 class _Listening(logging.Handler):
     """Takes what the daemon logs: an exception of its own that it caught is a bug, whatever became of the request."""
 
-    def __init__(self, found: list[str]) -> None:
-        super().__init__(logging.ERROR)
+    def __init__(self, found: list[str], tell: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
         self._found = found
+        self._tell = tell
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.name in TOLD:
+            self._tell(f"  {record.getMessage()}")
+        if record.levelno < logging.ERROR:
+            return
         if record.exc_info is not None and record.exc_info[1] is not None:
             self._found.append(f"{record.getMessage()}\n{''.join(traceback.format_exception(record.exc_info[1]))}")
 

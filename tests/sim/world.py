@@ -133,7 +133,8 @@ class World:
     """Everything, for one run."""
 
     def __init__(
-        self, seed: int, faults: Sequence[Fault], span_s: float, folder: Path, *, opus: int, sonnet: int, bugs: list[str]) -> None:
+        self, seed: int, faults: Sequence[Fault], span_s: float, folder: Path, *, opus: int, sonnet: int, bugs: list[str]
+    ) -> None:
         self.seed = seed
         self.bugs = bugs
         self.span_s = span_s
@@ -164,7 +165,7 @@ class World:
         self._may_rise = trio.Event()
         self._may_rise.set()
 
-    # --- the run -----------------------------------------------------------------------------------------------------------
+    # --- the run -------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Live through the plan, come to rest, and be looked at. Raises: Broken."""
@@ -182,7 +183,7 @@ class World:
             if self.life is not None and self.life.daemon is not None:
                 self.life.daemon.stop()
             with trio.move_on_after(30):
-                while self.life is not None:
+                while self.life is not None:  # noqa: ASYNC110 - virtual time costs nothing
                     await trio.sleep(0.1)
             self.watch.stopped()
             self._nursery.cancel_scope.cancel()
@@ -224,7 +225,7 @@ class World:
         await trio.sleep(CALM_S)
         self.watch.at_rest()
 
-    # --- what callers use ----------------------------------------------------------------------------------------------------
+    # --- what callers use ----------------------------------------------------------------------------------------------
 
     async def up(self) -> Life:
         """Return the daemon that serves, waiting for one."""
@@ -280,7 +281,7 @@ class World:
         asked = self.open.get(number) or self.watch.remembered(number)
         return [asked]
 
-    # --- what is seen ----------------------------------------------------------------------------------------------------------
+    # --- what is seen --------------------------------------------------------------------------------------------------
 
     def tell(self, what: str) -> None:
         self.story.append(f"{trio.current_time() - self.watch.began_at:12.3f}  {what}")
@@ -309,7 +310,7 @@ class World:
         if self.agents.get(name) is agent:
             del self.agents[name]
 
-    # --- faults ------------------------------------------------------------------------------------------------------------------
+    # --- faults --------------------------------------------------------------------------------------------------------
 
     async def _befall(self, fault: Fault) -> None:
         upstream, double, size = self.upstream, self.upstream.double, fault.size
@@ -391,4 +392,4 @@ class World:
 
     async def _speak_again(self, after_s: float) -> None:
         await trio.sleep(after_s)
-        self.upstream.double.speak()
+        self.upstream.speak()

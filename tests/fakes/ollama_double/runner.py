@@ -241,7 +241,8 @@ class RunnerCall:
         self._gap_began = math.inf
 
     async def _say(self, said: Said) -> None:
-        self._is_handing_over = True
+        # Whoever took an error leaves at once, in the same turn of the loop: the runner has handed it over all the same.
+        self._is_handing_over = not isinstance(said, RunnerFault)
         try:
             await self.out.send(said)
         except trio.BrokenResourceError:
