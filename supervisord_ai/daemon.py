@@ -385,6 +385,11 @@ class Daemon:
         )
 
     @property
+    def fleet(self) -> Fleet:
+        """The agents, for whoever looks."""
+        return self._fleet
+
+    @property
     def gateway(self) -> Gateway:
         """The path of a request; a simulation hands it connections."""
         return self._gateway

@@ -13,7 +13,7 @@ from tests.fakes.process import FakeProcess
 from tests.sim.asks import Asked, End, Shape
 
 if TYPE_CHECKING:
-    from tests.sim.world import World
+    from tests.sim.world import Life, World
 
 LOOK_S = 1.0
 REMEMBERED = 5000
@@ -129,6 +129,17 @@ class Watch:
 
     def scripted_end(self, process: FakeProcess, status: ExitStatus, *, is_oom: bool) -> None:
         """Note how a process is about to end."""
+
+    def serves(self, life: Life) -> None:
+        """The first status after a start shows everyone who outlived the last daemon, as he was."""
+        assert life.daemon is not None
+        shown = {agent.pid: agent for agent in life.daemon.fleet.statistics().agents if agent.pid is not None}
+        for process in self._world.processes.alive:
+            if process.is_held:
+                continue  # spawned, and never let go by a daemon that died: it is no agent yet
+            if process.pid not in shown:
+                name = process.launch.env.get("AI_SUPERVISOR_AGENT")
+                self._world.broken("S1", f"{name} outlived the last daemon as {process.pid}, and this one does not show it")
 
     # --- the world -----------------------------------------------------------------------------------------------------
 

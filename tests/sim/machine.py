@@ -91,9 +91,9 @@ class SimProcesses(FakeProcesses):
 
 
 class Leased:
-    """One life's handle on a process it started. When that life is dead its signals reach nobody."""
+    """One life's handle on a process it started or found. When that life is dead its signals reach nobody."""
 
-    def __init__(self, process: FakeProcess, held: Held) -> None:
+    def __init__(self, process: FakeProcess | FakeSurvivor, held: Held) -> None:
         self.pid = process.pid
         self.start_ticks = process.start_ticks
         self.stdin: trio.abc.SendStream | None = None
@@ -102,6 +102,7 @@ class Leased:
 
     def go(self) -> None:
         self._process.go()
+        assert isinstance(self._process, FakeProcess), "who was found has long gone"
         self._held.world.on_go(self._process)
 
     async def wait(self) -> ExitStatus:
@@ -150,8 +151,9 @@ class Held:
             leased.go()
         return leased
 
-    def find(self, pid: int, start_ticks: int, boot_id: str) -> FakeSurvivor | None:
-        return None if self.is_let_go else self.world.find(pid, start_ticks, boot_id)
+    def find(self, pid: int, start_ticks: int, boot_id: str) -> Leased | None:
+        found = None if self.is_let_go else self.world.find(pid, start_ticks, boot_id)
+        return None if found is None else Leased(found, self)
 
     def become_subreaper(self) -> None:
         pass

@@ -82,6 +82,8 @@ class Upstream:
         self.double.speak()
 
     def _judge_start(self, asked: Asked, now: float) -> None:
+        if asked.shape is Shape.EMBED:
+            return  # the double asks what it is worth when it is done, and not when it starts
         if now < self.woke_at + 1.0:
             return  # handed over in time, and read when the engine woke up
         # A row with a key outlives its asker's end where the daemon ended with it: who comes back may ask for it.
@@ -92,9 +94,7 @@ class Upstream:
         start_by = asked.at + asked.deadline_s
         if asked.at < self.last_end_at:
             start_by = max(start_by, self.last_start_at + ORPHAN_GRACE_S + asked.deadline_s)
-        # The double asks what an embed is worth when it is done, and not when it starts.
-        is_start = asked.shape is not Shape.EMBED
-        if is_start and not asked.is_async and now > start_by + SLACK_S:
+        if not asked.is_async and now > start_by + SLACK_S:
             self._broken("G6", f"{asked} starts {now - start_by:.2f} s after its deadline")
         if len(asked.starts) > 3:  # two attempts, and one that no byte of was heard
             self._broken("D1", f"{asked} was worked for {len(asked.starts)} times")

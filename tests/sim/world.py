@@ -214,6 +214,7 @@ class World:
         await life.is_up.wait()
         if not life.is_dead:
             self.tell(f"life {life.number} serves")
+            self.watch.serves(life)
             self.upstream.last_start_at = trio.current_time()
             self._risen.set()
 
@@ -376,6 +377,10 @@ class World:
             if cache.exists():
                 cache.write_bytes(b"not a database" * 1000)
         self.counts["kills"] += 1
+        if torn is not None:  # nothing outlives the power
+            self.processes.boot = f"boot {self.lives}"
+            for process in self.processes.alive:
+                self.processes.ends(process, ExitStatus(signal=9))
         self.upstream.daemon_died()
         self.watch.daemon_died()
         life.kill()
