@@ -192,6 +192,8 @@ class Populace(Protocol):
 
     processes: dict[int, FakeProcess]
     oom_kills: dict[str, int]
+    fleet_limit_hits: int | None
+    oomd_kills: int | None
 
     @property
     def alive(self) -> list[FakeProcess]: ...

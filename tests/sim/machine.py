@@ -134,6 +134,8 @@ class Held:
         self.let_go_of = trio.Event()
         self.processes = world.processes
         self.oom_kills = world.oom_kills
+        self.fleet_limit_hits: int | None = world.fleet_limit_hits
+        self.oomd_kills: int | None = world.oomd_kills
 
     @property
     def is_let_go(self) -> bool:

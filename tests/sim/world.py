@@ -23,6 +23,7 @@ from supervisord_ai.ollama.transport import ByteStream, Dialer
 from supervisord_ai.serve.connection import MemoryClient, memory_pair
 from supervisord_ai.serve.http import serve_connection
 from supervisord_ai.store.disk import inline
+from tests.fakes.connections import FakeConnections
 from tests.fakes.files import MemoryFiles
 from tests.fakes.machine import FakeMachine
 from tests.fakes.notify import FakeNotify
@@ -92,6 +93,7 @@ class Life:
             settle_memory=self.is_up.set,
             machine=lambda **_: FakeMachine(),
             sense=inline,
+            connections=FakeConnections,
         )
         with ExitStack() as held:
             self.daemon = Daemon(world.config(self.home), Options(read_config=lambda: world.config(self.home)), held, doors)
