@@ -20,7 +20,7 @@ def hours(seed: int, count: float, *, every_s: float = 90.0) -> Figures:
     return run(seed, draw(seed, span_s, every_s), span_s, opus=12, sonnet=30)
 
 
-@pytest.mark.parametrize("seed", [1, 3])
+@pytest.mark.parametrize("seed", [1, 7])
 def test_an_hour_of_everything_going_wrong_breaks_no_promise(seed: int) -> None:
     figures = hours(seed, 1)
     assert figures.broken is None, "\n".join((str(figures.broken), *figures.story[-40:]))
