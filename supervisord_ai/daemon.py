@@ -50,7 +50,9 @@ from supervisord_ai.core.memory_plan import MemoryPolicy
 from supervisord_ai.core.places import CONTROL_SOCKET, LLM_SOCKET
 from supervisord_ai.core.policies import BackendSpec
 from supervisord_ai.core.progress import Signs
+from supervisord_ai.core.relief import ReliefPolicy
 from supervisord_ai.core.roster import AgentSpec, Roster
+from supervisord_ai.core.samples import Sample
 from supervisord_ai.core.units import has_other_users
 from supervisord_ai.duty import every, kept_up
 from supervisord_ai.errors import HostFault, SpawnFailed, SupervisorError, UsageError
@@ -61,6 +63,7 @@ from supervisord_ai.health.alive import stay_alive
 from supervisord_ai.health.back_doors import LOOK_EVERY_S, BackDoors, Connections
 from supervisord_ai.health.ladder import Ladder
 from supervisord_ai.health.notify import Courier, RealCourier
+from supervisord_ai.health.relief import ReliefWatch
 from supervisord_ai.health.sampler import EVERY_S, Sampler, in_sensor_thread
 from supervisord_ai.health.view import HealthView
 from supervisord_ai.host import memory, sockets, wsl
@@ -272,13 +275,22 @@ class Daemon:
             run_sync=doors.read_elsewhere,
             breaker=config.breaker,
             levels=config.levels,
+            vram=self._vram_used,
+            unload_at=config.gpu_unload_at,
+            note=lambda kind, detail: self._events.note(kind, detail=detail),
             restarts={one.spec.name: restart for one in self._upstreams if (restart := one.restart()) is not None},
         )
         self._ladder = Ladder(config.levels, reserve_bytes=config.memory.reserve_bytes, tell=self._tell, clock=clock)
+        self._relief = ReliefWatch(
+            ReliefPolicy(config.memory.reserve_bytes, calm_s=config.levels.dwell_s),
+            fleet=self._fleet.room,
+            tell=self._tell,
+            clock=clock,
+        )
         self._sampler = Sampler(
             doors.machine(fleet=cages.group, engine_pids=self._engine_pids),
             load=self._gateway.load,
-            tell=self._ladder.take,
+            tell=self._sampled,
             clock=clock,
             run_sync=doors.sense,
         )
@@ -293,25 +305,7 @@ class Daemon:
             clock=clock,
             run_sync=doors.sense,
         )
-        figures = Figures(
-            sample=lambda: self._sampler.latest,
-            fleet=self._fleet.pulse,
-            gateway=self._gateway.pulse,
-            level=self._ladder.statistics,
-            usage=_own_usage,
-            disk_free_bytes=partial(free_bytes, state_dir),
-            reserve_bytes=config.memory.reserve_bytes,
-            clock=clock,
-        )
-        self._alerts = Alerts(
-            _alert_rules(config),
-            values=figures,
-            journal=AlertJournal(self._journal),
-            courier=doors.courier(),
-            clock=clock,
-            note=lambda kind, detail: self._events.note(kind, detail=detail),
-            host=os.uname().nodename,
-        )
+        self._alerts = self._watch_for(config, doors, state_dir)
         self._reload = Reload(
             config,
             read=options.read_config,
@@ -376,12 +370,46 @@ class Daemon:
         """Return the engines that we keep and that run. Asked from the sensor thread."""
         return [pid for one in self._upstreams if one.engine is not None and (pid := one.engine.pid) is not None]
 
+    def _watch_for(self, config: Config, doors: Doors, state_dir: Path) -> Alerts:
+        """Make the alerts, and the figures that they are about."""
+        figures = Figures(
+            sample=lambda: self._sampler.latest,
+            fleet=self._fleet.pulse,
+            gateway=self._gateway.pulse,
+            level=self._ladder.statistics,
+            usage=_own_usage,
+            disk_free_bytes=partial(free_bytes, state_dir),
+            reserve_bytes=config.memory.reserve_bytes,
+            clock=self._clock,
+        )
+        return Alerts(
+            _alert_rules(config),
+            values=figures,
+            journal=AlertJournal(self._journal),
+            courier=doors.courier(),
+            clock=self._clock,
+            note=lambda kind, detail: self._events.note(kind, detail=detail),
+            host=os.uname().nodename,
+        )
+
+    def _vram_used(self) -> float | None:
+        """The share of graphics memory in use on the fullest GPU."""
+        sample = self._sampler.latest
+        shares = [] if sample is None else [gpu.used for gpu in sample.machine.gpus or () if gpu.used is not None]
+        return max(shares, default=None)
+
+    def _sampled(self, sample: Sample) -> None:
+        """Have a sample judged: what it asks for goes to every room."""
+        self._ladder.take(sample)
+        self._relief.take(sample)
+
     def _health(self) -> HealthView:
         return HealthView(
             sample=self._sampler.latest,
             level=self._ladder.statistics(),
             bypasses=self._back_doors.statistics(),
             alerts=self._alerts.statistics(),
+            relief=self._relief.statistics(),
         )
 
     @property

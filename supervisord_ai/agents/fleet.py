@@ -24,13 +24,15 @@ from supervisord_ai.agents.adopt import take_over
 from supervisord_ai.agents.generation import Doors, EnvironFor, Journal
 from supervisord_ai.agents.lifecycle import Agent
 from supervisord_ai.agents.output import LogFolder
+from supervisord_ai.agents.pressure import Shedding
 from supervisord_ai.agents.rollout import Rollouts
 from supervisord_ai.agents.view import AgentView, FleetPulse, FleetView
 from supervisord_ai.clock import Clock
 from supervisord_ai.core.agent_state import AgentState
 from supervisord_ai.core.effects import effects_at
-from supervisord_ai.core.events import AgentAsked, AgentCalls, Event, GatewayRefused, LevelChanged
+from supervisord_ai.core.events import AgentAsked, AgentCalls, Event, GatewayRefused, LevelChanged, ReliefDecided
 from supervisord_ai.core.policies import LevelsPolicy, LogsPolicy, RestartPolicy, RolloutPolicy, StartPolicy
+from supervisord_ai.core.relief import Deed, FleetRoom, PauseStarts, RestoreAgent, ResumeStarts, ShedAgents
 from supervisord_ai.core.roster import AgentSpec
 from supervisord_ai.core.startup import StartGate
 from supervisord_ai.core.verdict import REMOVED, SHUTDOWN
@@ -94,8 +96,10 @@ class Fleet:
         self._make = partial(Agent, doors=doors, restart=restart, gate=gate, rng=rng, witness=self._rollouts)
         self._agents.update((name, self._make(spec)) for name, spec in specs.items())
         self._levels = levels or LevelsPolicy()
-        self._may_start = trio.Event()  # unset while the level holds new batches up
+        self._may_start = trio.Event()  # unset while new batches are held up
         self._may_start.set()
+        self._held_up_by: set[str] = set()  # the level, or the relief of memory
+        self._shedding = Shedding(self._agents, clock=clock, tell=tell, is_busy=self._calling.__contains__)
         self._leaving: dict[str, trio.CancelScope] = {}  # around the wait for the end of who is no longer of the fleet
         self._nursery: trio.Nursery | None = None
         self._more_to_start = trio.Event()
@@ -255,17 +259,24 @@ class Fleet:
         """Its one rollout, for whoever begins, watches or turns it."""
         return self._rollouts
 
+    def room(self) -> FleetRoom:
+        """Return what it can still give back of its memory."""
+        return self._shedding.room()
+
     # --- messages ---
 
     def tell(self, event: Event) -> None:
         """Take note of what another room saw."""
         match event:
             case AgentAsked(agent, generation) if agent in self._agents:
+                self._shedding.asked(agent)
                 self._agents[agent].asked(generation)
             case AgentCalls(agent, generation, is_under_way):
                 self._note_calls(agent, generation, is_under_way)
             case LevelChanged(after=level):
-                self._hold_up(effects_at(self._levels, level).pauses_starts)
+                self._hold_up("level", effects_at(self._levels, level).pauses_starts)
+            case ReliefDecided(deed=deed, reason=reason):
+                self._relieve(deed, reason)
             case GatewayRefused(agent, generation) if agent in self._agents:
                 self._agents[agent].refused(generation)
             case _:
@@ -278,10 +289,26 @@ class Fleet:
             self._calling[name] = generation
         elif self._calling.get(name) == generation:
             del self._calling[name]
+            self._shedding.asked(name)
             self._rollouts.calls_changed()
 
-    def _hold_up(self, is_held: bool) -> None:
-        """Begin no batch and no group of a rollout while this holds."""
+    def _relieve(self, deed: Deed, reason: str) -> None:
+        match deed:
+            case PauseStarts():
+                self._hold_up("memory", True)
+            case ResumeStarts():
+                self._hold_up("memory", False)
+            case ShedAgents(need_bytes) if not self._is_stopping:
+                self._shedding.give(need_bytes, reason)
+            case RestoreAgent(room_bytes) if not self._is_stopping:
+                self._shedding.give_back(room_bytes)
+            case _:
+                pass
+
+    def _hold_up(self, whose: str, is_held: bool) -> None:
+        """Begin no batch and no group of a rollout while anybody holds them up."""
+        (self._held_up_by.add if is_held else self._held_up_by.discard)(whose)
+        is_held = bool(self._held_up_by)
         if is_held and self._may_start.is_set():
             self._may_start = trio.Event()
         elif not is_held:
@@ -362,7 +389,7 @@ class Fleet:
 
     def pulse(self) -> FleetPulse:
         """Return what costs nothing to ask."""
-        return FleetPulse(Counter(agent.state for agent in self._agents.values()))
+        return FleetPulse(Counter(agent.state for agent in self._agents.values()), self._shedding.shed)
 
     def statistics(self) -> FleetView:
         """Return everyone as he is now. Reads a few kernel files for each that runs."""
@@ -371,6 +398,7 @@ class Fleet:
             agents=agents,
             guarantee=str(self._cages.guarantee),
             guarantee_detail=self._cages.detail,
+            shed=self._shedding.shed,
         )
 
 

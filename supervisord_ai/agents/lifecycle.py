@@ -28,7 +28,7 @@ from supervisord_ai.core.reload import needs_restart
 from supervisord_ai.core.restart import Quarantine, Rest, RestartIn, RestartLedger, RunAgainIn
 from supervisord_ai.core.roster import AgentSpec, Ready
 from supervisord_ai.core.startup import StartGate
-from supervisord_ai.core.verdict import OWN_CAP, SHUTDOWN, WATCHDOG, Verdict
+from supervisord_ai.core.verdict import OWN_CAP, SHED, SHUTDOWN, WATCHDOG, Verdict
 from supervisord_ai.errors import HostFault, SpawnFailed, StoreFault
 from supervisord_ai.host import signals
 from supervisord_ai.store.rows import AgentRecord
@@ -85,6 +85,7 @@ class Agent:
         self._changed = trio.Event()
         self._wish: bool | None = None  # up, down, or nobody has said anything yet
         self._is_released = False
+        self.is_shed = False  # down so that its memory comes back, and nobody has said anything else since
         self._is_worth_a_try = False  # the trouble it rests in was that of another spec
         self._held: AgentSpec | None = None  # what a rollout keeps it on, while the roster says something else
         self._digest = ""  # of what its last generation was made of
@@ -149,6 +150,15 @@ class Agent:
         return self._number
 
     @property
+    def since(self) -> float:
+        """Since when it is in its state, on the monotonic clock."""
+        return self._since
+
+    def memory_bytes(self) -> int | None:
+        """Return what it has now, None where nobody knows."""
+        return None if self._generation is None else self._generation.cage.counters().memory_bytes
+
+    @property
     def is_ready(self) -> bool:
         return self.state is AgentState.RUNNING and self._end_reason is None
 
@@ -189,17 +199,37 @@ class Agent:
     def want_up(self) -> None:
         """It is to run: its owner started it, or released it from quarantine."""
         self._wish = True
+        self.is_shed = False
         self._is_released = self.state in RESTING
         self._wake()
 
     def want_down(self, reason: str, *, kill_at: float | None = None) -> None:
         """It is to end and stay down. `kill_at` is when its grace is over at the latest, on the monotonic clock."""
-        self._wish = self._is_released = self._is_worth_a_try = False
+        if self.is_shed:
+            self._reason = ""  # its owner's word now
+        self._wish = self._is_released = self._is_worth_a_try = self.is_shed = False
         self._is_going_down |= reason == SHUTDOWN
         self._down = reason, kill_at
         self._end(reason, kill_at)
         self._note_standing()
         self._wake()
+
+    @property
+    def may_be_shed(self) -> bool:
+        """Whether it runs, is not ending already, and is not critical."""
+        is_up = self.state in {AgentState.STARTING, AgentState.RUNNING} and self._end_reason is None and self._wish is not False
+        return is_up and self._generation is not None and not self.spec.policy.critical
+
+    def shed(self, why: str) -> None:
+        """End it so that its memory comes back; it stays down until `restore`, or until its owner says something."""
+        self._reason = f"{SHED}: {why}"
+        self.want_down(SHED)
+        self.is_shed = True
+
+    def restore(self) -> None:
+        """It was shed, and may run again. Nothing where its owner has spoken since."""
+        if self.is_shed:
+            self.want_up()
 
     def restart(self, reason: str) -> None:
         """End it and start it again; start it if it rests."""
@@ -266,6 +296,8 @@ class Agent:
             detail, *last_lines = (record.detail or "").split("\n")
             self._verdict = Verdict(record.verdict, detail, tuple(last_lines), peak_bytes=record.peak_bytes)
         stood = record.standing
+        if stood is not None and stood.state is AgentState.STOPPED and stood.reason.startswith(SHED):
+            return  # it is as if its batch had not come yet: that begins when there is memory
         if stood is None or stood.boot_id != self._doors.processes.boot_id():
             return
         now, ago_s = self._clock.monotonic(), self._clock.wall() - self._clock.monotonic()
@@ -287,7 +319,7 @@ class Agent:
         self._cap_bytes = generation.cap_bytes
         was_told = self._wish is not None  # while we looked for it
         if not was_told:
-            self._wish = ending is None or stood is None or stood.is_wanted is not False
+            self._wish = ending in {None, SHED} or stood is None or stood.is_wanted is not False
         self._move(AgentEvent.ADOPT)
         if stood is not None and stood.state in {AgentState.RUNNING, AgentState.STOPPING}:
             self._become_ready_now()

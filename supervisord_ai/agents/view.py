@@ -48,3 +48,4 @@ class FleetView:
     agents: tuple[AgentView, ...]
     guarantee: str
     guarantee_detail: str
+    shed: tuple[str, ...] = ()  # who was stopped to give memory back, in that order

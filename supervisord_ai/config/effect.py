@@ -9,10 +9,7 @@ from __future__ import annotations
 NOT_IN_EFFECT: tuple[str, ...] = (
     "web.listen",
     "memory.enforce",
-    "class.X.critical",
     "class.X.max_age",
-    "ollama.device",
-    "gpu.unload_at",
 )
 
 

@@ -18,6 +18,8 @@ from supervisord_ai.core.events import (
     AgentEnded,
     AgentQuarantined,
     AgentReady,
+    AgentRestored,
+    AgentShed,
     AgentStarted,
     BackendChanged,
     BreakerChanged,
@@ -26,12 +28,14 @@ from supervisord_ai.core.events import (
     Event,
     GatewayRefused,
     LevelChanged,
+    ReliefDecided,
     RequestLost,
     RequestPoisoned,
     RequestsRecovered,
     RolloutMoved,
     SlotLost,
 )
+from supervisord_ai.core.relief import RestoreAgent, ShedAgents
 
 QUIET_VERDICTS = ("stopped", "finished")
 
@@ -103,6 +107,8 @@ class Chronicle:
             case AgentQuarantined(agent, reason):
                 self._note("agent.quarantined", agent, {"reason": reason})
                 self._count("agent.quarantined", "", "agent went into quarantine")
+            case AgentShed() | AgentRestored() | ReliefDecided():
+                self._tell_of_memory(event)
             case BackendChanged(backend, state, detail):
                 self._note(f"backend.{state}", None, {"backend": backend, "detail": detail})
                 if state != "ready":
@@ -135,6 +141,19 @@ class Chronicle:
                 pass  # many a second, and counted where they happen
             case _:
                 assert_never(event)
+
+    def _tell_of_memory(self, event: AgentShed | AgentRestored | ReliefDecided) -> None:
+        match event:
+            case AgentShed(agent, generation, reason, idle_s, freed_bytes):
+                detail = {"generation": generation, "reason": reason, "idle_s": round(idle_s, 1), "bytes": freed_bytes}
+                self._note("agent.shed", agent, detail)
+                self._count("agent.shed", "", "agent was stopped to give memory back")
+            case AgentRestored(agent):
+                self._note("agent.restored", agent, {})
+            case ReliefDecided(deed=ShedAgents() | RestoreAgent()):
+                pass  # whom it met tells more
+            case ReliefDecided(deed, reason, available_bytes):
+                self._note(f"memory.{deed.word}", None, {"reason": reason, "available_bytes": available_bytes})
 
     def _note(
         self, kind: str, agent: str | None, detail: Mapping[str, object], request_id: str | None = None

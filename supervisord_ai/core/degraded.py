@@ -37,7 +37,7 @@ def turned_away(effects: Effects, priority: int, *, lifts_in_s: float) -> Reject
     """Return the refusal of a request that the level does not let in, None for one that it does."""
     if effects.priority_only is None or priority <= effects.priority_only:
         return None
-    level = f"level {effects.level} ({effects.level.word})"
+    level = f"level {effects.level} ({effects.level.word})" if effects.level is Level.CRITICAL else "memory is short"
     what = f"{level}: only priorities up to {effects.priority_only} are let in, and this request has {priority}"
     return Rejected(503, what, retry_after(lifts_in_s))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from supervisord_ai.core.effects import Level
+from supervisord_ai.core.relief import Deed
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,33 @@ class RolloutMoved:
 
 
 @dataclass(frozen=True, slots=True)
+class ReliefDecided:
+    """Memory runs short, or has come back: this is to be given up, or given back. Each room does its part."""
+
+    deed: Deed
+    reason: str
+    available_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class AgentShed:
+    """An agent that is not critical was told to end, so that its memory comes back."""
+
+    agent: str
+    generation: int
+    reason: str
+    idle_s: float
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRestored:
+    """A shed agent is started again."""
+
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
 class AgentQuarantined:
     """An agent is not started any more, because of `reason`, until its owner releases it or its trial comes."""
 
@@ -182,6 +210,9 @@ Event = (
     | ChildKilled
     | LevelChanged
     | RolloutMoved
+    | ReliefDecided
+    | AgentShed
+    | AgentRestored
     | AgentQuarantined
     | BackendChanged
     | BreakerChanged

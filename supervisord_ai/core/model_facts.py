@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from supervisord_ai.core.cache_policy import ModelFacts, parse_parameters
 from supervisord_ai.core.calls import Json
+from supervisord_ai.core.model_health import Placed
 from supervisord_ai.core.model_name import ModelName, read_name
 
 # server/sched.go of v0.33, lines 497-508: these get one slot whatever OLLAMA_NUM_PARALLEL says, and so do embedding-only models.
@@ -33,6 +34,18 @@ def resident_of(loaded: Iterable[Mapping[str, Json]], digests: Mapping[str, str]
     names = {canonical_name(str(model.get("name", ""))) for model in entries}
     held = {str(model.get("digest", "")) for model in entries} - {""}
     return frozenset(names | {name for name, digest in digests.items() if digest in held})
+
+
+def placed_of(loaded: Iterable[Mapping[str, Json]]) -> tuple[Placed, ...]:
+    """Return how much of each loaded model is where, by canonical name, from `/api/ps`."""
+    return tuple(
+        Placed(canonical_name(str(model.get("name", ""))), _bytes(model.get("size")), _bytes(model.get("size_vram")))
+        for model in loaded
+    )
+
+
+def _bytes(value: Json) -> int:
+    return int(value) if isinstance(value, (int, float)) else 0
 
 
 def facts_of(digest: str, show: Mapping[str, Json]) -> ModelFacts:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class ReliefPolicy:
     restore_every_s: float = 5.0
     room_ratio: float = 1.25  # an agent comes back only where so much is left with it
     thrash_below_ratio: float = 3.0
-    thrash_refaults_per_s: float = 5000.0  # 20 MB a second read back that had just been given up
+    thrash_refaulted_per_s: float = 20e6  # bytes read back that had just been given up
     thrash_waiting: float = 0.10  # of the last 10 s, all tasks waited for memory (PSI full)
 
 
@@ -42,7 +43,7 @@ class MemoryReading:
     """Memory at one instant. None: this machine does not tell. `waiting` is PSI's `full`; `fleet_limit_hits` counts up."""
 
     available_bytes: int
-    refaults_per_s: float | None = None
+    refaulted_per_s: float | None = None  # bytes
     waiting: float | None = None
     fleet_limit_hits: int | None = None
 
@@ -61,21 +62,28 @@ class Step(IntEnum):
 class PauseStarts:
     """Begin no new batch of agents."""
 
+    word: ClassVar[str] = "starts-paused"
+
 
 @dataclass(frozen=True, slots=True)
 class ResumeStarts:
     """Batches may begin again."""
+
+    word: ClassVar[str] = "starts-resumed"
 
 
 @dataclass(frozen=True, slots=True)
 class DropCache:
     """Drop the answers that are kept in memory."""
 
+    word: ClassVar[str] = "cache-dropped"
+
 
 @dataclass(frozen=True, slots=True)
 class ShedAgents:
     """End agents that are not critical until so much comes back, at least one."""
 
+    word: ClassVar[str] = "agents-shed"
     need_bytes: int
 
 
@@ -83,6 +91,7 @@ class ShedAgents:
 class RestoreAgent:
     """Start the agent again that was shed last, if it takes no more than this."""
 
+    word: ClassVar[str] = "agent-restored"
     room_bytes: int
 
 
@@ -90,10 +99,14 @@ class RestoreAgent:
 class AdmitUrgent:
     """Let only urgent requests in."""
 
+    word: ClassVar[str] = "only-urgent"
+
 
 @dataclass(frozen=True, slots=True)
 class AdmitAll:
     """Let all requests in again."""
+
+    word: ClassVar[str] = "all-admitted"
 
 
 Deed = PauseStarts | ResumeStarts | DropCache | ShedAgents | RestoreAgent | AdmitUrgent | AdmitAll
@@ -189,8 +202,8 @@ class Relief:
         policy = self.policy
         if reading.available_bytes >= policy.reserve_bytes * policy.thrash_below_ratio:
             return ""
-        if reading.refaults_per_s is not None and reading.refaults_per_s > policy.thrash_refaults_per_s:
-            return f"{reading.refaults_per_s:.0f} pages a second come back that had just been given up"
+        if reading.refaulted_per_s is not None and reading.refaulted_per_s > policy.thrash_refaulted_per_s:
+            return f"{reading.refaulted_per_s / 10**6:.0f} MB a second come back that had just been given up"
         if reading.waiting is not None and reading.waiting > policy.thrash_waiting:
             return f"for {reading.waiting:.0%} of the last 10 s everybody waited for memory"
         return ""

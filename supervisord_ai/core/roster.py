@@ -18,7 +18,7 @@ MIB = 1 << 20
 # written where it binds. Every other field is part of what a generation is made of: who runs with another is *outdated*.
 LIVE_OF_AGENT = frozenset({
     "rate_per_min", "over_rate", "priority", "ceiling", "weight", "max_queued", "substitute",
-    "memory_bytes", "restart", "ready", "start_s", "grace_s", "every_s", "max_age_s",
+    "critical", "memory_bytes", "restart", "ready", "start_s", "grace_s", "every_s", "max_age_s",
 })  # fmt: skip
 
 

@@ -39,7 +39,7 @@ class Machine:
     Attributes:
         busy: share of all its cores.
         runnable: tasks that run or want to, those of an engine on this machine not counted.
-        refaults_per_s: pages read back that had just been given up (workingset_refault), the surest sign of too little memory.
+        refaults_per_s: bytes read back that had just been given up (workingset_refault), the surest sign of too little memory.
         fleet_bytes, fleet_ooms, fleet_limit_hits: of the cgroup that holds all agents; the last two since the daemon started.
         fleet_cpu, fleet_memory: pressure on that cgroup alone.
         windows_free_bytes: free space on the Windows drive that holds WSL's own disk, which grows and is never given back.

@@ -15,6 +15,8 @@ The order, when a slot of a backend is free:
    not fit together are swapped once for many calls. Then the model is loaded.
 6. Whoever starts takes along all twins that wait for the same answer, and, when nothing else of the backend is free for its
    model, embeds that came with it (`core/coalesce.py`, `core/batch.py`).
+7. A backend on the processor takes what is not urgent, and what is urgent only while no other that has the model answers. It
+   chooses last: whom the graphics processor has room for goes there.
 
 Of several backends the one with the least calls chooses first, among those that have the model at all. A model that another
 backend holds and has room for is not loaded here as well.
@@ -28,7 +30,7 @@ runner: one that the load overtook on its way would have its model loaded right 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -52,6 +54,7 @@ class SchedulerPolicy:
     floor_patience_s: float = 15.0
     window_s: float = 60.0
     bypass_max: int = 20
+    urgent: int = 3  # [levels] priority_only: who is let in at level 3 does not go to a slow backend either
     arrival_s: float = 5.0  # after this a call that was started is at its runner, byte or not
     batch: BatchPolicy = field(default_factory=BatchPolicy)
 
@@ -96,10 +99,12 @@ class PriorityStanding:
 class Scheduler:
     """The backlog in memory and the slots of every backend. The one writer of both."""
 
-    def __init__(self, slots: Mapping[str, int], policy: SchedulerPolicy | None = None) -> None:
+    def __init__(
+        self, slots: Mapping[str, int], policy: SchedulerPolicy | None = None, *, on_cpu: Collection[str] = ()
+    ) -> None:
         self.policy = policy if policy is not None else SchedulerPolicy()
         self.service = ServiceTimes()
-        self._backends = {name: BackendSlots(name, count) for name, count in slots.items()}
+        self._backends = {name: BackendSlots(name, count, is_cpu=name in on_cpu) for name, count in slots.items()}
         self._turn_at: dict[str, float] = {}  # by agent: when its turn began
         self._shares = Shares(self.policy.window_s)
         self._waiting = Waiting(self.policy.level_s)
@@ -214,6 +219,14 @@ class Scheduler:
         """Undo `hold`."""
         self._backends[backend].held.discard(model)
 
+    def hold_loads(self, backend: str, is_held: bool) -> None:
+        """Load nothing there while this holds, and start what is loaded."""
+        self._backends[backend].holds_loads = is_held
+
+    def waiting_models(self) -> Counter[str | None]:
+        """Return how many wait for each model."""
+        return self._waiting.models()
+
     def want(self, load: Load) -> None:
         """Load this model as soon as that may be, before anything else starts there."""
         wanted = self._backends[load.backend].wanted
@@ -228,7 +241,7 @@ class Scheduler:
         is_done = False
         while not is_done:
             is_done = True
-            for backend in sorted((b for b in self._backends.values() if b.has_room), key=lambda b: b.busy):
+            for backend in sorted((b for b in self._backends.values() if b.has_room), key=lambda b: (b.is_cpu, b.busy)):
                 effect = self._begin(backend, now)
                 if effect is not None:
                     backend.may_start -= 1
@@ -239,7 +252,7 @@ class Scheduler:
 
     def _begin(self, backend: BackendSlots, now: float) -> Start | Load | None:
         """Begin what is to begin next on a backend that has room."""
-        if backend.wanted:
+        if backend.wanted and not backend.holds_loads:
             return None if backend.awaits_arrivals(now, self.policy.arrival_s) else self._load(backend, backend.wanted.pop(0))
         ticket = self._choose(backend, now)
         if ticket is None:
@@ -308,7 +321,19 @@ class Scheduler:
         return self._first(at_hand, now)
 
     def _startable(self, backend: BackendSlots) -> Iterator[Entry]:
-        return self._waiting.heads(lambda model: self._may_go(model, backend))
+        heads = self._waiting.heads(lambda model: self._may_go(model, backend))
+        return (head for head in heads if self._suits(head[2], backend))
+
+    def _suits(self, ticket: Ticket, backend: BackendSlots) -> bool:
+        """Whether a call may begin on this backend: 7, and nothing is loaded where something is being unloaded."""
+        if backend.holds_loads and (ticket.is_load or backend.needs_load(ticket)):
+            return False
+        return self._takes(ticket, backend)
+
+    def _takes(self, ticket: Ticket, backend: BackendSlots) -> bool:
+        if not backend.is_cpu or ticket.priority > self.policy.urgent:
+            return True
+        return not any(one.is_ready and not one.is_cpu and self._has(one, ticket.model) for one in self._backends.values())
 
     def _may_go(self, model: str | None, backend: BackendSlots) -> bool:
         """Whether a call of this model may begin on this backend, or wait for it to be loaded there."""
@@ -457,7 +482,7 @@ class Scheduler:
 
         `mine` waits, or is one of `entering`, or is put behind both. What starts after `until` is only reckoned.
         """
-        lanes = self._lanes(now)
+        lanes = self._lanes(now, mine)
         if lanes is None:
             return None
         extra = list(entering)
@@ -479,9 +504,9 @@ class Scheduler:
         lines = self._waiting.lines(extra)
         return [Line(self._turn_at.get(agent, -math.inf), line) for agent, line in lines]
 
-    def _lanes(self, now: float) -> Lanes | None:
-        """The slots of the backends that answer; None when nothing starts at all."""
-        ready = [backend for backend in self._backends.values() if backend.is_ready]
+    def _lanes(self, now: float, mine: Ticket | None = None) -> Lanes | None:
+        """The slots of the backends that answer, and that take this one; None when nothing starts at all."""
+        ready = [one for one in self._backends.values() if one.is_ready and (mine is None or self._takes(mine, one))]
         if not ready or self.is_paused:
             return None
         limited = {model for backend in ready for model, slots in backend.model_slots.items() if slots > 0}

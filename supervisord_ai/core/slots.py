@@ -47,6 +47,8 @@ class BackendSlots:
     leases: dict[str, Lease] = field(default_factory=dict)
     bypassed: int = 0
     may_start: float = math.inf  # how many more calls and loads may begin; the breaker's word
+    is_cpu: bool = False
+    holds_loads: bool = False  # something is being unloaded: what is not loaded waits
     held: set[str | None] = field(default_factory=set)  # models of which nothing starts; None: nothing at all does
     wanted: list[Load] = field(default_factory=list)  # loads that somebody asked for
 

@@ -21,6 +21,7 @@ OWN_CAP = "own-cap"  # the one intent that is not a stop: we ended it because it
 OOM_OWN_CAP = "oom:own-cap"
 SHUTDOWN = "shutdown"  # the intent of a supervisor that ends and takes everyone along
 WATCHDOG = "watchdog"  # it broke its promise of heartbeats: we ended it, and it is to blame
+SHED = "shed"  # of one whose memory had to come back
 REMOVED = "removed"  # of one that is not in the roster any more
 LOST = "lost-while-down"
 AFTER_GATEWAY_S = 10.0  # an end this soon after a refusal or a cut of ours is put down to it

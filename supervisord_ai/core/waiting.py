@@ -87,6 +87,10 @@ class Waiting:
         """Those that somebody waits for on a connection: not asynchronous. In no order."""
         return self._on_connections.values()
 
+    def models(self) -> Counter[str | None]:
+        """How many wait for each model."""
+        return Counter(entry[2].model for entry in self._entries.values())
+
     # --- in and out ----------------------------------------------------------------------------------------------------
 
     def push(self, ticket: Ticket) -> None:

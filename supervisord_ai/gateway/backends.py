@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable
 from enum import StrEnum
+from typing import Any
 
 import trio
 
@@ -18,9 +19,18 @@ from supervisord_ai.clock import Clock
 from supervisord_ai.core.breaker import Breaker, BreakerState, CallEnd
 from supervisord_ai.core.cache_policy import ModelFacts
 from supervisord_ai.core.events import BackendChanged, BreakerChanged, EngineRestarted, Event, SlotLost
-from supervisord_ai.core.model_facts import canonical_name, digests_of, facts_of, resident_of, serves_one_at_a_time
+from supervisord_ai.core.model_facts import (
+    canonical_name,
+    digests_of,
+    facts_of,
+    placed_of,
+    resident_of,
+    serves_one_at_a_time,
+)
+from supervisord_ai.core.model_health import Moved, Placed, Placements, Slowed, Speeds
 from supervisord_ai.core.patience import Patience, next_probe_s
 from supervisord_ai.core.policies import BackendSpec, BreakerPolicy, ModelsPolicy
+from supervisord_ai.core.residency import ModelUse
 from supervisord_ai.core.scheduler import Scheduler
 from supervisord_ai.core.watchdog import HangWatch, SlotWatch
 from supervisord_ai.errors import UpstreamFault, UpstreamStalled
@@ -67,6 +77,12 @@ class Backend:
         self.healed = 0  # models unloaded because a slot of theirs was lost
         self.restarted = 0
         self.refusal = ""  # why the last load was refused, in Ollama's words
+        self.use = ModelUse()
+        self.speeds = Speeds()
+        self.places = Placements()
+        self.placed: tuple[Placed, ...] = ()  # as `/api/ps` told last
+        self.slowed: list[Slowed] = []
+        self.moved: list[Moved] = []  # what became of its models, for who tells people
         self._restart = restart
         self._slots = SlotWatch()
         self._hang = HangWatch()
@@ -149,6 +165,7 @@ class Backend:
                 self.version = await self.client.version()
                 await self._read_tags()
                 loaded = await self.client.ps()
+                self._place(loaded)
                 resident = resident_of(loaded, self._digests) | ({also_resident} if also_resident is not None else set())
                 for model in resident:
                     await self._ask_facts(model)
@@ -168,6 +185,20 @@ class Backend:
             model_slots=self._known_slots(),
         )
         self._on_change()
+
+    def _place(self, loaded: list[dict[str, Any]]) -> None:
+        self.placed = placed_of(loaded)
+        self.use.follow(frozenset(one.name for one in self.placed), self._clock.monotonic())
+        if self.spec.device == "gpu":
+            self.moved += self.places.follow(self.placed)
+
+    async def place(self) -> None:
+        """Ask where its models are, and nothing else."""
+        try:
+            async with self._asking:
+                self._place(await self.client.ps())
+        except UpstreamFault as exc:
+            self.lost(str(exc) or "no answer")
 
     def lost(self, why: str) -> None:
         """It did not answer: nothing more is handed to it until it is found back."""
@@ -189,6 +220,7 @@ class Backend:
     def call_started(self, call: str, model: str | None) -> None:
         """A call is handed over."""
         self._slots.started(call, model or "", self._clock.monotonic())
+        self.use.call_began(call, model or "", self._clock.monotonic())
 
     def call_spoke(self, call: str, model: str | None) -> None:
         """The first byte of its answer is here."""
@@ -198,11 +230,26 @@ class Backend:
 
     def call_ended(self, call: str, model: str | None, end: CallEnd, *, was_silent: bool = False) -> None:
         """A call is over. `was_silent`: it was given up, with or without a byte."""
+        self.use.call_ended(call, self._clock.monotonic())
         if self._slots.ended(call, model or "", self._clock.monotonic(), was_silent=was_silent):
             self._doubt(model)
         if end is CallEnd.BADLY:
             self._failed = model or ""
         self.judge(end)
+
+    def take_slowed(self) -> list[Slowed]:
+        """Return what changed in the speed of its models since this was asked last."""
+        slowed, self.slowed = self.slowed, []
+        return slowed
+
+    def note_speed(self, model: str, tokens: int, seconds: float) -> None:
+        """A call of a model brought so many tokens in so long, from its first byte on."""
+        slowed = self.speeds.note(model, tokens, seconds)
+        if slowed is None:
+            return
+        what = "became slow" if slowed.is_slow else "is as fast as before"
+        log.warning("backend %s: %s %s: %.1f tokens/s, usually %.1f", self.spec.name, model, what, slowed.now, slowed.usual)
+        self.slowed.append(slowed)
 
     def judge(self, end: CallEnd) -> None:
         """Tell the breaker how a call or a load ended."""

@@ -173,6 +173,10 @@ class AnswerCache:
         """Forget what a tier holds; returns how many answers. Raises: StoreFault, the file cannot be written."""
         return (self._l1.clear() if l1 else 0) + await self._file.clear(l2=l2, l3=l3)
 
+    def drop_memory(self) -> int:
+        """Forget what is kept in memory; returns how many answers. What is in the file is found there."""
+        return self._l1.clear()
+
     # --- looks -----------------------------------------------------------------------------------------------------------
 
     def statistics(self) -> CacheView:

@@ -29,12 +29,13 @@ from supervisord_ai.gateway.backlog import Backlog
 from supervisord_ai.gateway.batch import BatchFailed, pull_batch
 from supervisord_ai.gateway.level import LevelInForce
 from supervisord_ai.gateway.relay import pull
-from supervisord_ai.gateway.request import End, Outcome, SlotJob
+from supervisord_ai.gateway.request import End, Outcome, Request, SlotJob
 from supervisord_ai.gateway.settle import Settle
 from supervisord_ai.gateway.view import RunningView
 from supervisord_ai.store.disk import RunSync
 from supervisord_ai.store.requests import Requests
 from supervisord_ai.wire.ollama import bounded, load_request
+from supervisord_ai.wire.usage import TAIL_BYTES, generated_tokens
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +177,8 @@ class Dispatch:
                     return
                 outcome = _LEFT
         requests = job.requests
+        if outcome.end is End.WHOLE:
+            self._note_speed(job.holder, backend)
         await self._settle.after_slot(job, outcome)
         self._backlog.ended(requests)
         if outcome.end is End.FAULT and outcome.status == 502:
@@ -206,6 +209,15 @@ class Dispatch:
             # Not this call alone: the backend answers nothing. It may be asked again once it is back.
             raise UpstreamUnreachable(outcome.message, was_sent=True)
         return outcome
+
+    def _note_speed(self, request: Request, backend: Backend) -> None:
+        """Have the backend know how fast its model answered."""
+        began_at, model = request.times.first_byte_at, request.call.canonical_model
+        if began_at is None or model is None:
+            return
+        spool = request.spool
+        tokens = generated_tokens(spool.read(max(0, len(spool) - TAIL_BYTES), TAIL_BYTES))
+        backend.note_speed(model, tokens, self._clock.monotonic() - began_at)
 
     async def _bound(self, job: SlotJob, backend: Backend) -> None:
         """Put a bound on an answer that nobody bounded, where the level in force says so. Now and not when it was asked: then

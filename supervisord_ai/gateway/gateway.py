@@ -14,7 +14,7 @@ from supervisord_ai.clock import Clock
 from supervisord_ai.core.batch import BatchPolicy
 from supervisord_ai.core.cache_policy import Freshness
 from supervisord_ai.core.calls import Call, Kind, Matched, ModelPins, Pins, find_route
-from supervisord_ai.core.events import AgentAsked, AgentEnded, AgentStarted, Event, GatewayRefused, LevelChanged
+from supervisord_ai.core.events import AgentAsked, AgentEnded, AgentStarted, Event, GatewayRefused, LevelChanged, ReliefDecided
 from supervisord_ai.core.identity import Caller, CallerKind
 from supervisord_ai.core.model_facts import canonical_name
 from supervisord_ai.core.patience import Patience
@@ -28,10 +28,12 @@ from supervisord_ai.core.policies import (
     QueuePolicy,
 )
 from supervisord_ai.core.queue_mode import MODES, QueueMode, QueueVerb, starts
+from supervisord_ai.core.relief import AdmitAll, AdmitUrgent, DropCache
+from supervisord_ai.core.residency import UnloadPolicy
 from supervisord_ai.core.roster import ClassPolicy, Roster
 from supervisord_ai.core.samples import Load
 from supervisord_ai.core.scheduler import Scheduler, SchedulerPolicy
-from supervisord_ai.duty import kept_up
+from supervisord_ai.duty import every, kept_up
 from supervisord_ai.errors import Refused, UpstreamFault
 from supervisord_ai.gateway.admit import Admit
 from supervisord_ai.gateway.backends import Backend, BackendState
@@ -58,6 +60,7 @@ from supervisord_ai.gateway.tally import Tally
 from supervisord_ai.gateway.understood import Understood
 from supervisord_ai.gateway.upkeep import Lanes, Upkeep
 from supervisord_ai.gateway.view import CacheReport, GatewayPulse, GatewayView, LedgerView, PriorityView, QueuedView
+from supervisord_ai.gateway.vram import VRAM_EVERY_S, VramKeeper
 from supervisord_ai.ollama.client import OllamaClient
 from supervisord_ai.serve.http import Exchange, Handler
 from supervisord_ai.store.cache import CacheFile
@@ -112,6 +115,9 @@ class Gateway:
         patience: Patience | None = None,
         run_sync: RunSync = in_own_thread,
         breaker: BreakerPolicy | None = None,
+        vram: Callable[[], float | None] = lambda: None,
+        unload_at: float = 0.90,
+        note: Callable[[str, Mapping[str, object]], None] = lambda _kind, _detail: None,
         restarts: Mapping[str, Callable[[], Awaitable[object]]] | None = None,
         levels: LevelsPolicy | None = None,
     ) -> None:
@@ -130,7 +136,11 @@ class Gateway:
         self._space = SpoolSpace(spool_dir, memory_bytes=limits.spool_bytes, disk_bytes=limits.spool_disk_bytes)
         self._scheduler = Scheduler(
             {spec.name: spec.slots for spec, _ in backends},
-            SchedulerPolicy(batch=BatchPolicy(requests_max=queue.batch_max, window_s=queue.batch_window_s)),
+            SchedulerPolicy(
+                batch=BatchPolicy(requests_max=queue.batch_max, window_s=queue.batch_window_s),
+                urgent=(levels or LevelsPolicy()).priority_only,
+            ),
+            on_cpu={spec.name for spec, _ in backends if spec.device == "cpu"},
         )
         self._outlook = Outlook(self._scheduler, clock)
         self._level = LevelInForce(levels or LevelsPolicy(), self._outlook, clock, deadline_s=queue.deadline_s)
@@ -194,6 +204,9 @@ class Gateway:
             for backend in self._backends
         ]
         self._lanes = Lanes(self._upkeeps, self._scheduler)
+        self._vram = VramKeeper(
+            self._upkeeps, scheduler=self._scheduler, policy=UnloadPolicy(at=unload_at), used=vram, clock=clock, note=note
+        )
         self.models = Models(self._backends, self._lanes)
         self._forward = Forward()
         self._ingest = Ingest(limits.ingest_bytes)
@@ -251,6 +264,7 @@ class Gateway:
             for upkeep in self._upkeeps:
                 nursery.start_soon(kept_up, f"the upkeep of {upkeep.backend.spec.name}", upkeep.watch)
             nursery.start_soon(kept_up, "retention", self._forget_old)
+            nursery.start_soon(every, VRAM_EVERY_S, "looking after the graphics memory", self._vram.look)
             task_status.started()
 
     def tell(self, event: Event) -> None:
@@ -262,6 +276,10 @@ class Gateway:
             case AgentEnded(agent=agent, generation=generation):
                 self._backlog.agent_ended(agent, generation)
                 self._callers.ended(agent)
+            case ReliefDecided(deed=DropCache()):
+                log.info("%d answers in memory were dropped, so that their memory comes back", self._cache.drop_memory())
+            case ReliefDecided(deed=AdmitUrgent() | AdmitAll() as deed):
+                self._level.admit_urgent_only(isinstance(deed, AdmitUrgent))
             case LevelChanged():
                 self._level.follow(event)
                 effects = self._level.effects
@@ -462,6 +480,8 @@ class Gateway:
             queued_async=self._scheduler.queued_async(),
             running=sum(self._scheduler.busy(backend.spec.name) for backend in self._backends),
             totals=self._tally.totals(),
+            models_on_cpu=self._vram.fallen,
+            models_slow=tuple(sorted(name for backend in self._backends for name in backend.speeds.slow)),
         )
 
     def statistics(self, waiting_max: int = WAITING_SHOWN) -> GatewayView:

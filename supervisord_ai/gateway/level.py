@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from supervisord_ai.clock import Clock
 from supervisord_ai.core.degradation import OWNER, lifts_in_s
 from supervisord_ai.core.degraded import Degraded
@@ -18,6 +20,8 @@ class LevelInForce:
 
     def __init__(self, policy: LevelsPolicy, outlook: Outlook, clock: Clock, *, deadline_s: float) -> None:
         self.effects = Effects()
+        self._of_level = Effects()
+        self._is_urgent_only = False
         self._policy = policy
         self._outlook = outlook
         self._clock = clock
@@ -30,8 +34,18 @@ class LevelInForce:
 
     def follow(self, event: LevelChanged) -> None:
         """Go by another level from now on."""
-        self.effects = effects_at(self._policy, event.after)
+        self._of_level = effects_at(self._policy, event.after)
         self._cause, self._since = event.cause, event.at
+        self._join()
+
+    def admit_urgent_only(self, is_so: bool) -> None:
+        """Let only urgent requests in whatever the level is: memory is short, and nobody is left to shed."""
+        self._is_urgent_only = is_so
+        self._join()
+
+    def _join(self) -> None:
+        only = self._policy.priority_only if self._is_urgent_only else self._of_level.priority_only
+        self.effects = replace(self._of_level, priority_only=only)
 
     def allows(self, degraded: Degraded | None) -> bool:
         """Whether whoever comes now may be given an answer to which that was done."""
@@ -39,6 +53,8 @@ class LevelInForce:
 
     def lifts_in_s(self) -> float:
         """Return in about how many seconds this level will be left. What its owner pinned holds for as long as he wants."""
+        if self._of_level.priority_only is None:
+            return self._policy.dwell_s  # it is memory: so long it has to be calm before all are let in
         if self._cause == OWNER:
             return RETRY_AFTER_MAX_S
         wait_share = self._outlook.load(0).wait_share if self._cause == Component.QUEUE else None

@@ -97,6 +97,20 @@ class TriedWay:
 
 
 @dataclass(frozen=True, slots=True)
+class ReliefView:
+    """What is given up because memory is short. `step` is nothing, starts, cache, shed or admit, each with those before it.
+
+    Below `reserve_bytes` a step is taken; everything comes back a while after `calm_bytes` are available again.
+    """
+
+    step: str
+    reason: str
+    since_s: float
+    reserve_bytes: int
+    calm_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class HealthView:
     """Everything at one instant. `sample` is None until the first one was taken."""
 
@@ -104,3 +118,4 @@ class HealthView:
     level: LevelView | None = None
     bypasses: tuple[BypassView, ...] = ()
     alerts: tuple[AlertView, ...] = ()
+    relief: ReliefView | None = None

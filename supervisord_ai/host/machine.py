@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from supervisord_ai.core.samples import Gpu, Psi
+from supervisord_ai.host.container import OwnGroups, Room, own_groups
 from supervisord_ai.host.gpu import Gpus, NvmlGpus
 from supervisord_ai.host.procfs import PAGE_BYTES, read_raw
 
@@ -91,7 +92,9 @@ class RealMachine:
         engine_pids: Callable[[], Iterable[int]] = lambda: (),
         gpus: Gpus | None = None,
         proc: Path = Path("/proc"),
+        groups: OwnGroups | None = None,
     ) -> None:
+        self._groups = groups
         self._fleet = fleet
         self._engine_pids = engine_pids
         self._gpus = gpus if gpus is not None else NvmlGpus()
@@ -112,14 +115,23 @@ class RealMachine:
         found = _fields(read_raw(f"{self._proc}/meminfo", 1 << 14))
         if b"MemTotal" not in found or b"MemAvailable" not in found:
             return None
+        total, available = found[b"MemTotal"] * KIB, found[b"MemAvailable"] * KIB
+        if (room := self._room()) is not None:
+            total, available = min(total, room.limit_bytes), min(available, room.left_bytes)
         swap_total = found.get(b"SwapTotal", 0)
         return MemoryState(
-            total_bytes=found[b"MemTotal"] * KIB,
-            available_bytes=found[b"MemAvailable"] * KIB,
+            total_bytes=total,
+            available_bytes=available,
             swap_total_bytes=swap_total * KIB,
             swap_used_bytes=(swap_total - found.get(b"SwapFree", 0)) * KIB,
             refaults=self._refaults(),
         )
+
+    def _room(self) -> Room | None:
+        """What our own cgroups leave, where they have a limit: in a container that is less than the machine has."""
+        if self._groups is None:
+            self._groups = own_groups()
+        return self._groups.room()
 
     def _refaults(self) -> int | None:
         text = read_raw(f"{self._proc}/vmstat", 1 << 16) or b""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -176,6 +176,9 @@ async def life(
     beside: Mapping[str, Double] | None = None,
     large_bytes: int = 0,
     cache_bytes: int = 50_000_000,
+    vram: Callable[[], float | None] = lambda: None,
+    notes: list[tuple[str, dict[str, object]]] | None = None,
+    on_cpu: Collection[str] = (),
 ) -> AsyncIterator[Bench]:
     """One life of a gateway on the files of `folder`; leaving the block ends it as a crash does: nothing is said to anyone."""
     clock = VirtualClock()
@@ -192,7 +195,10 @@ async def life(
 
         return OllamaClient("http://double", dial=dial)
 
-    others = [(BackendSpec(name=name, slots=slots), client_of(one)) for name, one in (beside or {}).items()]
+    others = [
+        (BackendSpec(name=name, slots=slots, device="cpu" if name in on_cpu else "gpu"), client_of(one))
+        for name, one in (beside or {}).items()
+    ]
     gateway = Gateway(
         roster=roster or roster_of(),
         queue=queue or QueuePolicy(),
@@ -210,6 +216,8 @@ async def life(
         new_id=lambda: f"{next(numbers):024x}",
         spool_dir=folder,
         run_sync=inline,
+        vram=vram,
+        note=lambda kind, detail: notes.append((kind, dict(detail))) if notes is not None else None,
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(state.run)

@@ -292,13 +292,10 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "keys without effect": (
         '[queue]\nbatch_max = 5\n[levels]\nlight_model = "x"\n[gpu]\nunload_at = 0.8\n[class.opus]\nready = "notify"\n'
-        '[[ollama]]\nurl = "auto"\ndevice = "cpu"\n[[ollama]]\nname = "b"\n'
+        '[[ollama]]\nurl = "auto"\ndevice = "cpu"\n[[ollama]]\nname = "b"\n[memory]\nenforce = "observe"\n'
         + AGENT
         + 'every = "1h"\n',
-        [
-            "/e/c.toml:6: gpu.unload_at: not in effect yet: leave it at its default",
-            "/e/c.toml:11: ollama[0].device: not in effect yet: leave it at its default",
-        ],
+        ["/e/c.toml:15: memory.enforce: not in effect yet: leave it at its default"],
     ),
 }
 
@@ -387,10 +384,7 @@ def test_the_keys_without_effect_are_these() -> None:
     assert NOT_IN_EFFECT == (
         "web.listen",
         "memory.enforce",
-        "class.X.critical",
         "class.X.max_age",
-        "ollama.device",
-        "gpu.unload_at",
     )
 
 

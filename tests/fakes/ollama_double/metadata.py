@@ -77,7 +77,7 @@ def _loaded(runner: Runner, expires_at: float) -> JsonObject:
         "digest": spec.digest,
         "details": spec.details(),
         "expires_at": rfc3339(expires_at),
-        "size_vram": 0 if runner.settings.num_gpu == 0 else spec.size_bytes,
+        "size_vram": runner.vram_bytes,
         "context_length": runner.settings.num_ctx,
     }
 

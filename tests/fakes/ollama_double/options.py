@@ -37,6 +37,9 @@ class DoubleOptions:
     max_queue: int = 512  # OLLAMA_MAX_QUEUE
     max_loaded: int = 3  # OLLAMA_MAX_LOADED_MODELS
     memory_bytes: int | None = None  # a model that would take the loaded ones above 80 % of this evicts
+    vram_bytes: int | None = None
+    """The graphics memory. A runner that does not fit into what is free of it is loaded into what is, the rest on the processor;
+    None: a GPU as large as it has to be."""
     keep_alive_s: float = 300.0  # OLLAMA_KEEP_ALIVE
     num_ctx: int = 4096  # OLLAMA_CONTEXT_LENGTH
     is_cloud_disabled: bool = True  # OLLAMA_NO_CLOUD

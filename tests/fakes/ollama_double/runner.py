@@ -121,6 +121,7 @@ class Runner:
         self.running = 0
         self.lost = 0
         self._total = total
+        self.vram_bytes = 0 if settings.num_gpu == 0 else spec.size_bytes  # a full GPU leaves less: the scheduler says so
 
     def __repr__(self) -> str:
         return f"<Runner {self.spec.name} {self.running}/{self.slot_count} lost {self.lost} refs {self.refs}>"

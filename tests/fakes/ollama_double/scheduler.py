@@ -71,6 +71,12 @@ class Scheduler:
         self.aborted_loads = 0
         self.unloads = 0
         self.leaked_handlers = 0
+        self.vram_of_others = 0  # a game on the Windows side; bytes
+
+    @property
+    def vram_used(self) -> int:
+        """What the loaded models and whoever else hold of the graphics memory."""
+        return self.vram_of_others + sum(runner.vram_bytes for runner in self.loaded.values())
 
     @property
     def pending(self) -> int:
@@ -180,7 +186,10 @@ class Scheduler:
         if spec.load_error is not None:
             pending.answer(CannotRun(500, spec.load_error))
             return
-        runner = self.loaded[spec.blob] = Runner(spec, pending.settings, server, self._total)
+        runner = Runner(spec, pending.settings, server, self._total)
+        if server.vram_bytes is not None:
+            runner.vram_bytes = min(runner.vram_bytes, max(0, server.vram_bytes - self.vram_used))
+        self.loaded[spec.blob] = runner
         pending.answer(self._attach(runner, pending.keep_alive_s, pending.context))
 
     def _attach(self, runner: Runner, keep_alive_s: float | None, context: Context) -> Runner:

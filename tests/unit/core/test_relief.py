@@ -112,10 +112,10 @@ def test_a_breath_that_is_not_calm_starts_the_minute_anew() -> None:
 
 
 def test_thrashing_counts_only_where_memory_is_not_plenty() -> None:
-    assert kinds(Machine().see(5.0, refaults_per_s=6000.0)) == [PauseStarts]
+    assert kinds(Machine().see(5.0, refaulted_per_s=21e6)) == [PauseStarts]
     assert kinds(Machine().see(5.0, waiting=0.2)) == [PauseStarts]
-    assert Machine().see(6.1, refaults_per_s=60_000.0, waiting=0.9) == [], "a big copy reads pages back too"
-    assert Machine().see(5.0, refaults_per_s=4000.0, waiting=0.05) == []
+    assert Machine().see(6.1, refaulted_per_s=300e6, waiting=0.9) == [], "a big copy reads pages back too"
+    assert Machine().see(5.0, refaulted_per_s=15e6, waiting=0.05) == []
 
 
 def test_a_fleet_that_runs_into_its_own_limit_is_relieved_with_memory_to_spare() -> None:

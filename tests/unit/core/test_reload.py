@@ -64,7 +64,7 @@ OTHER_SPEC: dict[str, Any] = {
     "external": True,
 }
 LIVE_WORDS = (
-    "rate_per_min", "over_rate", "priority", "ceiling", "weight", "max_queued", "substitute",
+    "rate_per_min", "over_rate", "priority", "ceiling", "weight", "max_queued", "critical", "substitute",
     "memory_bytes", "restart", "ready", "start_s", "grace_s", "every_s", "max_age_s",
 )  # fmt: skip
 
