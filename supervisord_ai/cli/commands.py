@@ -106,6 +106,7 @@ def _add_running(commands: Any) -> None:
 
     demo = _command(commands, "demo", "demo", "131 agents, two slots, a real model: see it work")
     demo.add_argument("--kill", action="store_true", help="kill -9 the daemon after the 100th answer (or KILL=1)")
+    demo.add_argument("--storm", action="store_true", help="climb all levels and come back: what is decided when")
     demo.add_argument("--engine", metavar="URL", help="use a real Ollama instead of the embedded engine (or ENGINE=URL)")
     demo.add_argument("--model", metavar="NAME", help="the model to ask (or MODEL=NAME)")
     demo.add_argument("--json", action="store_true", help="print the table as JSON")

@@ -10,6 +10,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
+from supervisord_ai.cli.demo import storm
 from supervisord_ai.cli.demo.stage import Stage, find_cast, is_alive
 from supervisord_ai.cli.demo.story import AGENTS, CRASHER, HOG, QUESTIONS, STUBBORN, story
 from supervisord_ai.cli.demo.table import Seen, outcome, page
@@ -36,6 +37,8 @@ def run(args: Namespace) -> int:
         UsageError: a model of a foreign Ollama must be named.
         HostFault: the engine is not installed, or the daemon did not start.
     """
+    if args.storm:
+        return storm.run(args)
     engine_url = args.engine or os.environ.get("ENGINE")
     model = args.model or os.environ.get("MODEL") or ("" if engine_url else MODEL)
     if not model:

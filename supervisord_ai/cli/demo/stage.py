@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from supervisord_ai.cli.demo.story import OPUS, SONNET, Part, plan_of
 from supervisord_ai.cli.door import Door
@@ -85,7 +85,7 @@ class Stage:
         self._daemon: subprocess.Popen[bytes] | None = None
         self.door = Door(str(self.folder / "run" / CONTROL_SOCKET))
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> Self:
         try:
             self._set_up()
         except BaseException:
