@@ -330,23 +330,25 @@ class Gateway:
         matched = find_route(head.method, head.path)
         # What is refused whatever its body says is refused without reading it: no `100 Continue`, no 64 MB for nothing.
         if not isinstance(matched, Matched) or (matched.route.kind is Kind.ADMIN and not is_owner):
-            await self._serve_body(exchange, caller, b"")
+            await self._serve_call(exchange, caller, await self._read(exchange, caller, b""))
             return
         is_packed = is_gzip(head.headers) and matched.route.kind is not Kind.ADMIN  # a blob is stored as it comes
         declared = head.body_bytes if not is_packed else None  # None: in chunks, or packed, so it is counted once it is here
         limit = self._limits.body_bytes if declared is not None else min(self._limits.body_bytes, self._ingest.free_bytes)
         with self._ingest.held(min(declared or 0, self._limits.body_bytes)):
-            body = await exchange.body(limit, gunzip=is_packed)
+            size = len(await exchange.body(limit, gunzip=is_packed))
+            # What was read of it is what is kept from here on: the bytes themselves would lie beside it for as long as it waits.
             if declared is not None:
-                await self._serve_body(exchange, caller, body)
+                await self._serve_call(exchange, caller, await self._read(exchange, caller, exchange.take_body()))
                 return
-            with self._ingest.held(len(body)):
-                await self._serve_body(exchange, caller, body)
+            with self._ingest.held(size):
+                await self._serve_call(exchange, caller, await self._read(exchange, caller, exchange.take_body()))
 
-    async def _serve_body(self, exchange: Exchange, caller: Caller, body: bytes) -> None:
-        head = exchange.head
-        is_owner = caller.kind is CallerKind.OWNER
-        call = await self._classify(head.method, head.path, body, is_owner=is_owner, query=head.query)
+    async def _read(self, exchange: Exchange, caller: Caller, body: bytes) -> Call:
+        head, is_owner = exchange.head, caller.kind is CallerKind.OWNER
+        return await self._classify(head.method, head.path, body, is_owner=is_owner, query=head.query)
+
+    async def _serve_call(self, exchange: Exchange, caller: Caller, call: Call) -> None:
         match call.route.kind:
             case Kind.INFERENCE if call.is_unload:
                 await self._unload(exchange, call)

@@ -130,6 +130,11 @@ class Exchange:
 
     # --- the request -----------------------------------------------------------------------------------------------
 
+    def take_body(self) -> bytes:
+        """Return the body that was read, and keep it no longer."""
+        body, self._body = self._body or b"", b""
+        return body
+
     async def body(self, max_bytes: int | None = None, *, gunzip: bool = False) -> bytes:
         """Return the whole body; asking again returns the same. `gunzip` it where the head says so.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import trio
@@ -12,6 +13,7 @@ Value = str | bytes | int | float | None
 
 # A multi-row INSERT costs a third of executemany. Few sizes, so that the statement cache knows them all.
 _ROWS_AT_ONCE = (64, 8, 1)
+_LET_GO_BYTES = 1_000_000
 
 
 class Unmatched(Exception):  # noqa: N818
@@ -72,7 +74,7 @@ def apply(conn: sqlite3.Connection, writes: Iterable[Write]) -> None:
     for into, rows in inserts.items():
         _insert(conn, into, rows)
     for change in changes:
-        touched = conn.execute(change.sql, change.values).rowcount
+        touched = _execute(conn, change.sql, change.values)
         if touched == 0 and change.must_find is not None:
             raise Unmatched(change.must_find)
 
@@ -83,5 +85,25 @@ def _insert(conn: sqlite3.Connection, into: str, rows: Sequence[tuple[Value, ...
     for size in _ROWS_AT_ONCE:
         while len(rows) - at >= size:
             chunk = rows[at : at + size]
-            conn.execute(f"{into} VALUES {','.join([one] * size)}", [value for row in chunk for value in row])
+            _execute(conn, f"{into} VALUES {','.join([one] * size)}", [value for row in chunk for value in row])
             at += size
+
+
+def _execute(conn: sqlite3.Connection, sql: str, values: Sequence[Value]) -> int:
+    """Execute a statement and return how many rows it touched."""
+    touched = conn.execute(sql, values).rowcount
+    if sum(len(value) for value in values if isinstance(value, bytes | str)) > _LET_GO_BYTES:
+        _let_go(conn, sql, len(values))
+    return touched
+
+
+def _let_go(conn: sqlite3.Connection, sql: str, count: int) -> None:
+    """Have SQLite forget the values of a statement that it keeps for the next time: it would keep 40 MB until then.
+
+    sqlite3 has no other way to say so than to execute it again with others; what that did is undone.
+    """
+    conn.execute("SAVEPOINT let_go")
+    with suppress(sqlite3.IntegrityError):
+        conn.execute(sql, (None,) * count)
+    conn.execute("ROLLBACK TO let_go")
+    conn.execute("RELEASE let_go")
