@@ -130,8 +130,9 @@ class Chronicle:
                 self._note("request.poisoned", agent, {"why": why}, request_id)
                 self._count("request.poisoned", "", "request was given up: it ended whoever ran it")
             case LevelChanged(before=before, after=after, reason=reason, cause=cause):
-                moved: dict[str, object] = {"before": int(before), "after": int(after), "cause": cause, "reason": reason}
-                self._note("level.changed", None, moved)
+                self._note(
+                    "level.changed", None, {"before": int(before), "after": int(after), "cause": cause, "reason": reason}
+                )
                 self._count("level.changed", str(int(after)), f"the level became {int(after)}")
             case RequestsRecovered(count):
                 self._note("request.recovered", None, {"count": count})
