@@ -339,6 +339,7 @@ class Daemon:
                 events=self._events,
                 reload=self._reload,
                 alerts=self._alerts,
+                levels=self._ladder,
             ),
         )
 

@@ -193,6 +193,14 @@ def _add_work(commands: Any) -> None:
         if verb == "rm":
             one.add_argument("--yes", action="store_true", help="it is meant")
 
+    level = _group(commands, "level", "how much the machine holds back, and why")
+    words = "what is pressed, which level holds, what each level changes"
+    _command(level, "show", "level", words, config=True, json=True, action="show")
+    pin = _command(level, "pin", "level", "hold a level whatever the machine says", config=True, json=True, action="pin")
+    pin.add_argument("level", metavar="LEVEL", choices=["0", "1", "2", "3"], help="0 normal, 1 minor, 2 major, 3 critical")
+    pin.add_argument("--for", dest="for_s", metavar="TIME", type=_pin_time, help="let go by itself after this, such as 10m")
+    _command(level, "unpin", "level", "go by what the machine says again", config=True, json=True, action="unpin")
+
     cache = _group(commands, "cache", "the cache of answers")
     _command(cache, "stats", "cache", "what it holds and was good for", config=True, json=True, action="stats")
     words = "what comes again and again, and what to do"
@@ -263,6 +271,14 @@ def _lines(word: str) -> int:
     if not word.isdecimal() or not 0 < int(word) <= 10_000:
         raise argparse.ArgumentTypeError(f"{word} is not a number from 1 to 10000")
     return int(word)
+
+
+def _pin_time(word: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)", word)
+    seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
+    if not 1 <= seconds <= 7 * 86_400:
+        raise argparse.ArgumentTypeError(f"{word} is not a time: 30s, 10m or 2h, at most a week")
+    return seconds
 
 
 def _port(word: str) -> int:

@@ -24,7 +24,7 @@ from supervisord_ai.gateway.view import (
     TierView,
     Totals,
 )
-from supervisord_ai.health.view import AlertView, BypassView, TriedWay
+from supervisord_ai.health.view import AlertView, BypassView, ComponentView, TriedWay
 
 _CLASS = {"agent_class": "class"}
 
@@ -41,6 +41,43 @@ class Level(Struct):
     level: int
     name: str
     reason: str
+
+
+class LevelPin(Struct):
+    """The level its owner wants; `left_s` null: for as long as he wants."""
+
+    level: int
+    left_s: float | None
+
+
+class LevelStep(Struct):
+    """One level: at which pressure it is entered and left, and what it changes beside what the one below it does."""
+
+    level: int
+    name: str
+    enters_at: float
+    leaves_below: float | None
+    changes: list[str]
+
+
+class ShownLevel(Struct):
+    """Everything about the level.
+
+    `level` holds; `decided` would, without a pin and without shadow mode. `comes_down` says what brings it down, "" where nothing
+    has to.
+    """
+
+    level: int
+    name: str
+    reason: str
+    cause: str
+    decided: int
+    since_s: float
+    pin: LevelPin | None
+    is_shadow: bool
+    comes_down: str
+    components: tuple[ComponentView, ...]
+    levels: list[LevelStep]
 
 
 class Health(Struct):

@@ -103,7 +103,6 @@ class Control:
             "agents.environment": self._given,
             "queue": self._queue,
             "queue.show": self._request,
-            "level": self._level,
             "openapi": self._openapi,
             "stop": self._stopped,
             "events": self.feed.follow,
@@ -172,9 +171,6 @@ class Control:
 
     async def _status(self, _asked: Asked) -> object:
         return report.status(self._moment())
-
-    async def _level(self, _asked: Asked) -> object:
-        return report.level(self._health_view())
 
     async def _queue(self, asked: Asked) -> object:
         return report.queue(self._gateway(asked.query["n"]))

@@ -118,7 +118,7 @@ def status(moment: Moment) -> Status:
 
 
 def level(health: HealthView) -> Level:
-    """Return `GET /v1/level`."""
+    """Return the level in one line."""
     if health.level is None:
         return Level(0, "normal", "pressure is not measured here")
     return Level(int(health.level.level), health.level.level.word, health.level.reason)

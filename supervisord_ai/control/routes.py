@@ -204,7 +204,19 @@ ROUTES: tuple[Route, ...] = (
         media=NDJSON,
         also=_OLLAMA,
     ),
-    Route("level", "GET", "/v1/level", "How much service is degraded now, and why", answers.Level),
+    Route("level", "GET", "/v1/level", "How much service is degraded now, why, and what each level changes", answers.ShownLevel),
+    Route(
+        "level.pin",
+        "POST",
+        "/v1/level/pin",
+        "Hold a level whatever the machine says",
+        answers.ShownLevel,
+        query=(
+            Query("level", "0 normal, 1 minor, 2 major, 3 critical", int, None, 0, 3),
+            Query("for_s", "let go by itself after so many seconds", float, None, 1, 7 * 86_400),
+        ),
+    ),
+    Route("level.unpin", "POST", "/v1/level/unpin", "Go by what the machine says again", answers.ShownLevel),
     Route(
         "reload",
         "POST",

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from supervisord_ai.agents.view import FleetView
-from supervisord_ai.control import rollout
+from supervisord_ai.control import level, rollout
 from supervisord_ai.control.answers import (
     AgentsTold,
     AlertsTested,
@@ -36,6 +36,7 @@ from supervisord_ai.control.answers import (
     fields_of,
 )
 from supervisord_ai.control.answers import Alerts as AlertsTold
+from supervisord_ai.control.level import Levels
 from supervisord_ai.control.reload import Reload
 from supervisord_ai.control.routes import NDJSON, TIERS, Asked, Handler, Told
 from supervisord_ai.core.queue_mode import QueueMode, QueueVerb
@@ -109,7 +110,15 @@ class Verbs:
     """Carries out what the owner says, through the rooms' own doors."""
 
     def __init__(
-        self, *, agents: Agents, queue: Queue, models: Models, events: Events, reload: Reload, alerts: Alerts
+        self,
+        *,
+        agents: Agents,
+        queue: Queue,
+        models: Models,
+        events: Events,
+        reload: Reload,
+        alerts: Alerts,
+        levels: Levels,
     ) -> None:
         self._agents = agents
         self._queue = queue
@@ -117,6 +126,7 @@ class Verbs:
         self._events = events
         self._reload = reload
         self._alerts = alerts
+        self._levels = levels
 
     def handlers(self) -> dict[str, Handler]:
         """Return the handlers, by the names of their routes."""
@@ -131,6 +141,9 @@ class Verbs:
             **rollouts,
             "alerts": self._list_alerts,
             "alerts.test": self._test_alerts,
+            "level": self._show_level,
+            "level.pin": self._pin_level,
+            "level.unpin": self._unpin_level,
             "rollout": self._show_rollout,
             "rollout.begin": self._roll,
             "queue.cancel": self._cancel,
@@ -225,6 +238,22 @@ class Verbs:
             raise Refused(404, str(exc)) from exc
         self._note("alert.test", detail={"alerts": [one.name for one in tested][:20]})
         return AlertsTested(tested)
+
+    # --- level ---------------------------------------------------------------------------------------------------------
+
+    async def _show_level(self, _asked: Asked) -> object:
+        return level.shown(self._levels.statistics())
+
+    async def _pin_level(self, asked: Asked) -> object:
+        wanted, for_s = level.read_pin(asked.query)
+        self._note("level.pin", detail={"level": int(wanted), "for_s": for_s})
+        self._levels.pin(wanted, for_s)
+        return level.shown(self._levels.statistics())
+
+    async def _unpin_level(self, _asked: Asked) -> object:
+        self._note("level.unpin")
+        self._levels.unpin()
+        return level.shown(self._levels.statistics())
 
     # --- reload --------------------------------------------------------------------------------------------------------
 

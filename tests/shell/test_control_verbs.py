@@ -13,18 +13,21 @@ import trio
 
 from supervisord_ai.agents.rollout import RolledAgentView, RolloutView
 from supervisord_ai.agents.view import FleetView
+from supervisord_ai.clock import VirtualClock
 from supervisord_ai.config import Config, DaemonPolicy
 from supervisord_ai.control.answers import encoded
 from supervisord_ai.control.reload import Reload
 from supervisord_ai.control.routes import Router, Told
 from supervisord_ai.control.verbs import Verbs, matching, no_agent
+from supervisord_ai.core.events import LevelChanged
 from supervisord_ai.core.memory_plan import MemoryPolicy
-from supervisord_ai.core.policies import QueuePolicy
+from supervisord_ai.core.policies import LevelsPolicy, QueuePolicy
 from supervisord_ai.core.queue_mode import MODES, QueueMode, QueueVerb
 from supervisord_ai.core.roster import CLASS_DEFAULTS, AgentSpec, Roster
 from supervisord_ai.errors import ConfigError, Problem, Refused, StoreFault, UpstreamCut, UpstreamUnreachable, UsageError
 from supervisord_ai.gateway.models import ModelsView, ModelView
 from supervisord_ai.gateway.view import CacheReport
+from supervisord_ai.health.ladder import Ladder
 from supervisord_ai.health.view import AlertView, TriedWay
 from supervisord_ai.serve.connection import memory_pair
 from supervisord_ai.serve.http import Exchange, serve_connection
@@ -64,7 +67,17 @@ class House:
         self.config: Config | ConfigError = config_of("a-1", "a-2")
         self.followed: list[Roster] = []
         self.reload = Reload(config_of("a-1", "a-2"), read=self._read, follow=self._follow, run_sync=self._at_once)
-        self.verbs = Verbs(agents=self, queue=self, models=Shelf(self), events=self, reload=self.reload, alerts=Bells(self))
+        self.levels: list[LevelChanged] = []
+        self.ladder = Ladder(LevelsPolicy(), reserve_bytes=1, tell=self.levels.append, clock=VirtualClock())
+        self.verbs = Verbs(
+            agents=self,
+            queue=self,
+            models=Shelf(self),
+            events=self,
+            reload=self.reload,
+            alerts=Bells(self),
+            levels=self.ladder,
+        )
 
     # Agents
     def start(self, name: str) -> None:
@@ -432,6 +445,7 @@ async def test_a_daemon_without_a_config_file_cannot_reload(autojump_clock: obje
     house.verbs = Verbs(
         agents=house,
         queue=house,
+        levels=house.ladder,
         models=Shelf(house),
         events=house,
         reload=Reload(config_of(), read=None, follow=house._follow),
@@ -467,3 +481,19 @@ async def test_alerts_are_shown_and_their_ways_tested(autojump_clock: object) ->
     )
     assert (await tell(house, "/v1/alerts/test?name=slwo"))[0] == 404
     assert ("test", "slow") in house.told
+
+
+# --- level --------------------------------------------------------------------------------------------------------------
+
+
+async def test_the_owner_pins_a_level_and_lets_go_of_it(autojump_clock: object) -> None:
+    house = House()
+    status, shown = await tell(house, "/v1/level", "GET")
+    assert (status, shown["level"], shown["pin"]) == (200, 0, None)
+    status, shown = await tell(house, "/v1/level/pin?level=2&for_s=600")
+    assert (status, shown["level"], shown["pin"]["level"]) == (200, 2, 2)
+    assert [int(event.after) for event in house.levels] == [2]
+    assert [(await tell(house, f"/v1/level/pin?{wrong}"))[0] for wrong in ("level=9", "level=1&for_s=0", "")] == [400] * 3
+    status, shown = await tell(house, "/v1/level/unpin")
+    assert (status, shown["level"]) == (200, 0)
+    assert [words[:2] for words in house.told] == [("event", "owner.level.pin"), ("event", "owner.level.unpin")]

@@ -46,6 +46,7 @@ GROUPS = {
     "models": ("list", "loaded", "load", "unload", "pull", "rm"),
     "cache": ("stats", "analyze", "clear"),
     "alerts": ("list", "test"),
+    "level": ("show", "pin", "unpin"),
     "config": ("show", "check", "plan"),
 }
 ALONE = ("run", "stop", "status", "health", "events", "reload", "rollout", "takeover", "install", "uninstall", "upgrade")
