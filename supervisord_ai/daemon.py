@@ -38,6 +38,8 @@ from supervisord_ai.config import Config
 from supervisord_ai.control.api import Control
 from supervisord_ai.control.chronicle import Chronicle
 from supervisord_ai.control.figures import Figures
+from supervisord_ai.control.lives import Lives
+from supervisord_ai.control.metrics import Counted, Metrics
 from supervisord_ai.control.reload import Reload
 from supervisord_ai.control.report import Usage
 from supervisord_ai.control.verbs import Verbs
@@ -222,7 +224,7 @@ class Daemon:
 
         self._boot_id = self._processes.boot_id()
         self._down = downtime(last_life(state.last_alive_wall, self._events), boot_id=self._boot_id, now_wall=clock.wall())
-        self._chronicle = Chronicle(self._events, clock)
+        self._chronicle, self._lives = Chronicle(self._events, clock), Lives()
         self._cages = cages = doors.cages(state_dir, form=options.cages)
         fleet_journal = FleetJournal(self._journal, clock)
         engine_logs = LogFolder(log_dir, config.logs)
@@ -332,6 +334,7 @@ class Daemon:
             events=self._events,
             down=self._down,
             happened=lambda: self._chronicle.happened,
+            metrics=Metrics(self._counted, run_sync=doors.read_elsewhere),
             verbs=Verbs(
                 agents=self._fleet,
                 queue=self._gateway,
@@ -423,6 +426,14 @@ class Daemon:
         """The path of a request; a simulation hands it connections."""
         return self._gateway
 
+    def _counted(self) -> Counted:
+        return Counted(
+            measures=self._gateway.measures(),
+            ended=self._gateway.ended(),
+            lives=self._lives.view(),
+            ledger=self._gateway.ledger(),
+        )
+
     # --- wiring ----------------------------------------------------------------------------------------------------------
 
     def _follow(self, roster: Roster, memory: MemoryPolicy) -> None:
@@ -437,6 +448,7 @@ class Daemon:
         self._gateway.tell(event)
         self._fleet.tell(event)
         self._chronicle.tell(event)
+        self._lives.tell(event)
 
     def _environ_for(self, spec: AgentSpec, generation: int, run_tag: str | None) -> dict[str, str]:
         return injected(

@@ -179,6 +179,8 @@ def _add_work(commands: Any) -> None:
     drain.add_argument("--wait", action="store_true", help="return when nobody waits and nobody runs")
     _command(queue, "resume", "queue", "end a pause or a drain", config=True, json=True, action="resume")
 
+    _command(commands, "metrics", "metrics", "print what Prometheus would scrape", config=True)
+
     models = _group(commands, "models", "the models of every Ollama")
     _command(models, "list", "models", "which are installed", config=True, json=True, action="list")
     _command(models, "loaded", "models", "which are loaded", config=True, json=True, action="loaded")

@@ -110,6 +110,15 @@ class Door:
         status, told = self._ask("GET", "/healthz", also=(503,))
         return status == 200, told
 
+    def text(self, target: str) -> str:
+        """Return the body of a GET that is not JSON. Raises: as `get`."""
+        with self._renamed(ANSWER_WITHIN_S), closing(_dial(self.path, ANSWER_WITHIN_S)) as sock:
+            answer = _Answer(sock, "GET", target)
+            body = answer.whole()
+        if answer.status != 200:
+            self._told(answer.status, json.loads(body))
+        return body.decode()
+
     def stop(self) -> int | None:
         """Tell the daemon to stop; return its pid. Raises: as `get`."""
         pid = self._ask("POST", "/v1/stop")[1].get("pid")

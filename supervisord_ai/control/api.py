@@ -19,9 +19,10 @@ from supervisord_ai.control import report
 from supervisord_ai.control.answers import Agents, Environment, Explained, Healthz, Stopping, encoded, rounded
 from supervisord_ai.control.chronicle import Occurrence
 from supervisord_ai.control.feed import Feed, Past
+from supervisord_ai.control.metrics import Metrics
 from supervisord_ai.control.openapi import document
 from supervisord_ai.control.report import Moment, Usage
-from supervisord_ai.control.routes import JSON, ROUTES, Asked, Router, Told
+from supervisord_ai.control.routes import JSON, PROMETHEUS, ROUTES, Asked, Router, Told
 from supervisord_ai.control.routes import Handler as RouteHandler
 from supervisord_ai.control.verbs import Verbs, no_agent
 from supervisord_ai.core.downtime import Downtime
@@ -72,6 +73,7 @@ class Control:
         stop: Callable[[], None],
         events: Past,
         verbs: Verbs | None = None,
+        metrics: Metrics | None = None,
         down: Downtime | None = None,
         happened: Callable[[], Sequence[Occurrence]] = tuple,
     ) -> None:
@@ -93,6 +95,7 @@ class Control:
         self._stop = stop
         self._down = down
         self._happened = happened
+        self._metrics = metrics or Metrics()
         self.feed = Feed(events, self._look)
         self._router = Router()
         self._handlers: dict[str, RouteHandler] = {
@@ -104,6 +107,7 @@ class Control:
             "queue": self._queue,
             "queue.show": self._request,
             "openapi": self._openapi,
+            "metrics": self._scraped,
             "stop": self._stopped,
             "events": self.feed.follow,
             **(verbs.handlers() if verbs is not None else {}),
@@ -166,11 +170,11 @@ class Control:
     # --- handlers, by the name of their route --------------------------------------------------------------------------
 
     async def _health(self, _asked: Asked) -> object:
-        found = report.reasons(self._moment())
+        found = report.reasons(self.moment())
         return Told(503, Healthz("degraded", found)) if found else Healthz("good", [])
 
     async def _status(self, _asked: Asked) -> object:
-        return report.status(self._moment())
+        return report.status(self.moment())
 
     async def _queue(self, asked: Asked) -> object:
         return report.queue(self._gateway(asked.query["n"]))
@@ -209,6 +213,11 @@ class Control:
     async def _openapi(self, _asked: Asked) -> object:
         return document()
 
+    async def _scraped(self, asked: Asked) -> object:
+        text = await self._metrics.text(self.moment())
+        await asked.exchange.respond(200, (("Content-Type", PROMETHEUS), ("Cache-Control", "no-store")), text)
+        return None
+
     async def _stopped(self, asked: Asked) -> object:
         log.info("stop: asked for on control.sock")
         try:
@@ -219,7 +228,8 @@ class Control:
 
     # --- looks ---------------------------------------------------------------------------------------------------------
 
-    def _moment(self) -> Moment:
+    def moment(self) -> Moment:
+        """Return everything that a status is made of, as it is now."""
         return Moment(
             version=self._version,
             pid=self._pid,
@@ -237,6 +247,6 @@ class Control:
 
     def _look(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Return the status and every agent, as plain values, for the feed."""
-        moment = self._moment()
+        moment = self.moment()
         agents = [report.agent(view) for view in moment.fleet.agents]
         return rounded(msgspec.to_builtins(report.status(moment))), rounded(msgspec.to_builtins(agents))

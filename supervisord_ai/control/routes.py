@@ -20,6 +20,7 @@ from supervisord_ai.serve.http import Exchange
 JSON = "application/json; charset=utf-8"
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
+PROMETHEUS = "text/plain; version=1.0.0; charset=utf-8"
 
 TIERS = ("all", "l1", "l2", "l3")
 EVENTS_MAX = 10_000
@@ -247,6 +248,7 @@ ROUTES: tuple[Route, ...] = (
         query=(Query("only", "events: the journal alone, without a snapshot", choices=("events",)), *EVENT_FILTER),
         also={503: None},
     ),
+    Route("metrics", "GET", "/metrics", "What Prometheus scrapes, in its text format", media=PROMETHEUS),
     Route("openapi", "GET", "/v1/openapi.json", "This description", dict[str, Any]),
     Route("stop", "POST", "/v1/stop", "Stop the fleet and the daemon", answers.Stopping, 202),
 )

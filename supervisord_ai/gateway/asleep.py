@@ -17,7 +17,7 @@ from supervisord_ai.core.scheduler import Scheduler, Ticket
 from supervisord_ai.errors import Refused
 from supervisord_ai.gateway.request import Request
 from supervisord_ai.gateway.spool import Spool, SpoolSpace
-from supervisord_ai.gateway.tally import Tally
+from supervisord_ai.gateway.tally import Ending, Tally
 from supervisord_ai.store.requests import Requests
 from supervisord_ai.store.rows import RequestRow
 
@@ -32,6 +32,7 @@ class Sleeper:
 
     id: str
     agent: str
+    agent_class: str
     key: str | None
     model: str | None
     path: str
@@ -70,7 +71,9 @@ class Asleep:
     def put(self, request: Request) -> None:
         """Let a request wait here. It is durable, nobody shares its answer, and memory may forget it."""
         row, call = request.row, request.call
-        sleeper = Sleeper(row.id, row.agent, row.key, call.model, call.path, request.times.accepted_at, request.attempt)
+        sleeper = Sleeper(
+            row.id, row.agent, row.agent_class, row.key, call.model, call.path, request.times.accepted_at, request.attempt
+        )
         self._by_id[row.id] = sleeper
         if row.key is not None:
             self._by_key[row.agent, row.key] = row.id
@@ -138,6 +141,6 @@ class Asleep:
         return sleeper
 
     def _end(self, sleeper: Sleeper, reason: str) -> None:
-        self._tally.cancelled += 1
+        self._tally.end(sleeper.agent_class, Ending.CANCELLED)
         self._requests.cancel(sleeper.id, reason)
         log.info("request %s of %s: %s cancelled on disk (%s)", sleeper.id, sleeper.agent, sleeper.path, reason)

@@ -28,6 +28,7 @@ from supervisord_ai.gateway.backends import Backend, BackendState
 from supervisord_ai.gateway.backlog import Backlog
 from supervisord_ai.gateway.batch import BatchFailed, pull_batch
 from supervisord_ai.gateway.level import LevelInForce
+from supervisord_ai.gateway.measures import Measures
 from supervisord_ai.gateway.relay import pull
 from supervisord_ai.gateway.request import End, Outcome, Request, SlotJob
 from supervisord_ai.gateway.settle import Settle
@@ -54,6 +55,7 @@ class Dispatch:
         backends: Mapping[str, Backend],
         requests: Requests,
         settle: Settle,
+        measures: Measures,
         patience: Patience,
         pins: Pins,
         clock: Clock,
@@ -67,6 +69,7 @@ class Dispatch:
         self._backends = backends
         self._requests = requests
         self._settle = settle
+        self._measures = measures
         self._patience = patience
         self._pins = pins
         self._clock = clock
@@ -290,7 +293,9 @@ class Dispatch:
 
     async def _after_load(self, backend: Backend, model: str, began_at: float) -> None:
         """A load may have pushed another model out: look."""
-        backend.note_load(model, began_at, self._clock.monotonic())
+        ended_at = self._clock.monotonic()
+        backend.note_load(model, began_at, ended_at)
+        self._measures.loaded(model, ended_at - began_at)
         try:
             await backend.refresh(also_resident=model)
         except UpstreamFault as exc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -49,6 +50,7 @@ from supervisord_ai.gateway.headers import not_granted, rfc3339
 from supervisord_ai.gateway.inference import Inference
 from supervisord_ai.gateway.ingest import Ingest
 from supervisord_ai.gateway.level import LevelInForce
+from supervisord_ai.gateway.measures import Measures, MeasuresView, Took
 from supervisord_ai.gateway.models import Models
 from supervisord_ai.gateway.outlook import Outlook
 from supervisord_ai.gateway.recovery import Recovery
@@ -56,7 +58,7 @@ from supervisord_ai.gateway.rejoin import Rejoin
 from supervisord_ai.gateway.settle import Settle
 from supervisord_ai.gateway.spool import SpoolSpace
 from supervisord_ai.gateway.stand_in import StandIn
-from supervisord_ai.gateway.tally import Tally
+from supervisord_ai.gateway.tally import Ending, Tally
 from supervisord_ai.gateway.understood import Understood
 from supervisord_ai.gateway.upkeep import Lanes, Upkeep
 from supervisord_ai.gateway.view import CacheReport, GatewayPulse, GatewayView, LedgerView, PriorityView, QueuedView
@@ -145,7 +147,16 @@ class Gateway:
         self._outlook = Outlook(self._scheduler, clock)
         self._level = LevelInForce(levels or LevelsPolicy(), self._outlook, clock, deadline_s=queue.deadline_s)
         self._cache = AnswerCache(cache, cache_file, clock)
-        settle = Settle(scheduler=self._scheduler, requests=requests, cache=self._cache, tally=self._tally, clock=clock)
+        self._named = frozenset(canonical_name(name) for name in named_models(models, levels))
+        self._measures = Measures(self._is_model)
+        settle = Settle(
+            scheduler=self._scheduler,
+            requests=requests,
+            cache=self._cache,
+            tally=self._tally,
+            measures=self._measures,
+            clock=clock,
+        )
         self._backends = [
             Backend(
                 spec,
@@ -193,6 +204,7 @@ class Gateway:
             backends={backend.spec.name: backend for backend in self._backends},
             requests=requests,
             settle=settle,
+            measures=self._measures,
             patience=patience,
             pins=self._pins,
             clock=clock,
@@ -474,6 +486,21 @@ class Gateway:
         """Return what each agent asked and what it cost since the daemon started; who asked nothing has no line."""
         return self._tally.ledger()
 
+    def ended(self) -> dict[tuple[str, Ending], int]:
+        """Return how many requests of each class ended how, since the daemon started."""
+        return self._tally.ended()
+
+    def measures(self) -> MeasuresView:
+        """Return how long requests took, by part, class and model."""
+        return self._measures.view()
+
+    def took(self, since: float) -> list[Took]:
+        """Return the times of the last requests, of those that ended after that monotonic second, latest first."""
+        return list(itertools.takewhile(lambda one: one.at > since, reversed(self._measures.recent)))
+
+    def _is_model(self, model: str) -> bool:
+        return model in self._named or any(backend.has(model) for backend in self._backends)
+
     def pulse(self) -> GatewayPulse:
         """Return what costs nothing to ask."""
         return GatewayPulse(
@@ -531,6 +558,11 @@ async def answer_refusal(exchange: Exchange, refused: Refused) -> None:
     if refused.close:
         exchange.keeps_connection = False
     await exchange.respond(refused.status, headers, body)
+
+
+def named_models(models: ModelsPolicy, levels: LevelsPolicy | None) -> list[str]:
+    """Return the models that the config names."""
+    return [*(name for name, _ in models.each), *([levels.light_model] if levels and levels.light_model else [])]
 
 
 def pins_of(models: ModelsPolicy) -> Pins:

@@ -34,7 +34,7 @@ from supervisord_ai.gateway.relay import deliver, respond_fault
 from supervisord_ai.gateway.request import End, Request
 from supervisord_ai.gateway.settle import Settle
 from supervisord_ai.gateway.stand_in import Light, StandIn
-from supervisord_ai.gateway.tally import Tally
+from supervisord_ai.gateway.tally import Ending, Tally
 from supervisord_ai.serve.http import Exchange
 from supervisord_ai.wire.ending import served_model
 
@@ -113,12 +113,12 @@ class Inference:
         self._tally.of(caller.name).asked += 1
         self._tally.not_granted += bool(call.not_granted)
         if not admits(self.mode):
-            self._tally.refused += 1
+            self._tally.end(caller.agent_class, Ending.REFUSED)
             raise Refused(503, "the owner drains the queue: nothing new is taken in", retry_after_s=RETRY_AFTER_S)
         policy = self._callers.policy(caller)
         decision = self._admit.decide(caller, policy, light.call if light is not None else call, asked)
         if isinstance(decision, Rejected):
-            self._tally.refused += 1
+            self._tally.end(caller.agent_class, Ending.REFUSED)
             log.info("%s refused: %d %s", caller.name, decision.status, decision.message)
             raise Refused(decision.status, decision.message, retry_after_s=decision.retry_after_s)
         request = self._backlog.enter(caller, policy, call, decision, key=asked.key, method=exchange.head.method)
@@ -145,11 +145,11 @@ class Inference:
         if hit is None or place.key is None:
             if asked.cache.only_if_cached:
                 self._tally.asked += 1
-                self._tally.refused += 1
+                self._tally.end(caller.agent_class, Ending.REFUSED)
                 raise Refused(504, f"only-if-cached was asked, and it is not: {place.why or 'nobody asked this before'}")
             return False
         self._tally.asked += 1
-        self._tally.cached += 1
+        self._tally.end(caller.agent_class, Ending.CACHED)
         self._tally.of(caller.name).asked += 1
         self._tally.not_granted += bool(call.not_granted)
         self._settle.note_hit(caller.name, call)

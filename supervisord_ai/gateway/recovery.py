@@ -25,7 +25,7 @@ from supervisord_ai.gateway.backlog import Backlog, dies_with_generation, ticket
 from supervisord_ai.gateway.rejoin import Rejoin
 from supervisord_ai.gateway.request import Request
 from supervisord_ai.gateway.spool import Spool, SpoolSpace
-from supervisord_ai.gateway.tally import Tally
+from supervisord_ai.gateway.tally import Ending, Tally
 from supervisord_ai.store.requests import Requests
 from supervisord_ai.store.rows import Answer, RequestRow
 from supervisord_ai.wire.faces import error_body
@@ -108,7 +108,7 @@ class Recovery:
         log.info("request %s of %s is back in the backlog as attempt %d", row.id, row.agent, attempt)
 
     def _cancel(self, row: RequestRow, why: str) -> None:
-        self._tally.cancelled += 1
+        self._tally.end(row.agent_class, Ending.CANCELLED)
         self._requests.cancel(row.id, why)
         log.warning("request %s of %s is given up: %s", row.id, row.agent, why)
         self._tell(RequestLost(row.agent, row.id, why))
@@ -118,7 +118,7 @@ class Recovery:
         message = "the supervisor ended twice while this request ran; it is not tried a third time"
         content_type, body = error_body(Face(row.face), 500, message)
         answer = Answer(500, content_type, body, form="raw", cut=False, finished_wall=self._clock.wall())
-        self._tally.failed += 1
+        self._tally.end(row.agent_class, Ending.FAILED)
         log.error("request %s of %s: %s", row.id, row.agent, message)
         self._tell(RequestPoisoned(row.agent, row.id, message))
         try:

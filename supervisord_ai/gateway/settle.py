@@ -22,8 +22,9 @@ from supervisord_ai.core.request_state import RowEvent, RowState
 from supervisord_ai.core.scheduler import Scheduler, Ticket
 from supervisord_ai.errors import StoreFault
 from supervisord_ai.gateway.cache import AnswerCache
+from supervisord_ai.gateway.measures import Measures
 from supervisord_ai.gateway.request import End, Head, Outcome, Request, SlotJob
-from supervisord_ai.gateway.tally import Tally
+from supervisord_ai.gateway.tally import Ending, Tally
 from supervisord_ai.store.requests import Requests
 from supervisord_ai.store.rows import Answer
 from supervisord_ai.wire.ending import ended_at_length, served_model
@@ -40,11 +41,21 @@ KEPT_ANSWER_BYTES = 32_000_000  # one row of the journal; a larger answer is giv
 class Settle:
     """Ends requests. The one writer of answers, in the journal and in the cache."""
 
-    def __init__(self, *, scheduler: Scheduler, requests: Requests, cache: AnswerCache, tally: Tally, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        scheduler: Scheduler,
+        requests: Requests,
+        cache: AnswerCache,
+        tally: Tally,
+        measures: Measures,
+        clock: Clock,
+    ) -> None:
         self._scheduler = scheduler
         self._requests = requests
         self._cache = cache
         self._tally = tally
+        self._measures = measures
         self._clock = clock
 
     async def after_slot(self, job: SlotJob, outcome: Outcome) -> None:
@@ -67,7 +78,9 @@ class Settle:
         lease = self._scheduler.settle(job.holder.id, now, ended_well=ended_well, parts=parts)
         whole = sum(weight for _, weight in parts)
         for ticket, weight in parts:
-            self._tally.of(ticket.agent).slot_s += (now - lease.started_at) * weight / whole
+            spent_s = (now - lease.started_at) * weight / whole
+            self._tally.of(ticket.agent).slot_s += spent_s
+            self._measures.held_slot(ticket.agent_class, spent_s)
 
     def after_bug(self, job: SlotJob, outcome: Outcome) -> None:
         """End the requests of a slot job that failed where nobody expected it, perhaps in `after_slot`. Waits for nothing."""
@@ -121,6 +134,7 @@ class Settle:
             tokens = generated_tokens(answer.body)
             self._tally.tokens += tokens
             self._tally.of(request.agent).tokens += tokens
+            self._measures.generated(request.row.agent_class, request.call.canonical_model, tokens)
             if request.stores_as is not None and not _why_not_kept(request, answer):
                 self._cache.put(request.stores_as, answer, request.call, request.agent, cost_s=self._cost_s(request))
                 request.cache_status += "; stored"
@@ -167,17 +181,17 @@ class Settle:
         account = self._tally.of(request.agent)
         match outcome.end:
             case End.WHOLE if request.found is not None:
-                self._tally.cached += 1
+                self._tally.end(request.row.agent_class, Ending.CACHED)
                 self.note_hit(request.agent, request.call)
             case End.WHOLE | End.UNFINISHED | End.ERROR:
-                self._tally.answered += 1
+                self._tally.end(request.row.agent_class, Ending.ANSWERED)
                 account.answered += 1
             case End.LEFT:
-                self._tally.cancelled += 1
+                self._tally.end(request.row.agent_class, Ending.CANCELLED)
             case End.FAULT if request.state is RowState.QUEUED:
-                self._tally.refused += 1
+                self._tally.end(request.row.agent_class, Ending.REFUSED)
             case End.FAULT:
-                self._tally.failed += 1
+                self._tally.end(request.row.agent_class, Ending.FAILED)
         request.move(RowEvent.ANSWERED if outcome.end is End.WHOLE else RowEvent.CANCELLED)
         now, times = self._clock.monotonic(), request.times
         if request.is_collapsed and outcome.end is not End.LEFT:
@@ -188,6 +202,7 @@ class Settle:
             self._tally.waited_s += times.started_at - times.accepted_at
             account.waited_s += times.started_at - times.accepted_at
             self._tally.generated_s += now - times.started_at
+            self._measures.took(request.row.agent_class, request.call.canonical_model, times, now)
         request.finish(outcome, now)
         log.info(
             "request %s of %s: %s %s%s",

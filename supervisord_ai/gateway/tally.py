@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from enum import StrEnum
 
 from supervisord_ai.gateway.view import LedgerView, Totals
+
+
+class Ending(StrEnum):
+    """How a request ended; the words are those of `Totals`."""
+
+    ANSWERED = "answered"
+    CACHED = "cached"
+    REFUSED = "refused"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
 @dataclass(slots=True)
@@ -40,10 +52,18 @@ class Tally:
     """The counters behind `Totals`."""
 
     def __init__(self) -> None:
-        self.asked = self.answered = self.cached = self.refused = self.failed = self.cancelled = 0
-        self.recovered = self.rejoined = self.coalesced = self.tokens = self.not_granted = 0
+        self.asked = self.recovered = self.rejoined = self.coalesced = self.tokens = self.not_granted = 0
         self.waited_s = self.generated_s = 0.0
+        self._ended: Counter[tuple[str, Ending]] = Counter()
         self._accounts: dict[str, Account] = {}
+
+    def end(self, agent_class: str, how: Ending) -> None:
+        """A request of this class has ended."""
+        self._ended[agent_class, how] += 1
+
+    def ended(self) -> dict[tuple[str, Ending], int]:
+        """Return how many requests of each class ended how."""
+        return dict(self._ended)
 
     def of(self, agent: str) -> Account:
         """Return an agent's line, to write in. All guests have one, all calls of the owner another."""
@@ -59,13 +79,12 @@ class Tally:
 
     def totals(self) -> Totals:
         """Return the counts so far."""
+        ended = Counter[str]()
+        for (_, how), count in self._ended.items():
+            ended[how.value] += count
         return Totals(
             asked=self.asked,
-            answered=self.answered,
-            cached=self.cached,
-            refused=self.refused,
-            failed=self.failed,
-            cancelled=self.cancelled,
+            **{how.value: ended[how.value] for how in Ending},
             recovered=self.recovered,
             rejoined=self.rejoined,
             coalesced=self.coalesced,

@@ -49,7 +49,10 @@ GROUPS = {
     "level": ("show", "pin", "unpin"),
     "config": ("show", "check", "plan"),
 }
-ALONE = ("run", "stop", "status", "health", "events", "reload", "rollout", "takeover", "install", "uninstall", "upgrade")
+ALONE = (
+    *("run", "stop", "status", "health", "events", "metrics", "reload", "rollout"),
+    *("takeover", "install", "uninstall", "upgrade"),
+)
 WITH_CONFIG = {(word,) for word in ALONE} | {
     (group, action) for group, actions in GROUPS.items() for action in actions
 }
