@@ -172,3 +172,10 @@ async def test_it_serves_on_a_unix_socket(tmp_path: Path) -> None:
                 received = b"".join([piece async for piece in stream])
             nursery.cancel_scope.cancel()
     assert received.endswith(b"Ollama is running")
+
+
+async def test_anthropic_says_no_reason_where_ollama_knows_none(autojump_clock: Clock) -> None:
+    body = {"model": "tinyllama", "messages": said("[[n=0 nofinal=1]]"), "max_tokens": 9}
+    async with running(Double()) as double:
+        status, answer = await ask(double, "POST", "/v1/messages", body)
+    assert (status, answer["content"], "stop_reason" in answer) == (200, None, False)

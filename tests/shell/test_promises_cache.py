@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
@@ -52,6 +52,8 @@ async def ask(path: str, prompt: str, is_stream: bool) -> tuple[int, int, int]:
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(PATHS), FAULTS, st.booleans())
+@example("/v1/messages", "[[n=0 nofinal=1]]", False)  # the double said `end_turn` of it, where Ollama says nothing
+@example("/v1/messages", "[[n=1 nofinal=1]]", False)
 def test_what_is_no_whole_plain_answer_is_never_kept(path: str, prompt: str, is_stream: bool) -> None:
     is_tool_face = path in {"/api/chat", "/v1/chat/completions"}
     stored, hits, whole = trio.run(ask, path, prompt, is_stream, clock=MockClock(autojump_threshold=0))

@@ -10,6 +10,7 @@ from .openai_face import EVENTS, BadRequest
 from .turn import Turn
 from .voices import JSON, JSON_OF_A_WRITER
 
+_STOP_REASONS = {"stop": "end_turn", "length": "max_tokens"}
 STREAM_HEADERS = [("Cache-Control", "no-cache"), ("Connection", "keep-alive")]
 
 
@@ -75,7 +76,7 @@ class AnthropicVoice:
             await self._close_block()
         if line["done"]:
             await self._close_block()
-            await self._send("message_delta", {"delta": {"stop_reason": self._reason(line)}, "usage": _usage(line)})
+            await self._send("message_delta", {"delta": self._reason(line), "usage": _usage(line)})
             await self._send("message_stop", {})
 
     async def single(self, answer: JsonObject) -> None:
@@ -94,16 +95,18 @@ class AnthropicVoice:
             "type": "message",
             "role": "assistant",
             "model": answer["model"],
-            "content": content,
-            "stop_reason": self._reason(answer),
+            "content": content or None,  # Go's nil slice
+            **self._reason(answer),
             "usage": _usage(answer),
         }
         await self._turn.respond(200, [*self._headers, JSON_OF_A_WRITER], encode(body) + b"\n")
 
-    def _reason(self, line: JsonObject) -> str:
+    def _reason(self, line: JsonObject) -> JsonObject:
+        """Why it stopped, as a member; none where Ollama does not know, as after a runner that went without its last line."""
         if self._has_tools:
-            return "tool_use"
-        return "max_tokens" if line.get("done_reason") == "length" else "end_turn"
+            return {"stop_reason": "tool_use"}
+        done_reason = line.get("done_reason", "")
+        return {"stop_reason": _STOP_REASONS.get(done_reason, "stop_sequence")} if done_reason else {}
 
     async def _in_block(self, kind: str, start: JsonObject) -> None:
         if self._block == kind:
