@@ -25,6 +25,7 @@ from supervisord_ai.agents.generation import Doors, EnvironFor, Journal
 from supervisord_ai.agents.lifecycle import Agent
 from supervisord_ai.agents.output import LogFolder
 from supervisord_ai.agents.pressure import Shedding
+from supervisord_ai.agents.recycling import Recycling
 from supervisord_ai.agents.rollout import Rollouts
 from supervisord_ai.agents.view import AgentView, FleetPulse, FleetView
 from supervisord_ai.clock import Clock
@@ -93,6 +94,14 @@ class Fleet:
             tell=tell,
             is_busy=self._calling.__contains__,
         )
+        self._recycling = Recycling(
+            agents=self._agents,
+            group_size=(rollout or RolloutPolicy()).group_size,
+            clock=clock,
+            rng=rng,
+            is_busy=self._calling.__contains__,
+            is_held=lambda: self._is_stopping or not self._may_start.is_set() or self._rollouts.is_under_way,
+        )
         self._make = partial(Agent, doors=doors, restart=restart, gate=gate, rng=rng, witness=self._rollouts)
         self._agents.update((name, self._make(spec)) for name, spec in specs.items())
         self._levels = levels or LevelsPolicy()
@@ -138,6 +147,7 @@ class Fleet:
                     nursery.start_soon(every, LOOK_S, "looking for killed children", self._look_for_killed)
                 nursery.start_soon(self._start_in_batches)
                 nursery.start_soon(self._rollouts.run)
+                nursery.start_soon(every, LOOK_S, "looking for those who have run long enough", self._recycling.look)
                 self._swept.set()
                 task_status.started()
         finally:

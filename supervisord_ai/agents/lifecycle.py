@@ -162,6 +162,10 @@ class Agent:
     def is_ready(self) -> bool:
         return self.state is AgentState.RUNNING and self._end_reason is None
 
+    def age_s(self, now: float) -> float | None:
+        """How long its generation has run; None where it is not ready, or is being ended."""
+        return now - self._generation.started_at if self.is_ready and self._generation is not None else None
+
     @property
     def is_stopped_by_owner(self) -> bool:
         """Whether it was told to stay down."""

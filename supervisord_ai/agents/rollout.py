@@ -128,6 +128,10 @@ class Rollouts:
         self._wake()
         return tuple(held)
 
+    @property
+    def is_under_way(self) -> bool:
+        return not self._rollout.is_over
+
     def pause(self) -> None:
         """Take no further agent. Raises: UsageError, nothing is under way."""
         self._under_way().pause("by its owner")

@@ -9,7 +9,6 @@ from __future__ import annotations
 NOT_IN_EFFECT: tuple[str, ...] = (
     "web.listen",
     "memory.enforce",
-    "class.X.max_age",
 )
 
 

@@ -24,7 +24,7 @@ from enum import StrEnum
 
 from supervisord_ai.core.machine import advance
 from supervisord_ai.core.policies import RolloutPolicy
-from supervisord_ai.core.verdict import LOST, Blame, blame
+from supervisord_ai.core.verdict import LOST, MAX_AGE, Blame, blame
 
 
 class Step(StrEnum):
@@ -58,7 +58,7 @@ TRANSITIONS: dict[tuple[Step, _Move], Step] = {
     **{(step, _Move.LEAVE): Step.LEFT for step in Step},
 }
 EXTENDED_MOST = 10
-OUR_RESTARTS = frozenset({LOST, "stopped:restart", "stopped:rollout", "stopped:max-age"})  # it is started again after these
+OUR_RESTARTS = frozenset({LOST, "stopped:restart", "stopped:rollout", f"stopped:{MAX_AGE}"})  # it is started again after these
 IN_HAND = frozenset({Step.ROLLING, Step.RETURNING, Step.DOWN})
 
 

@@ -22,6 +22,7 @@ OOM_OWN_CAP = "oom:own-cap"
 SHUTDOWN = "shutdown"  # the intent of a supervisor that ends and takes everyone along
 WATCHDOG = "watchdog"  # it broke its promise of heartbeats: we ended it, and it is to blame
 SHED = "shed"  # of one whose memory had to come back
+MAX_AGE = "max-age"  # it has run for as long as its class says, and is started anew
 REMOVED = "removed"  # of one that is not in the roster any more
 LOST = "lost-while-down"
 AFTER_GATEWAY_S = 10.0  # an end this soon after a refusal or a cut of ours is put down to it

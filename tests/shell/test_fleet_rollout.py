@@ -259,3 +259,37 @@ async def test_nothing_outdated_is_nothing_to_roll(autojump_clock: MockClock, tm
         await fleet.stop_all()
         with pytest.raises(UsageError, match="being stopped"):
             fleet.rollouts.begin(("a",))
+
+
+async def test_agents_are_started_anew_at_their_age_and_never_more_than_a_group_at_once(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    world = World(tmp_path, dict.fromkeys(NAMES, "serve"), max_age_s=1000.0)
+    world.rollout = RolloutPolicy(group_size=2)
+    async with world.running() as fleet:
+        fewest = 25
+        await trio.sleep(850)
+        assert len(started(world)) == 25
+        for _ in range(3000):
+            fewest = min(fewest, sum(state is RUNNING for state in states(fleet).values()))
+            await trio.sleep(0.1)
+        assert fewest == 23
+        assert sorted(name for name, number in started(world) if number == 2) == sorted(NAMES)
+        assert set(world.journal.verdicts("a00")) == {"stopped:max-age"}
+        # Never two of a batch at the same moment: each generation has an age of its own.
+        again = [at for at, _ in world.processes.spawned[25:50]]
+        assert again[-1] - again[0] > 100
+        await fleet.stop_all()
+
+
+async def test_one_that_is_busy_is_started_anew_between_two_calls(autojump_clock: MockClock, tmp_path: Path) -> None:
+    world = World(tmp_path, {"a": "serve"}, max_age_s=100.0)
+    async with world.running() as fleet:
+        await trio.sleep(10)
+        fleet.tell(AgentCalls("a", 1, is_under_way=True))
+        await trio.sleep(300)
+        assert len(started(world)) == 1
+        fleet.tell(AgentCalls("a", 1, is_under_way=False))
+        await trio.sleep(5)
+        assert len(started(world)) == 2
+        await fleet.stop_all()

@@ -384,7 +384,6 @@ def test_the_keys_without_effect_are_these() -> None:
     assert NOT_IN_EFFECT == (
         "web.listen",
         "memory.enforce",
-        "class.X.max_age",
     )
 
 
