@@ -1,22 +1,15 @@
-"""`agents list`, `agents show`, `agents logs`, `agents token`; `agents add` is in `adding.py`."""
+"""`agents list`, `agents show`, `agents token`; `logs` is in `agent_logs.py`, `add` in `adding.py`, `scale` in `scaling.py`."""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
-import time
 from argparse import Namespace
-from collections import deque
-from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
+from supervisord_ai.cli import agent_logs
 from supervisord_ai.cli.door import Door, open_door
 from supervisord_ai.cli.exits import Exit
 from supervisord_ai.cli.screen import columns, printable, size_of, span_of, table
-from supervisord_ai.errors import HostFault
-
-POLL_S = 0.2
 
 
 def run(args: Namespace) -> int:
@@ -24,6 +17,10 @@ def run(args: Namespace) -> int:
         from supervisord_ai.cli.adding import add  # noqa: PLC0415 - it checks a config, and the other verbs need not wait for that
 
         return add(args)
+    if args.action == "scale":
+        from supervisord_ai.cli.scaling import scale  # noqa: PLC0415 - as above
+
+        return scale(args)
     door = open_door(args)
     match args.action:
         case "list":
@@ -33,7 +30,7 @@ def run(args: Namespace) -> int:
         case "token":
             return _token(args, door)
         case _:
-            return _logs(args, door)
+            return agent_logs.run(args, door)
 
 
 def _list(args: Namespace, door: Door) -> int:
@@ -113,43 +110,3 @@ def _token(args: Namespace, door: Door) -> int:
     else:
         print(given["AI_SUPERVISOR_TOKEN"])
     return Exit.GOOD
-
-
-def _logs(args: Namespace, door: Door) -> int:
-    path = door.agent(args.name)["log_path"]
-    try:
-        with open(path, "rb") as file:
-            for line in deque(file, maxlen=max(0, args.lines)):
-                _write(line)
-            sys.stdout.flush()
-            if args.follow:
-                for data in follow(file, path):
-                    _write(data)
-                    sys.stdout.flush()
-    except OSError as exc:
-        if isinstance(exc, BrokenPipeError):
-            raise
-        raise HostFault(f"{path} cannot be read: {exc.strerror}") from exc
-    return Exit.GOOD
-
-
-def follow(file: IO[bytes], path: str) -> Iterator[bytes]:
-    """Yield what is added to a log, for ever. A rotation by truncation starts it anew from the beginning."""
-    while True:
-        data = file.read(65_536)
-        if data:
-            yield data
-            continue
-        if os.stat(path).st_size < file.tell():
-            file.seek(0)
-            continue
-        time.sleep(POLL_S)
-
-
-def _write(data: bytes) -> None:
-    """Write an agent's own bytes: as they are into a pipe, without commands on a terminal."""
-    if sys.stdout.isatty():
-        text = data.decode(errors="replace")
-        sys.stdout.write("".join(char if char in "\n\t" else printable(char) for char in text))
-    else:
-        sys.stdout.buffer.write(data)

@@ -138,10 +138,14 @@ def _add_agents(commands: Any) -> None:
     listed.add_argument("--state", metavar="STATE", help="only agents in this state")
     show = _command(agents, "show", "agents", "everything about one agent", config=True, json=True, action="show")
     show.add_argument("name", metavar="NAME")
-    logs = _command(agents, "logs", "agents", "what an agent wrote", config=True, action="logs")
-    logs.add_argument("name", metavar="NAME")
+    logs = _command(agents, "logs", "agents", "what agents wrote", config=True, action="logs")
+    logs.add_argument("name", metavar="NAME", help="its name, or a pattern: 'sonnet-*' shows all of them, line by line")
     logs.add_argument("-f", "--follow", action="store_true", help="go on as it writes, until ^C")
     logs.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="the last N lines (default: 50)")
+
+    scale = _command(agents, "scale", "agents", "have more or fewer agents of an entry", config=True, json=True, action="scale")
+    scale.add_argument("name", metavar="NAME", help="the entry: its class, or its agents' names as a pattern ('sonnet-*')")
+    scale.add_argument("count", metavar="COUNT", type=_count, help="how many; the highest numbers go, the lowest come")
 
     token = _command(agents, "token", "agents", "what an external agent shows to be known", config=True, action="token")
     token.add_argument("name", metavar="NAME")
@@ -281,6 +285,12 @@ def _pin_time(word: str) -> float:
     if not 1 <= seconds <= 7 * 86_400:
         raise argparse.ArgumentTypeError(f"{word} is not a time: 30s, 10m or 2h, at most a week")
     return seconds
+
+
+def _count(word: str) -> int:
+    if not (word.isascii() and word.isdecimal()) or int(word[:6]) > 10_000:
+        raise argparse.ArgumentTypeError(f"{word} is not a number of agents: 0 to 10000")
+    return int(word)
 
 
 def _port(word: str) -> int:

@@ -17,6 +17,7 @@ from supervisord_ai.config.values import ListenPolicy
 from supervisord_ai.errors import UsageError
 
 _URL = re.compile(r"""^([^#\n]*?\burl["']?[ \t]*=[ \t]*)("(?:[^"\\\n]|\\.)*"|'[^'\n]*')""")
+_COUNT = re.compile(r"""^([^#\n]*?\bcount["']?[ \t]*=[ \t]*)[0-9_]+""")
 _STRING = r"""(?:"(?:[^"\\\n]|\\.)*"|'[^'\n]*')"""
 _TCP = re.compile(rf"""(\btcp["']?[ \t]*=[ \t]*\[)((?:[\s,]|\#[^\n]*|{_STRING})*)\]""")
 
@@ -67,6 +68,25 @@ def with_owner(text: str, owner: str) -> str:
         changed = "".join(lines)
     else:
         changed = _after(lines, where["daemon",], line) if ("daemon",) in where else f"{_ended(text)}\n[daemon]\n{line}"
+    return _checked(changed, meant, by_hand)
+
+
+def with_agent_count(text: str, index: int, count: int) -> str:
+    """Return the config with `count` as the number of agents of its entry `index`. Raises: as with_backend_url."""
+    meant = _parsed(text)
+    by_hand = f"in [[agents]] number {index + 1}, set count = {count}"
+    try:
+        meant["agents"][index]["count"] = count
+    except (KeyError, IndexError, TypeError) as exc:
+        raise UsageError(by_hand) from exc
+    where = key_lines(text)
+    lines = text.splitlines(keepends=True)
+    if ("agents", index, "count") in where:
+        at = where["agents", index, "count"] - 1
+        lines[at] = _COUNT.sub(lambda found: f"{found[1]}{count}", lines[at], count=1)
+        changed = "".join(lines)
+    else:
+        changed = _after(lines, where["agents", index], f"count = {count}\n")
     return _checked(changed, meant, by_hand)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trio
 
-from supervisord_ai.cli.agents import follow
+from supervisord_ai.cli.agent_logs import follow
 from supervisord_ai.cli.exits import Exit
 from supervisord_ai.cli.main import main
 from supervisord_ai.clock import SystemClock
@@ -195,6 +195,31 @@ def test_following_a_log_goes_on_after_it_was_rotated_by_truncation(tmp_path: Pa
         with path.open("ab") as writer:
             writer.write(b"anew\n")
         assert next(more) == b"anew\n"
+
+
+def test_what_came_between_the_last_look_and_a_rotation_is_read_from_the_copy(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_bytes(b"seen\n")
+    with path.open("rb") as file:
+        file.read()
+        (tmp_path / "a.log.1").write_bytes(b"seen\nunseen, and then cut\n")
+        path.write_bytes(b"n\n")
+        more = follow(file, str(path))
+        assert [next(more), next(more)] == [b"unseen, and then cut\n", b"n\n"]
+
+
+def test_many_logs_are_read_line_by_line_with_their_names(
+    daemon: Daemon, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    for name, text in (("opus-01", "1\n2\n3\n"), ("opus-02", "a\nb, without an end")):
+        (tmp_path / f"{name}.log").write_text(text)
+    views = [agent_view(name, log_path=str(tmp_path / f"{name}.log")) for name in ("opus-01", "opus-02", "sonnet-1")]
+    daemon.fleet = fleet_view(*views)
+    assert main(["agents", "logs", "opus-*", "-n", "2"]) == 0
+    assert capsysbinary.readouterr().out.decode().splitlines() == [
+        "opus-01 | 2", "opus-01 | 3", "opus-02 | a", "opus-02 | b, without an end",
+    ]  # fmt: skip
+    assert main(["agents", "logs", "nobody-*"]) == Exit.USAGE
 
 
 def test_the_queue_lists_runners_and_waiters(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:

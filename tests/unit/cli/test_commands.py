@@ -41,7 +41,7 @@ def parsers(parser: argparse.ArgumentParser, words: Words = ()) -> Iterator[tupl
 
 COMMANDS = dict(parsers(build_parser()))
 GROUPS = {
-    "agents": ("list", "show", "logs", "token", "add", "start", "stop", "restart", "release"),
+    "agents": ("list", "show", "logs", "token", "add", "scale", "start", "stop", "restart", "release"),
     "queue": ("list", "show", "cancel", "pause", "drain", "resume"),
     "models": ("list", "loaded", "load", "unload", "pull", "rm"),
     "cache": ("stats", "analyze", "clear"),
