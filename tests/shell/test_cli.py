@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -82,7 +83,8 @@ class Daemon:
 
     def end(self) -> None:
         if self._thread.is_alive():
-            self._token.run_sync_soon(self._stop.set)
+            with suppress(trio.RunFinishedError):  # a test may have stopped it
+                self._token.run_sync_soon(self._stop.set)
         self._thread.join(10)
         assert not self._thread.is_alive()
 
