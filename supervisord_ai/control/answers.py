@@ -24,7 +24,7 @@ from supervisord_ai.gateway.view import (
     TierView,
     Totals,
 )
-from supervisord_ai.health.view import AlertView, BypassView, ComponentView, TriedWay
+from supervisord_ai.health.view import AlertView, BypassView, ComponentView, ReliefView, TriedWay
 
 _CLASS = {"agent_class": "class"}
 
@@ -147,12 +147,17 @@ class PlanPart(Struct):
 
 
 class Memory(Struct):
-    """The memory plan beside what is used, and what the daemon itself costs."""
+    """The memory plan beside what is used, what the daemon itself costs, and what is given up while memory is short.
+
+    `shed`: the agents that were stopped for it, in that order.
+    """
 
     plan: list[PlanPart]
     total_bytes: int
     daemon_rss_bytes: int
     daemon_cpu_s: float
+    relief: ReliefView | None = None
+    shed: tuple[str, ...] = ()
 
 
 class Gpu(Struct):

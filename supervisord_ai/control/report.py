@@ -104,7 +104,14 @@ def status(moment: Moment) -> Status:
         guarantee=Reliance(fleet.guarantee, fleet.guarantee_detail),
         cache=gateway.cache,
         spool=gateway.spool,
-        memory=Memory(plan(moment), moment.memory.total_bytes, moment.usage.rss_bytes, moment.usage.cpu_s),
+        memory=Memory(
+            plan(moment),
+            moment.memory.total_bytes,
+            moment.usage.rss_bytes,
+            moment.usage.cpu_s,
+            relief=moment.health.relief,
+            shed=fleet.shed,
+        ),
         bypasses=moment.health.bypasses,
         alerts=AlertsSummary(
             len(moment.health.alerts), [one for one in moment.health.alerts if one.state == "firing"]
@@ -137,6 +144,8 @@ def reasons(moment: Moment) -> list[str]:
             found.append(f"agent {past.agent} calls backend {past.backend} itself, past the queue")
     if moment.gateway.mode != "open":
         found.append(f"the queue is {moment.gateway.mode}")
+    if moment.fleet.shed:
+        found.append(f"{len(moment.fleet.shed)} stopped to give memory back: {_some(moment.fleet.shed)}")
     quarantined = [view.name for view in moment.fleet.agents if view.state is AgentState.QUARANTINED]
     if quarantined:
         found.append(f"{len(quarantined)} in quarantine: {_some(quarantined)}")
