@@ -27,6 +27,7 @@ tcp = []
 [class.sonnet]
 memory = "40MiB"
 start = "1s"
+ceiling = 3
 [[agents]]
 name = "one-{n}"
 class = "sonnet"
