@@ -12,13 +12,15 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import sqlite_utils
+from typing import TYPE_CHECKING
 
 from supervisord_ai.errors import SchemaTooNew
 from supervisord_ai.store.disk import make_private
 
-Migration = Callable[[sqlite_utils.Database], None]
+if TYPE_CHECKING:
+    import sqlite_utils
+
+Migration = Callable[["sqlite_utils.Database"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,10 @@ def migrate(conn: sqlite3.Connection, path: Path, schema: Schema) -> None:
         return
     if found and schema.is_kept:
         _copy_before(conn, path, found)
-    tables = sqlite_utils.Database(conn)
+    # Here, and not at the top: it brings 4 MB (click, pluggy, dateutil), and most starts migrate nothing.
+    import sqlite_utils  # noqa: PLC0415
+
+    tables = sqlite_utils.Database(conn, execute_plugins=False)  # code of whoever installed one has no business here
     with tables.atomic():
         for migration in schema.migrations[found:]:
             migration(tables)
