@@ -39,9 +39,9 @@ from supervisord_ai.control.api import Control
 from supervisord_ai.control.chronicle import Chronicle
 from supervisord_ai.control.figures import Figures
 from supervisord_ai.control.lives import Lives
-from supervisord_ai.control.metrics import Counted, Metrics
 from supervisord_ai.control.reload import Reload
 from supervisord_ai.control.report import Usage
+from supervisord_ai.control.scrape import Counted, Metrics
 from supervisord_ai.control.verbs import Verbs
 from supervisord_ai.core.alerts import AlertRule, rules_of
 from supervisord_ai.core.downtime import LastLife, downtime

@@ -9,24 +9,21 @@ states and verdicts are our own words. A name that was scraped once keeps its me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from supervisord_ai.control import report
-from supervisord_ai.control.lives import LivesView
 from supervisord_ai.control.report import Moment
+from supervisord_ai.control.scrape import Counted
 from supervisord_ai.core.agent_state import AgentState
 from supervisord_ai.core.figures import BREAKER_WORDS
 from supervisord_ai.core.histogram import HistogramView
 from supervisord_ai.core.samples import Psi
-from supervisord_ai.gateway.measures import MeasuresView, Part
+from supervisord_ai.gateway.measures import Part
 from supervisord_ai.gateway.tally import Ending
-from supervisord_ai.gateway.view import LedgerView
-from supervisord_ai.store.disk import RunSync, in_thread
 
 PREFIX = "ai_supervisor_"
 PRIORITIES = range(1, 11)
@@ -41,28 +38,6 @@ _PARTS = {
     Part.FIRST_TOKEN: "From a slot to the first byte of an answer",
     Part.GENERATION: "From the first byte of an answer to its end",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """What the moment does not hold: times, endings by class, lives of agents, and each agent's line in the ledger."""
-
-    measures: MeasuresView = field(default_factory=MeasuresView)
-    ended: Mapping[tuple[str, Ending], int] = field(default_factory=dict)
-    lives: LivesView = field(default_factory=LivesView)
-    ledger: Mapping[str, LedgerView] = field(default_factory=dict)
-
-
-class Metrics:
-    """Answers scrapes. `counted` copies what is still being counted."""
-
-    def __init__(self, counted: Callable[[], Counted] = Counted, run_sync: RunSync = in_thread) -> None:
-        self._counted = counted
-        self._run_sync = run_sync
-
-    async def text(self, moment: Moment) -> bytes:
-        """Return the metrics as text. The loop is held for the copies alone."""
-        return await self._run_sync(exposed, moment, self._counted())
 
 
 def exposed(moment: Moment, counted: Counted) -> bytes:

@@ -13,8 +13,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.parser import text_string_to_metric_families
 
 from supervisord_ai.control.lives import Lives, kind_of
-from supervisord_ai.control.metrics import Counted, exposed
+from supervisord_ai.control.metrics import exposed
 from supervisord_ai.control.routes import PROMETHEUS
+from supervisord_ai.control.scrape import Counted
 from supervisord_ai.core.agent_state import AgentState
 from supervisord_ai.core.events import AgentEnded, AgentStarted
 from supervisord_ai.core.histogram import HistogramView
