@@ -76,6 +76,7 @@ def build_parser(first: str = "") -> Parser:
     _add_agents(commands)
     _add_work(commands)
     _add_config_and_engine(commands)
+    _add_keeping(commands)
     _add_takeover(commands)
     _add_installing(commands)
     _add_check_state(commands)
@@ -234,6 +235,13 @@ def _add_work(commands: Any) -> None:
     test.add_argument("name", nargs="?", metavar="NAME", help="only the way of this alert (default: every way there is)")
 
     _command(commands, "reload", "reload", "read the config again and do what changed", config=True, json=True, action="reload")
+
+
+def _add_keeping(commands: Any) -> None:
+    words = "look at this machine, its Ollama and our files; say the line that mends what is wrong"
+    doctor = _command(commands, "doctor", "doctor", words, config=True, json=True)
+    doctor.add_argument("--fix", action="store_true", help="do what concerns our own files: modes, missing folders")
+    doctor.add_argument("--all", action="store_true", help="show what is good too")
 
 
 def _add_takeover(commands: Any) -> None:

@@ -43,6 +43,10 @@ class Screen:
             self.line((f"{words:<{indent}}", head_style), (piece, style))
             first = False
 
+    def whole(self, text: str, style: str = "") -> None:
+        """Add a line that is to be copied: never cut, however wide."""
+        self._lines.append(((printable(text), style),))
+
     def title(self, word: str, *spans: Span) -> None:
         """Add a line that begins a section."""
         self.line((f"{word:<11}", "bold"), *spans)

@@ -98,6 +98,19 @@ def is_mirrored(interfaces: str) -> bool:
     return MIRRORED_INTERFACE in names
 
 
+def windows_drive(osrelease: str, mounts: str) -> str | None:
+    r"""Return where WSL has mounted C:, from /proc/mounts; None elsewhere."""
+    if not is_wsl(osrelease):
+        return None
+    for line in mounts.splitlines():
+        source, point, kind, options, *_ = (*line.split(" "), "", "", "")
+        # drvfs over 9p says `path=C:\\`, over virtiofs the source is `drvfsC...`, on WSL 1 it is `C:`.
+        is_c = source.upper().startswith(("C:", "DRVFSC")) or "PATH=C:" in options.upper()
+        if is_c and kind in {"9p", "drvfs", "virtiofs"}:
+            return point.replace("\\040", " ")
+    return None
+
+
 def default_gateway(route: str) -> IPv4Address | None:
     """Return the default gateway of least metric from the text of /proc/net/route, None where there is none.
 

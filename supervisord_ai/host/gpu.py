@@ -6,6 +6,7 @@ integrated chips) its figure is None and the others are given. https://docs.nvid
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import warnings
@@ -96,6 +97,37 @@ class NvmlGpus:
             return call(*args)
         except self._nvml.NVMLError:
             return None
+
+
+def known_calls(load: Callable[[], Any] | None = None) -> tuple[tuple[str, bool], ...] | None:
+    """Return which of the things one may want to know of the first graphics processor its driver tells; None without NVML."""
+    try:
+        nvml = (load or load_nvml)()
+    except (OSError, ImportError):
+        return None
+    try:
+        nvml.nvmlInit()
+        handle = nvml.nvmlDeviceGetHandleByIndex(0)
+        return tuple((what, _is_known(nvml, getattr(nvml, call, None), handle)) for what, call in _WORTH_KNOWING)
+    except nvml.NVMLError:
+        return None
+    finally:
+        with contextlib.suppress(nvml.NVMLError):
+            nvml.nvmlShutdown()
+
+
+_WORTH_KNOWING = (
+    ("memory", "nvmlDeviceGetMemoryInfo"),
+    ("utilisation", "nvmlDeviceGetUtilizationRates"),
+    ("processes", "nvmlDeviceGetComputeRunningProcesses"),
+)
+
+
+def _is_known(nvml: Any, call: Callable[[Any], Any] | None, handle: Any) -> bool:
+    try:
+        return call is not None and call(handle) is not None
+    except nvml.NVMLError:
+        return False
 
 
 def load_nvml() -> Any:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from supervisord_ai.core import locate
 from supervisord_ai.core.samples import Gpu, Psi
 from supervisord_ai.host.container import OwnGroups, Room, own_groups
 from supervisord_ai.host.gpu import Gpus, NvmlGpus
@@ -205,16 +206,9 @@ class RealMachine:
 
 
 def windows_drive(proc: str = "/proc") -> str | None:
-    r"""Return where WSL has mounted C:, None elsewhere. Its own disk is a file there, unless its owner has moved it."""
-    if b"microsoft" not in (read_raw(f"{proc}/sys/kernel/osrelease", 256) or b"").lower():
-        return None
-    for line in (read_raw(f"{proc}/mounts", 1 << 16) or b"").splitlines():
-        source, point, kind, options, *_ = line.split(b" ")
-        # drvfs over 9p says `path=C:\`, over virtiofs the source is `drvfsC...`, on WSL 1 it is `C:`.
-        is_c = source.upper().startswith((b"C:", b"DRVFSC")) or b"PATH=C:" in options.upper()
-        if is_c and kind in {b"9p", b"drvfs", b"virtiofs"}:
-            return os.fsdecode(point.replace(b"\\040", b" "))
-    return None
+    """Return where WSL has mounted C:, None elsewhere. Its own disk is a file there, unless its owner has moved it."""
+    osrelease = os.fsdecode(read_raw(f"{proc}/sys/kernel/osrelease", 256) or b"")
+    return locate.windows_drive(osrelease, os.fsdecode(read_raw(f"{proc}/mounts", 1 << 16) or b""))
 
 
 def free_bytes(path: str | Path) -> int | None:

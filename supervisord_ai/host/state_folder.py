@@ -13,7 +13,7 @@ from supervisord_ai.errors import AlreadyRunning, HostFault, UsageError
 
 # On these SQLite's log cannot be shared between connections, and locks are not kept. 9p is how WSL2 shows Windows drives
 # (drvfs in WSL1, virtiofs in newer ones); the others are file servers.
-_REFUSED = frozenset({"9p", "drvfs", "cifs", "smb3", "nfs", "nfs4"})
+REFUSED_FILE_SYSTEMS = frozenset({"9p", "drvfs", "cifs", "smb3", "nfs", "nfs4"})
 _LOCK = "lock"
 _SECRET = "secret"  # noqa: S105 - a file name
 _SECRET_BYTES = 32
@@ -164,7 +164,7 @@ def _refuse_strange_file_systems(path: Path) -> None:
     except OSError:
         return
     kind = file_system_of(str(nearest), mountinfo)
-    if kind in _REFUSED:
+    if kind in REFUSED_FILE_SYSTEMS:
         where = "a Windows drive" if kind in {"9p", "drvfs"} else "a file server"
         raise UsageError(
             f"the state folder {path} is on {where} ({kind}), where a database does not survive: "
