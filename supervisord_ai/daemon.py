@@ -90,6 +90,7 @@ from supervisord_ai.store.cache import CacheFile
 from supervisord_ai.store.database import Database, Durability
 from supervisord_ai.store.disk import Disk, RunSync, in_thread
 from supervisord_ai.store.journal import EventJournal, FleetJournal
+from supervisord_ai.store.peaks import PeakJournal
 from supervisord_ai.store.requests import Requests
 from supervisord_ai.store.schema import JOURNAL
 from supervisord_ai.upstreams import EngineDoors, Upstreams
@@ -226,7 +227,7 @@ class Daemon:
         self._down = downtime(last_life(state.last_alive_wall, self._events), boot_id=self._boot_id, now_wall=clock.wall())
         self._chronicle, self._lives = Chronicle(self._events, clock), Lives()
         self._cages = cages = doors.cages(state_dir, form=options.cages)
-        fleet_journal = FleetJournal(self._journal, clock)
+        fleet_journal, self._peaks = FleetJournal(self._journal, clock), PeakJournal(self._journal, clock)
         engine_logs = LogFolder(log_dir, config.logs)
         held.callback(engine_logs.close)
         self._upstreams = Upstreams(
@@ -253,6 +254,8 @@ class Daemon:
             rollout=config.rollout,
             levels=config.levels,
             fences=FenceFolder(self._runtime_dir / "fences"),
+            enforce=config.memory.enforce,
+            peaks=self._peaks,
         )
         caged = cages.cage("any").identity  # not one of the roster: a reload may bring the first agent
         fleet_cgroup = caged.rpartition("/")[0] if caged is not None else None
@@ -335,6 +338,7 @@ class Daemon:
             down=self._down,
             happened=lambda: self._chronicle.happened,
             metrics=Metrics(self._counted, run_sync=doors.read_elsewhere),
+            peaks=self._peaks.of_days,
             verbs=Verbs(
                 agents=self._fleet,
                 queue=self._gateway,
@@ -518,7 +522,9 @@ class Daemon:
         self._state.mark_alive(self._clock.wall())
 
     async def _forget_events(self) -> None:
-        await self._events.forget(self._clock.wall() - self._config.retention_events_s)
+        before_wall = self._clock.wall() - self._config.retention_events_s
+        await self._events.forget(before_wall)
+        await self._peaks.forget(before_wall)
 
     def _signs(self) -> Signs:
         journal = self._journal.statistics()

@@ -117,9 +117,10 @@ def _generation(doors: Doors, wanted: AgentSpec, record: AgentRecord, cage: Cage
     spec = wanted
     if record.digest != wanted.run_digest:
         spec = doors.journal.spec(record.digest) or wanted
+    cap_bytes = _bound(doors, cage, baseline.cap_bytes)
     age_s = max(0.0, doors.clock.wall() - baseline.started_wall)
     generation = Generation(
-        dataclasses.replace(spec, policy=dataclasses.replace(spec.policy, memory_bytes=baseline.cap_bytes)),
+        dataclasses.replace(spec, policy=dataclasses.replace(spec.policy, memory_bytes=cap_bytes)),
         record.generation,
         doors,
         cage=cage,
@@ -136,6 +137,19 @@ def _generation(doors: Doors, wanted: AgentSpec, record: AgentRecord, cage: Cage
     cage.started(main.pid)
     generation.announce(record.run_tag or "", baseline.uid)
     return generation
+
+
+def _bound(doors: Doors, cage: Cage, cap_bytes: int) -> int:
+    """Have the cap of then bind, or none where caps are only observed; returns what binds, 0 for nothing.
+
+    The supervisor in between may have been of the other mind, and the journal tells of the start alone.
+    """
+    try:
+        cage.limit(None if doors.is_observed or not cap_bytes else cap_bytes)
+    except HostFault as exc:
+        logger.warning("%s goes without a cap for now: %s", cage, exc)
+        return 0
+    return cap_bytes
 
 
 def _notify(doors: Doors, spec: AgentSpec, uid: int) -> NotifySocket | None:

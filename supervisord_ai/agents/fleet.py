@@ -23,6 +23,7 @@ import trio
 from supervisord_ai.agents.adopt import take_over
 from supervisord_ai.agents.generation import Doors, EnvironFor, Journal
 from supervisord_ai.agents.lifecycle import Agent
+from supervisord_ai.agents.memory_watch import HIGHS_EVERY_S, MemoryWatch, PeakNotes
 from supervisord_ai.agents.output import LogFolder
 from supervisord_ai.agents.pressure import Shedding
 from supervisord_ai.agents.recycling import Recycling
@@ -31,12 +32,13 @@ from supervisord_ai.agents.view import AgentView, FleetPulse, FleetView
 from supervisord_ai.clock import Clock
 from supervisord_ai.core.agent_state import AgentState
 from supervisord_ai.core.effects import effects_at
-from supervisord_ai.core.events import AgentAsked, AgentCalls, Event, GatewayRefused, LevelChanged, ReliefDecided
+from supervisord_ai.core.events import AgentAsked, AgentCalls, AgentEnded, Event, GatewayRefused, LevelChanged, ReliefDecided
+from supervisord_ai.core.memory_plan import Enforce
 from supervisord_ai.core.policies import LevelsPolicy, LogsPolicy, RestartPolicy, RolloutPolicy, StartPolicy
 from supervisord_ai.core.relief import Deed, FleetRoom, PauseStarts, RestoreAgent, ResumeStarts, ShedAgents
 from supervisord_ai.core.roster import AgentSpec
 from supervisord_ai.core.startup import StartGate
-from supervisord_ai.core.verdict import REMOVED, SHUTDOWN
+from supervisord_ai.core.verdict import OOM_OWN_CAP, REMOVED, SHUTDOWN
 from supervisord_ai.duty import every
 from supervisord_ai.errors import HostFault, SpawnFailed, UsageError
 from supervisord_ai.host.cgroup import Cages, Guarantee
@@ -73,6 +75,8 @@ class Fleet:
         rollout: RolloutPolicy | None = None,
         levels: LevelsPolicy | None = None,
         fences: FenceFolder | None = None,
+        enforce: Enforce = Enforce.HARD,
+        peaks: PeakNotes | None = None,
     ) -> None:
         specs = {name: spec for name, spec in specs.items() if not spec.external}
         self._start = start
@@ -81,10 +85,12 @@ class Fleet:
         self._clock = clock
         self._logs = LogFolder(log_dir, logs)
         self._own_uids = _own_uids(specs, processes)
-        doors = Doors(processes, cages, journal, self._logs, clock, tell, environ_for, self._own_uids, notify, fences)
-        self._doors = doors
+        self._is_observed = enforce is Enforce.OBSERVE
+        rooms = self._logs, clock, tell, environ_for, self._own_uids, notify, fences, self._is_observed
+        doors = self._doors = Doors(processes, cages, journal, *rooms)
         gate = StartGate()
         self._agents: dict[str, Agent] = {}
+        self._memory = None if peaks is None else MemoryWatch(self._agents, cages=cages, notes=peaks, tell=tell)
         self._calling: dict[str, int] = {}  # who has calls in the gateway, and which generation of his
         self._rollouts = Rollouts(
             rollout or RolloutPolicy(),
@@ -141,9 +147,13 @@ class Fleet:
                     nursery.start_soon(agent.run)
                 nursery.start_soon(every, LOOK_S, "reaping orphans", self._reap)
                 nursery.start_soon(every, ROTATE_S, "rotating logs", self._rotate)
-                if self._cages.guarantee is Guarantee.SOFT_RLIMIT:
+                if self._memory is not None:
+                    nursery.start_soon(every, HIGHS_EVERY_S, "writing down peaks of memory", self._memory.look_for_highs)
+                if self._memory is not None and self._is_observed:
+                    nursery.start_soon(every, LOOK_S, "comparing memory with caps", self._memory.look_for_excess)
+                elif self._cages.guarantee is Guarantee.SOFT_RLIMIT:
                     nursery.start_soon(every, LOOK_S, "looking at memory", self._look)
-                else:
+                if self._cages.guarantee is not Guarantee.SOFT_RLIMIT:
                     nursery.start_soon(every, LOOK_S, "looking for killed children", self._look_for_killed)
                 nursery.start_soon(self._start_in_batches)
                 nursery.start_soon(self._rollouts.run)
@@ -289,6 +299,8 @@ class Fleet:
                 self._relieve(deed, reason)
             case GatewayRefused(agent, generation) if agent in self._agents:
                 self._agents[agent].refused(generation)
+            case AgentEnded(agent, verdict=verdict, cap_bytes=cap_bytes) if verdict == OOM_OWN_CAP and self._memory is not None:
+                self._memory.killed(agent, cap_bytes)
             case _:
                 pass
 
@@ -404,12 +416,10 @@ class Fleet:
     def statistics(self) -> FleetView:
         """Return everyone as he is now. Reads a few kernel files for each that runs."""
         agents = tuple(agent.view(log_path=str(self._logs.path(name))) for name, agent in self._agents.items())
-        return FleetView(
-            agents=agents,
-            guarantee=str(self._cages.guarantee),
-            guarantee_detail=self._cages.detail,
-            shed=self._shedding.shed,
-        )
+        guarantee, detail = str(self._cages.guarantee), self._cages.detail
+        if self._is_observed:
+            guarantee, detail = "observed", f"caps are compared and bind nobody; {detail}"
+        return FleetView(agents, guarantee, detail, shed=self._shedding.shed)
 
 
 def _uid(processes: ProcessDoor, spec: AgentSpec) -> int | None:

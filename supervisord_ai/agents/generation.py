@@ -23,6 +23,7 @@ from supervisord_ai.clock import Clock
 from supervisord_ai.core.adoption import Baseline, Standing
 from supervisord_ai.core.cap import CapDeed, CapWatch
 from supervisord_ai.core.events import AgentStarted, Event
+from supervisord_ai.core.observed import Excess
 from supervisord_ai.core.roster import AgentSpec, Ready
 from supervisord_ai.core.verdict import Evidence, ExitStatus, Verdict, decide
 from supervisord_ai.errors import HostFault, SpawnFailed
@@ -93,6 +94,7 @@ class Doors:
     own_uids: frozenset[int]  # uids that belong to one agent alone
     notify: NotifyDoor
     fences: FenceFolder | None = None  # None: nobody else could start one
+    is_observed: bool = False  # caps are compared with what is used, and bind nobody
 
 
 class Generation:
@@ -127,6 +129,7 @@ class Generation:
         self._log_offset = log_offset
         self._kills_told = self._kills_seen = self._before.oom_kills
         self.cap_bytes = spec.policy.memory_bytes
+        self.excess = Excess()
         self._cap = CapWatch(spec.policy.memory_bytes)
 
     def __repr__(self) -> str:
@@ -149,7 +152,7 @@ class Generation:
             # Whoever could not be killed when the last one ended: a second copy beside him would be worse than none.
             if left := await cage.kill(within_s=KILL_S):
                 raise SpawnFailed("failed:cage", f"processes {', '.join(map(str, left))} of its last run do not end when killed")
-            cage.prepare(spec.policy.memory_bytes, tag)
+            cage.prepare(None if doors.is_observed else spec.policy.memory_bytes, tag)
             before, outside = cage.counters(), cage.outside()
             async with nullcontext() if doors.fences is None else doors.fences.taken(spec.name) as fence_fd:
                 with doors.logs.appending(spec.name) as (log_fd, log_offset):
@@ -177,7 +180,7 @@ class Generation:
         baseline = Baseline(
             started_wall=doors.clock.wall(),
             log_offset=log_offset,
-            cap_bytes=spec.policy.memory_bytes,
+            cap_bytes=0 if doors.is_observed else spec.policy.memory_bytes,
             uid=account.uid,
             oom_kills=before.oom_kills,
             own_limit_hits=before.own_limit_hits,
@@ -222,12 +225,12 @@ class Generation:
         Raises:
             HostFault: it does not bind; the old one does.
         """
-        self.cage.limit(cap_bytes)
+        self.cage.limit(None if self._doors.is_observed else cap_bytes)
         self.cap_bytes = self._cap.cap_bytes = cap_bytes
 
     def measured(self, used_bytes: int) -> CapDeed:
         """Take a sample of its memory, where no group limits it, and return what is to be done."""
-        if self._doors.cages.guarantee is not Guarantee.SOFT_RLIMIT:
+        if self._doors.is_observed or self._doors.cages.guarantee is not Guarantee.SOFT_RLIMIT:
             return CapDeed.NOTHING
         return self._cap.judge(used_bytes)
 
@@ -310,7 +313,7 @@ class Generation:
                 oomd_kills=_grown(self._outside.oomd_kills, outside.oomd_kills) or 0,
                 peak_bytes=after.peak_bytes,
                 cap_bytes=self.cap_bytes,
-                is_capped_by_rlimit=self._doors.cages.guarantee is Guarantee.SOFT_RLIMIT,
+                is_capped_by_rlimit=self._doors.cages.guarantee is Guarantee.SOFT_RLIMIT and not self._doors.is_observed,
                 refused_s=None if self.refused_at is None else max(0.0, self.ended_at - self.refused_at),
                 last_lines=self._doors.logs.tail(self.spec.name, since=self._log_offset),
             )

@@ -159,6 +159,11 @@ class Agent:
         return None if self._generation is None else self._generation.cage.counters().memory_bytes
 
     @property
+    def generation(self) -> Generation | None:
+        """The one that runs, for whoever looks at it."""
+        return self._generation
+
+    @property
     def is_ready(self) -> bool:
         return self.state is AgentState.RUNNING and self._end_reason is None
 
@@ -194,7 +199,8 @@ class Agent:
             self._generation.limit(wanted_bytes)
         except HostFault as exc:
             if not self._is_cap_overdue:
-                logger.warning("agent %s keeps its cap of %d bytes for now: %s", self.name, self._cap_bytes, exc)
+                now = f"its cap of {self._cap_bytes} bytes" if self._cap_bytes else "going without a cap"
+                logger.warning("agent %s keeps %s for now: %s", self.name, now, exc)
             self._is_cap_overdue = True
             return
         logger.info("agent %s: its cap is %d bytes now", self.name, wanted_bytes)
@@ -389,13 +395,14 @@ class Agent:
             memory_bytes=None if counters is None else counters.memory_bytes,
             peak_bytes=None if counters is None else counters.peak_bytes,
             cap_bytes=self.spec.policy.memory_bytes if self._generation is None else self._cap_bytes,
-            guarantee=str(self._doors.cages.guarantee),
+            guarantee="observed" if self._doors.is_observed else str(self._doors.cages.guarantee),
             log_path=log_path,
             status=self._status,
             is_outdated=self.is_outdated,
             next_start_s=max(0.0, self._due - self._clock.monotonic()) if self._is_due_later else None,
             last_lines=() if verdict is None else verdict.last_lines,
             last_peak_bytes=None if verdict is None else verdict.peak_bytes,
+            excess_bytes=None if self._generation is None else self._generation.excess.highest_bytes or None,
         )
 
     # --- the task ---

@@ -72,7 +72,7 @@ def _show(args: Namespace, door: Door) -> int:
         ("state", f"{one['state']} for {span_of(one['since_s'])}"),
         ("generation", one["generation"]),
         ("pid", one["pid"] if one["pid"] is not None else "-"),
-        ("memory", f"{size_of(one['memory_bytes'])} of {size_of(one['cap_bytes'])}, peak {size_of(one['peak_bytes'])}"),
+        ("memory", _memory(one)),
         ("guarantee", one["guarantee"]),
         ("restarts", one["restarts"]),
         ("last end", _last_end(one)),
@@ -92,6 +92,12 @@ def _show(args: Namespace, door: Door) -> int:
         print(f"\nall it said:       ai-supervisor agents logs {printable(one['name'])}")
         print(f"once it is mended: ai-supervisor agents {verb} {printable(one['name'])}")
     return Exit.GOOD
+
+
+def _memory(one: dict[str, Any]) -> str:
+    words = f"{size_of(one['memory_bytes'])} of {size_of(one['cap_bytes'])}, peak {size_of(one['peak_bytes'])}"
+    over = one["excess_bytes"]
+    return words if over is None else f"{words}; it would have exceeded its cap: {size_of(over)} (ai-supervisor config suggest)"
 
 
 def _last_end(one: dict[str, Any]) -> str:

@@ -301,6 +301,12 @@ def _count(word: str) -> int:
     return int(word)
 
 
+def _days(word: str) -> int:
+    if not word.isdecimal() or not 0 < int(word) <= 366:
+        raise argparse.ArgumentTypeError(f"{word} is not a number from 1 to 366")
+    return int(word)
+
+
 def _port(word: str) -> int:
     if not word.isdecimal() or not 0 < int(word) < 65_536:
         raise argparse.ArgumentTypeError(f"{word} is not a port: 1 to 65535")
@@ -320,6 +326,10 @@ def _add_config_and_engine(commands: Any) -> None:
 
     plan = _command(config, "plan", "reload", "show what a reload would do", config=True, json=True, action="plan")
     plan.add_argument("--exit-code", action="store_true", help="exit 1 when anything would change, as `diff` does")
+
+    words = "memory caps from what agents needed on the last days, as lines to paste"
+    suggest = _command(config, "suggest", "caps", words, config=True, json=True, action="suggest")
+    suggest.add_argument("--days", type=_days, default=7, metavar="N", help="of how many days, today included (default: 7)")
 
     engine = _group(commands, "engine", "the embedded engine")
     install = _command(engine, "install", "engine", "install the embedded engine and its model", action="install")

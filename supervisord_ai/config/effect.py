@@ -8,7 +8,6 @@ from __future__ import annotations
 
 NOT_IN_EFFECT: tuple[str, ...] = (
     "web.listen",
-    "memory.enforce",
 )
 
 

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from supervisord_ai.agents.rollout import RolledAgentView
+from supervisord_ai.core.cap_advice import CapAdvice
 from supervisord_ai.core.samples import Psi
 from supervisord_ai.gateway.view import (
     BackendView,
@@ -285,6 +286,7 @@ class Agent(Struct, rename=_CLASS):
     is_outdated: bool
     last_peak_bytes: int | None
     next_start_s: float | None
+    excess_bytes: int | None
 
 
 class ShownAgent(Agent):
@@ -302,6 +304,14 @@ class Agents(Struct):
     """Every agent of the roster, in its order."""
 
     agents: list[Agent]
+
+
+class Caps(Struct):
+    """What caps to give, from what agents needed on the last `days`; `enforce` says whether the ones of now bind."""
+
+    days: int
+    enforce: str
+    caps: tuple[CapAdvice, ...]
 
 
 class Environment(Struct):

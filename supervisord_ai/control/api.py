@@ -16,7 +16,7 @@ import msgspec
 from supervisord_ai.agents.view import FleetView
 from supervisord_ai.clock import Clock
 from supervisord_ai.control import report
-from supervisord_ai.control.answers import Agents, Environment, Explained, Healthz, Stopping, encoded, rounded
+from supervisord_ai.control.answers import Agents, Caps, Environment, Explained, Healthz, Stopping, encoded, rounded
 from supervisord_ai.control.chronicle import Occurrence
 from supervisord_ai.control.feed import Feed, Past
 from supervisord_ai.control.openapi import document
@@ -25,6 +25,7 @@ from supervisord_ai.control.routes import JSON, PROMETHEUS, ROUTES, Asked, Route
 from supervisord_ai.control.routes import Handler as RouteHandler
 from supervisord_ai.control.scrape import Metrics
 from supervisord_ai.control.verbs import Verbs, no_agent
+from supervisord_ai.core.cap_advice import Peak, advise
 from supervisord_ai.core.downtime import Downtime
 from supervisord_ai.core.identity import PeerFacts
 from supervisord_ai.core.memory_plan import MemoryPolicy
@@ -76,6 +77,7 @@ class Control:
         metrics: Metrics | None = None,
         down: Downtime | None = None,
         happened: Callable[[], Sequence[Occurrence]] = tuple,
+        peaks: Callable[[int], Mapping[str, Peak]] = lambda _days: {},
     ) -> None:
         self._version = version
         self._pid = pid
@@ -96,6 +98,7 @@ class Control:
         self._down = down
         self._happened = happened
         self._metrics = metrics or Metrics()
+        self._peaks = peaks
         self.feed = Feed(events, self._look)
         self._router = Router()
         self._handlers: dict[str, RouteHandler] = {
@@ -104,6 +107,7 @@ class Control:
             "agents": self._agents,
             "agent": self._agent,
             "agents.environment": self._given,
+            "caps": self._caps,
             "queue": self._queue,
             "queue.show": self._request,
             "openapi": self._openapi,
@@ -209,6 +213,12 @@ class Control:
         if not spec.external:
             raise Refused(409, f"{name} is started by us and finds its token in its environment; another starts with each run")
         return Environment(name, dict(self._environment(spec)))
+
+    async def _caps(self, asked: Asked) -> object:
+        classes = {name: policy.memory_bytes for name, policy in self._roster.classes.items()}
+        days = asked.query["days"]
+        advice = advise(self._roster.agents.values(), classes, self._peaks(days))
+        return Caps(days, str(self._memory.enforce), advice)
 
     async def _openapi(self, _asked: Asked) -> object:
         return document()

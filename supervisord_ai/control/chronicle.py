@@ -21,6 +21,7 @@ from supervisord_ai.core.events import (
     AgentRestored,
     AgentShed,
     AgentStarted,
+    AgentWouldExceed,
     BackendChanged,
     BreakerChanged,
     ChildKilled,
@@ -89,7 +90,7 @@ class Chronicle:
 
     # --- the rooms -----------------------------------------------------------------------------------------------------
 
-    def tell(self, event: Event) -> None:
+    def tell(self, event: Event) -> None:  # noqa: PLR0915 - one table of facts
         """Write down what a person may ask about."""
         match event:
             case AgentStarted(agent=agent, generation=generation, pid=pid, is_adopted=is_adopted):
@@ -104,6 +105,10 @@ class Chronicle:
             case ChildKilled(agent, generation, kills):
                 self._note("agent.child-killed", agent, {"generation": generation, "kills": kills})
                 self._count("agent.child-killed", "", "a process inside an agent was killed at its cap")
+            case AgentWouldExceed(agent, generation, needed_bytes, cap_bytes):
+                over = {"generation": generation, "needed_bytes": needed_bytes, "cap_bytes": cap_bytes}
+                self._note("agent.would-exceed", agent, over)
+                self._count("agent.would-exceed", "", "agent needed more than its cap, which is only observed")
             case AgentQuarantined(agent, reason):
                 self._note("agent.quarantined", agent, {"reason": reason})
                 self._count("agent.quarantined", "", "agent went into quarantine")

@@ -182,6 +182,10 @@ def next_steps(moment: Moment) -> list[Step]:
         name = resting[0].name
         steps.append(Step(f"ai-supervisor agents logs {name}", "its last words"))
         steps.append(Step(f"ai-supervisor agents release {_pattern_of(resting)}", "once it is mended"))
+    exceeding = [view.name for view in moment.fleet.agents if view.excess_bytes is not None]
+    if exceeding:
+        why = f"{len(exceeding)} would be over their caps, which are only observed: {_some(exceeding)}"
+        steps.append(Step("ai-supervisor config suggest", why))
     over = [view for view in moment.fleet.agents if needs_attention(view) and view.verdict == "oom:own-cap"]
     if over and not resting:
         why = "it went past its memory cap: raise `memory` in its class, or find the leak"

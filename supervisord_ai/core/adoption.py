@@ -17,7 +17,8 @@ from supervisord_ai.core.verdict import REMOVED, SHUTDOWN
 class Baseline:
     """What must be remembered of the start of a generation, so that a later supervisor can judge its end.
 
-    Counters as they stood then; None where the kernel does not count. `cap_bytes` is its cap, whatever the config says now.
+    Counters as they stood then; None where the kernel does not count. `cap_bytes` is its cap, whatever the config says now; 0
+    where it was only observed and bound nobody.
     """
 
     started_wall: float

@@ -74,6 +74,16 @@ class ChildKilled:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentWouldExceed:
+    """This agent needs more memory than its cap, which is only observed: bound by it, the kernel would have ended it."""
+
+    agent: str
+    generation: int
+    needed_bytes: int
+    cap_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class LevelChanged:
     """Another level holds from now on: each room does what `core.effects.effects_at` says of `after`.
 
@@ -208,6 +218,7 @@ Event = (
     | AgentCalls
     | GatewayRefused
     | ChildKilled
+    | AgentWouldExceed
     | LevelChanged
     | RolloutMoved
     | ReliefDecided

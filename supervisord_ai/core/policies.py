@@ -61,7 +61,7 @@ class CachePolicy:
 
 @dataclass(frozen=True, slots=True)
 class LevelsPolicy:
-    """`[levels]`: the ladder of DESIGN section 4."""
+    """`[levels]`: how far service is degraded, and at which pressure."""
 
     enter: tuple[float, float, float] = (0.60, 0.80, 0.95)
     leave_below: float = 0.10

@@ -78,15 +78,15 @@ class Cage(Protocol):
     def record(self) -> str | None:
         """What the journal keeps, for `Cages.recorded` of a later supervisor."""
 
-    def prepare(self, cap_bytes: int, run_tag: str) -> None:
-        """Make it, with its limit, ready for the generation that carries `run_tag`.
+    def prepare(self, cap_bytes: int | None, run_tag: str) -> None:
+        """Make it, with its limit (None: without one), ready for the generation that carries `run_tag`.
 
         Raises:
             HostFault: it cannot be made.
         """
 
-    def limit(self, cap_bytes: int) -> None:
-        """Have another limit from now on, while somebody is in it.
+    def limit(self, cap_bytes: int | None) -> None:
+        """Have another limit from now on, or none, while somebody is in it.
 
         Raises:
             HostFault: it cannot be set, or more than that is used: the kernel would kill at once.
@@ -97,6 +97,9 @@ class Cage(Protocol):
 
     def oom_kills(self) -> int:
         """Read the one counter that is looked at every second."""
+
+    async def needed_bytes(self) -> int | None:
+        """Read how much of its memory a limit could not take back: without the pages of files. None where nobody counts."""
 
     def counters(self) -> Counters:
         """Read what the kernel counted. Only memory and peak may be missing."""
@@ -303,6 +306,11 @@ class KeptFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def without_files(used_bytes: int | None, stat: KeptFile, keys: Iterable[str]) -> int | None:
+    """Return memory without the pages of files on disk, which `keys` of its memory.stat count: a limit takes those back first."""
+    return None if used_bytes is None else max(0, used_bytes - sum(stat.value(key) for key in keys))
 
 
 def keyed(path: Path) -> dict[str, int]:

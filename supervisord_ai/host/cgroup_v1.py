@@ -31,6 +31,7 @@ class V1Cage:
         self._freezer = freezer
         self._usage = KeptFile(memory / "memory.usage_in_bytes")
         self._oom = KeptFile(memory / "memory.oom_control")
+        self._stat = KeptFile(memory / "memory.stat")
         self._groups = (memory,) if freezer is None else (memory, freezer)
         self.identity = identity
         self.record: str | None = "\t".join(("v1", *map(str, self._groups)))
@@ -39,24 +40,24 @@ class V1Cage:
     def __repr__(self) -> str:
         return f"<cage {self._memory}>"
 
-    def prepare(self, cap_bytes: int, run_tag: str) -> None:  # noqa: ARG002 - the group itself tells the runs apart
+    def prepare(self, cap_bytes: int | None, run_tag: str) -> None:  # noqa: ARG002 - the group itself tells the runs apart
         for group in self._groups:
             cgroup.make(group)
         self._limit(cap_bytes)
         cgroup.write(self._memory / "memory.max_usage_in_bytes", "0")
 
-    def limit(self, cap_bytes: int) -> None:
+    def limit(self, cap_bytes: int | None) -> None:
         self._limit(cap_bytes)  # EBUSY below what is used and cannot be reclaimed
 
-    def _limit(self, cap_bytes: int) -> None:
+    def _limit(self, cap_bytes: int | None) -> None:
         both = self._memory / "memory.memsw.limit_in_bytes"
         files = [self._memory / "memory.limit_in_bytes"]
         if both.exists():  # no swap accounting otherwise
             # Memory may never exceed memory and swap: raise the sum first, lower it last.
-            is_raised = cap_bytes > (cgroup.number(both) or 0)
+            is_raised = cap_bytes is None or cap_bytes > (cgroup.number(both) or 0)
             files = [both, *files] if is_raised else [*files, both]
         for file in files:
-            cgroup.write(file, str(cap_bytes))
+            cgroup.write(file, "-1" if cap_bytes is None else str(cap_bytes))
 
     def started(self, pid: int) -> None:
         pass
@@ -66,6 +67,9 @@ class V1Cage:
 
     def memory_bytes(self) -> int | None:
         return self._usage.number()
+
+    async def needed_bytes(self) -> int | None:
+        return cgroup.without_files(self.memory_bytes(), self._stat, ("total_active_file", "total_inactive_file"))
 
     def counters(self) -> Counters:
         return Counters(
@@ -121,6 +125,7 @@ class V1Cage:
     def remove(self) -> None:
         self._usage.close()
         self._oom.close()
+        self._stat.close()
         for group in self._groups:
             cgroup.remove(group)
 

@@ -31,6 +31,7 @@ class V2Cage:
         self._group = group
         self._usage = KeptFile(group / "memory.current")
         self._events = KeptFile(group / "memory.events")
+        self._stat = KeptFile(group / "memory.stat")
         self.identity = identity
         self.record: str | None = f"v2\t{group}"
         self.join_files = (str(group / "cgroup.procs"),)
@@ -38,19 +39,22 @@ class V2Cage:
     def __repr__(self) -> str:
         return f"<cage {self._group}>"
 
-    def prepare(self, cap_bytes: int, run_tag: str) -> None:  # noqa: ARG002 - the group itself tells the runs apart
+    def prepare(self, cap_bytes: int | None, run_tag: str) -> None:  # noqa: ARG002 - the group itself tells the runs apart
         cgroup.make(self._group)
-        if (self._group / "memory.swap.max").exists():
-            cgroup.write(self._group / "memory.swap.max", "0")  # the cap is the cap: no second one on disk
-        cgroup.write(self._group / "memory.max", str(cap_bytes))
+        self._limit(cap_bytes)
         if (self._group / "memory.oom.group").exists():  # 4.19
             cgroup.write(self._group / "memory.oom.group", "1")
 
-    def limit(self, cap_bytes: int) -> None:
+    def limit(self, cap_bytes: int | None) -> None:
         # Below what is used the kernel reclaims what it can and then kills, without a word.
-        if (used := cgroup.number(self._group / "memory.current") or 0) > cap_bytes:
+        if cap_bytes is not None and (used := cgroup.number(self._group / "memory.current") or 0) > cap_bytes:
             raise HostFault(f"{self._group}: {used} bytes are used, more than {cap_bytes}")
-        cgroup.write(self._group / "memory.max", str(cap_bytes))
+        self._limit(cap_bytes)
+
+    def _limit(self, cap_bytes: int | None) -> None:
+        if (self._group / "memory.swap.max").exists():  # the cap is the cap: no second one on disk
+            cgroup.write(self._group / "memory.swap.max", "max" if cap_bytes is None else "0")
+        cgroup.write(self._group / "memory.max", "max" if cap_bytes is None else str(cap_bytes))
 
     def started(self, pid: int) -> None:
         pass
@@ -60,6 +64,9 @@ class V2Cage:
 
     def memory_bytes(self) -> int | None:
         return self._usage.number()
+
+    async def needed_bytes(self) -> int | None:
+        return cgroup.without_files(self.memory_bytes(), self._stat, ("active_file", "inactive_file"))
 
     def counters(self) -> Counters:
         events = cgroup.keyed(self._group / "memory.events")
@@ -110,6 +117,7 @@ class V2Cage:
     def remove(self) -> None:
         self._usage.close()
         self._events.close()
+        self._stat.close()
         cgroup.remove(self._group)
 
 

@@ -154,16 +154,20 @@ class UncagedCage:
     def __repr__(self) -> str:
         return f"<no cage {self._name}>"
 
-    def prepare(self, cap_bytes: int, run_tag: str) -> None:
-        self.rlimits = (("core", 0), ("data", math.ceil(cap_bytes * self._policy.data_ratio)))
+    def prepare(self, cap_bytes: int | None, run_tag: str) -> None:
+        self.rlimits = (("core", 0), *self._data(cap_bytes))
         self.track(run_tag)
         self._cap_bytes = cap_bytes
         self._memory_bytes = self._peak_bytes = None
 
-    def limit(self, cap_bytes: int) -> None:
+    def _data(self, cap_bytes: int | None) -> tuple[tuple[str, int], ...]:
+        return () if cap_bytes is None else (("data", math.ceil(cap_bytes * self._policy.data_ratio)),)
+
+    def limit(self, cap_bytes: int | None) -> None:
         self._cap_bytes = cap_bytes
-        data_bytes = math.ceil(cap_bytes * self._policy.data_ratio)
-        self.rlimits = (("core", 0), ("data", data_bytes))
+        data = self._data(cap_bytes)
+        self.rlimits = (("core", 0), *data)
+        data_bytes = data[0][1] if data else resource.RLIM_INFINITY
         for pid in self._tree.members if self._tree is not None else ():
             # Gone, or not ours to limit (another user's, and we are not root): then looking is what limits it.
             with suppress(ProcessLookupError, PermissionError):
@@ -188,6 +192,12 @@ class UncagedCage:
 
     def oom_kills(self) -> int:
         return 0  # nobody counts
+
+    async def needed_bytes(self) -> int | None:
+        members = tuple(self._tree.members) if self._tree is not None else ()
+        if len(members) < 2:
+            return self._memory_bytes
+        return await trio.to_thread.run_sync(proportional_bytes, members)
 
     def counters(self) -> Counters:
         return Counters(memory_bytes=self._memory_bytes, peak_bytes=self._peak_bytes)

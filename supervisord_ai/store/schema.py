@@ -184,7 +184,15 @@ def _journal_4(db: sqlite_utils.Database) -> None:
     )
 
 
-JOURNAL = Schema(page_size=4096, migrations=(_journal_1, _journal_2, _journal_3, _journal_4), is_kept=True)
+def _journal_5(db: sqlite_utils.Database) -> None:
+    # A row for each agent and day, changed in place.
+    db.execute(
+        "CREATE TABLE peaks(agent TEXT NOT NULL, day INTEGER NOT NULL, needed_bytes INTEGER NOT NULL, kills INTEGER NOT NULL,"
+        " PRIMARY KEY (agent, day)) STRICT, WITHOUT ROWID"
+    )
+
+
+JOURNAL = Schema(page_size=4096, migrations=(_journal_1, _journal_2, _journal_3, _journal_4, _journal_5), is_kept=True)
 
 
 # --- cache.db -----------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,7 +47,9 @@ class Subject:
     is_real: bool
     started: list[tuple[Cage, ProcessHandle]] = field(default_factory=list)
 
-    async def start(self, name: str, program: str, *, cap_bytes: int = 100 * MB, tag: str = TAG) -> tuple[Cage, ProcessHandle]:
+    async def start(
+        self, name: str, program: str, *, cap_bytes: int | None = 100 * MB, tag: str = TAG
+    ) -> tuple[Cage, ProcessHandle]:
         cage = self.cages.cage(name)
         cage.prepare(cap_bytes, tag)
         argv = ("/bin/sh", "-c", REAL[program]) if self.is_real else (program,)
@@ -58,7 +61,9 @@ class Subject:
         return cage, handle
 
 
-REAL = {"sleeps": "exec sleep 1000", "deaf": DEAF, "strays": STRAYS, "exits": "exit 0"}
+HUNGRY = f"exec '{sys.executable}' -c 'import time; held = bytearray(64_000_000); time.sleep(1000)'"
+WRITES = "f=$(mktemp /var/tmp/pages.XXXXXX); head -c 80000000 /dev/zero >$f; exec 3<$f; rm $f; exec sleep 1000"
+REAL = {"hungry": HUNGRY, "writes": WRITES, "sleeps": "exec sleep 1000", "deaf": DEAF, "strays": STRAYS, "exits": "exit 0"}
 MADE_UP = {
     "sleeps": Program(),
     "deaf": Program(obeys_term=False),
@@ -185,6 +190,39 @@ async def test_the_memory_of_everyone_who_runs_is_known(subject: Subject) -> Non
     assert set(used) == {"one"}
     assert 10_000 < used["one"] < 20 * MB
     assert cage.counters().memory_bytes is not None
+    await end(cage, handle)
+
+
+async def test_without_a_limit_nobody_is_bound_and_a_limit_may_come_later(subject: Subject) -> None:
+    if not subject.is_real:
+        pytest.skip("nobody has memory there")
+    cage, handle = await subject.start("one", "hungry", cap_bytes=None)
+
+    async def used() -> bool:
+        return (await subject.cages.usage()).get("one", 0) > 60 * MB
+
+    await until_seen(used, what="60 MB in use")
+    needed = await cage.needed_bytes()
+    assert needed is not None
+    assert 60 * MB < needed < 120 * MB
+    assert handle.pid in await cage.members()
+    cage.limit(300 * MB)
+    cage.limit(None)
+    await end(cage, handle)
+
+
+async def test_pages_of_files_are_not_needed(subject: Subject) -> None:
+    if subject.form not in {"v1", "v2"}:
+        pytest.skip("only groups are charged for pages of files")
+    cage, handle = await subject.start("one", "writes", cap_bytes=None)
+
+    async def written() -> bool:
+        return (await subject.cages.usage()).get("one", 0) > 60 * MB
+
+    await until_seen(written, what="60 MB of pages")
+    needed = await cage.needed_bytes()
+    assert needed is not None
+    assert needed < 20 * MB
     await end(cage, handle)
 
 

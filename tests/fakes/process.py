@@ -209,6 +209,7 @@ class FakeCage:
     cap_bytes: int | None = None
     memory_bytes: int | None = None
     peak_bytes: int | None = None
+    files_bytes: int = 0  # of its memory, what a limit would take back
     is_broken: bool = False
     is_removed: bool = False
 
@@ -224,13 +225,13 @@ class FakeCage:
     def record(self) -> str | None:
         return f"fake\t{self.path}"
 
-    def prepare(self, cap_bytes: int, run_tag: str) -> None:
+    def prepare(self, cap_bytes: int | None, run_tag: str) -> None:
         if self.is_broken:
             raise HostFault(f"{self.path}: no space left on device")
         self.cap_bytes = cap_bytes
 
-    def limit(self, cap_bytes: int) -> None:
-        if self.is_broken or (self.memory_bytes or 0) > cap_bytes:
+    def limit(self, cap_bytes: int | None) -> None:
+        if self.is_broken or (cap_bytes is not None and (self.memory_bytes or 0) > cap_bytes):
             raise HostFault(f"{self.path}: {self.memory_bytes} bytes are used")
         self.cap_bytes = cap_bytes
 
@@ -239,6 +240,9 @@ class FakeCage:
 
     def oom_kills(self) -> int:
         return self.world.oom_kills.get(self.path, 0)
+
+    async def needed_bytes(self) -> int | None:
+        return None if self.memory_bytes is None else self.memory_bytes - self.files_bytes
 
     def counters(self) -> Counters:
         return Counters(

@@ -23,6 +23,7 @@ from supervisord_ai.control.api import Control
 from supervisord_ai.control.report import Usage
 from supervisord_ai.control.verbs import Verbs
 from supervisord_ai.core.agent_state import AgentState
+from supervisord_ai.core.cap_advice import Peak
 from supervisord_ai.core.identity import PeerFacts
 from supervisord_ai.core.memory_plan import MemoryPolicy
 from supervisord_ai.core.roster import CLASS_DEFAULTS, AgentSpec, Roster
@@ -42,6 +43,7 @@ class Daemon:
         self.fleet = fleet_view()
         self.gateway = gateway_view()
         self.roster = Roster()
+        self.peaks: dict[str, Peak] = {}
         self.lets_in = True
         self._listener = sockets.bind_unix(folder / "control.sock", mode=0o600)
         self._up = threading.Event()
@@ -68,6 +70,7 @@ class Daemon:
             may_control=self._may_control,
             stop=self._stop.set,
             events=FakeEventJournal(),
+            peaks=lambda _days: self.peaks,
             verbs=self._verbs,
         )
         async with trio.open_nursery() as nursery:
@@ -165,6 +168,48 @@ def test_how_an_agent_ended_is_shown_with_peak_and_last_lines(daemon: Daemon, ca
     assert "last end    oom:own-cap, peak 299 MB of 300 MB" in text
     assert "its last lines\n  Traceback:\n  MemoryError \\x1b[31m\n" in text
     assert "last_lines" not in from_json(capsys, "agents", "list")[0]
+
+
+def test_caps_are_suggested_as_a_table_and_as_lines_to_paste(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
+    classes = CLASS_DEFAULTS["opus"], CLASS_DEFAULTS["sonnet"]
+    specs = [AgentSpec(f"{one.name}-{n}", one, ("run",)) for one in classes for n in (1, 2)]
+    big = AgentSpec("sonnet-9", replace(CLASS_DEFAULTS["sonnet"], memory_bytes=600_000_000), ("run",))
+    daemon.roster.agents.update({spec.name: spec for spec in (*specs, big)})
+    assert "nobody has been looked at yet" in out(capsys, "config", "suggest")
+    mb = 1_000_000
+    daemon.peaks = {
+        "opus-2": Peak("opus-2", 200 * mb, days=3),
+        "sonnet-1": Peak("sonnet-1", 256 * mb, days=2, kills=1),
+        "sonnet-9": Peak("sonnet-9", 100 * mb),
+    }
+    assert out(capsys, "config", "suggest").splitlines() == [
+        "CLASS   AGENTS  SEEN     CAP  NEEDED  BY        KILLED  SUGGESTED",
+        "opus         2     1  300 MB  200 MB  opus-2         -     252 MB",
+        "sonnet       2     1  256 MB  256 MB  sonnet-1       1     384 MB",
+        "sonnet       1     1  600 MB  100 MB  sonnet-9       -     128 MB",
+        "",
+        "seen on 3 of the last 7 days, without pages of files; caps of now: they bind",
+        "all caps together: 1,712 MB now, 1,400 MB as suggested",
+        "",
+        "[class.opus]",
+        'memory = "252MB"',
+        "[class.sonnet]",
+        'memory = "384MB"',
+        "# in the [[agents]] of sonnet-9",
+        'memory = "128MB"',
+    ]
+    told = from_json(capsys, "config", "suggest", "--days", "3")
+    assert (told["days"], [one["suggested_bytes"] // mb for one in told["caps"]]) == (3, [252, 384, 128])
+
+
+def test_who_would_be_over_an_observed_cap_is_shown_with_what_to_type(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemon.fleet = replace(fleet_view(agent_view(excess_bytes=350_000_000, guarantee="observed")), guarantee="observed")
+    text = out(capsys, "status")
+    assert "type       ai-supervisor config suggest   (1 would be over their caps" in text
+    assert "guarantee  observed: " in text
+    assert "it would have exceeded its cap: 350 MB" in out(capsys, "agents", "show", "opus-01")
 
 
 def test_the_last_lines_of_a_log_are_passed_on_byte_by_byte(

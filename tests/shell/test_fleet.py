@@ -13,10 +13,12 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from supervisord_ai.agents.fleet import Fleet
+from supervisord_ai.agents.memory_watch import PeakNotes
 from supervisord_ai.agents.view import AgentView
 from supervisord_ai.clock import VirtualClock
 from supervisord_ai.core.agent_state import AgentState
 from supervisord_ai.core.events import AgentAsked, AgentEnded, AgentReady, AgentStarted, ChildKilled, Event, GatewayRefused
+from supervisord_ai.core.memory_plan import Enforce
 from supervisord_ai.core.policies import LogsPolicy, RestartPolicy, RolloutPolicy, StartPolicy
 from supervisord_ai.core.roster import MB, AgentSpec, ClassPolicy, Ready, Restart
 from supervisord_ai.errors import SpawnFailed, StoreFault, UsageError
@@ -58,6 +60,8 @@ class World:
         self.start = StartPolicy()
         self.restart = RestartPolicy()
         self.rollout = RolloutPolicy()
+        self.enforce = Enforce.HARD
+        self.peaks: PeakNotes | None = None
         self.specs = {
             name: AgentSpec(name, dataclasses.replace(CLASS, **policy), (program,))  # type: ignore[arg-type]
             for name, program in agents.items()
@@ -79,6 +83,8 @@ class World:
             log_dir=self.log_dir,
             rng=random.Random(1),
             rollout=self.rollout,
+            enforce=self.enforce,
+            peaks=self.peaks,
         )
 
     @asynccontextmanager

@@ -47,7 +47,7 @@ GROUPS = {
     "cache": ("stats", "analyze", "clear"),
     "alerts": ("list", "test"),
     "level": ("show", "pin", "unpin"),
-    "config": ("show", "check", "plan"),
+    "config": ("show", "check", "plan", "suggest"),
 }
 ALONE = (
     *("run", "stop", "status", "health", "events", "metrics", "reload", "rollout"),
