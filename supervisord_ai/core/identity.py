@@ -14,6 +14,8 @@ On the Unix socket, the first of these that holds:
 
 On TCP there is no process to ask, only a socket: its cgroup (v2) and user id count first, then the token, then the process
 that holds the socket where somebody looked for it (as above), then the owner's user id, then `[listen] anonymous`.
+Agents of one user can read each other's environment, and the token in it. So where the socket says no cgroup (v1) and the token
+names an agent that has one, the process is looked for all the same, and its cgroup outranks the token.
 
 An external agent (a container, an editor: not started by us) has no process that we know. It is whoever shows its token, on TCP
 or on the socket, unless the kernel says that it is one of the fleet: its token has generation 0, and so does not end.
@@ -222,7 +224,7 @@ class Register:
         if by_kernel is not None:
             return self._caller(by_kernel, Proof.TAGGED if self.almighty is not None else Proof.PROVED, facts.uid)
         if claimed is not None:
-            return replace(claimed, uid=facts.uid)
+            return self._shown(facts, claimed, holder)
         if holder is not None:
             found = self.on_unix(holder)
             if isinstance(found, Caller) or found.may_be_starting:
@@ -235,11 +237,28 @@ class Register:
             return self._guest(facts.uid)
         return Stranger("a token is needed here ([listen] anonymous = \"refuse\")")
 
-    def wants_holder(self, facts: TcpFacts) -> bool:
-        """Say whether the user id alone cannot tell an agent from its owner, so that the process must be looked for."""
-        return facts.uid is not None and (
+    def _shown(self, facts: TcpFacts, claimed: Caller, holder: PeerFacts | None) -> Caller | Stranger:
+        """Whoever shows a valid token is the agent it names, unless the process is another's."""
+        if not self.wants_holder(facts, claimed):
+            return replace(claimed, uid=facts.uid)
+        if holder is None:
+            return Stranger("the process that shows this token cannot be found")
+        if self._by_kernel(holder) is not None or self._is_in_fleet_cgroup(holder):
+            return self.on_unix(holder)
+        return replace(claimed, uid=facts.uid)
+
+    def wants_holder(self, facts: TcpFacts, claimed: Caller | None = None) -> bool:
+        """Say whether what the socket and the token say does not decide, so that the process must be looked for.
+
+        A user id alone cannot tell an agent from its owner, nor, with a token, an agent from a sibling that has read it.
+        """
+        is_of_fleets_user = facts.uid is not None and (
             facts.uid in self._policy.fleet_uids or any(agent.uid == facts.uid for agent in self._running.values())
         )
+        if claimed is None or not is_of_fleets_user:
+            return is_of_fleets_user
+        named = self._running.get(claimed.name)  # None: an external agent, which has no process that we know
+        return facts.inode is not None and (named is None or named.cgroup is not None)
 
     def is_of_fleet(self, facts: PeerFacts) -> bool:
         """Say whether a process is an agent, comes from one, or may: it gets nothing that is the owner's."""

@@ -157,12 +157,13 @@ class Accept:
         `/@TOKEN` is taken off the path first, so that nobody behind it sees it. Use as `on_connection` of a TCP listener.
         """
         facts = self._tcp_facts(connection)
+        held: list[PeerFacts] = []  # by whom, once somebody had to look: a connection is one process's
 
         async def handle(exchange: Exchange) -> None:
             head, token = split_token(exchange.head)
             self.check_origin(head)
             exchange.head = head
-            caller = await self._tcp_caller(facts, token, connection)
+            caller = await self._tcp_caller(facts, token, connection, held)
             await handler_for(caller)(exchange)
 
         await trio.lowlevel.checkpoint()
@@ -204,11 +205,19 @@ class Accept:
         except HostFault as exc:  # reset before it was looked at
             raise PeerGone(connection.peer.address) from exc
 
-    async def _tcp_caller(self, facts: TcpFacts, token: str | None, connection: Connection) -> Caller:
-        holder: PeerFacts | None = None
-        if token is None and facts.inode is not None and self._register.wants_holder(facts):
-            holder = await trio.to_thread.run_sync(self._peers.holder_of, facts.inode, limiter=self._looking)
+    async def _tcp_caller(
+        self, facts: TcpFacts, token: str | None, connection: Connection, held: list[PeerFacts]
+    ) -> Caller:
+        named = self._claimed(token)
         cgroup = self._cgroup_paths.get(facts.cgroup_id) if facts.cgroup_id is not None else None
+        is_known = token is not None and named is None  # a token that is no token decides by itself
+        if not held and not is_known and facts.inode is not None and self._register.wants_holder(facts, named):
+            likely = self._register.agent(named.name) if named is not None else None
+            found = await trio.to_thread.run_sync(
+                self._peers.holder_of, facts.inode, likely.pid if likely is not None else None, limiter=self._looking
+            )
+            held.extend([found] if found is not None else [])
+        holder = held[0] if held else None
 
         def decide() -> Caller | Stranger:
             claimed = self._claimed(token)

@@ -18,7 +18,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Protocol
@@ -50,8 +50,8 @@ class Peers(Protocol):
     def tcp(self, sock: socket.socket) -> TcpFacts:
         """Return what is known of the socket that connected this one."""
 
-    def holder_of(self, inode: int) -> PeerFacts | None:
-        """Return the process that holds the socket with this inode. Slow."""
+    def holder_of(self, inode: int, likely: int | None = None) -> PeerFacts | None:
+        """Return the process that holds the socket with this inode. Slow, unless it is the one that is likely."""
 
     def cgroup_id(self, path: str) -> int | None:
         """Return the number by which TcpFacts names a cgroup v2 path; None where there is no such group."""
@@ -66,8 +66,9 @@ class KernelPeers:
     def tcp(self, sock: socket.socket) -> TcpFacts:
         return tcp_peer(sock)
 
-    def holder_of(self, inode: int) -> PeerFacts | None:
-        return next((facts for pid in holders_of({inode}) if (facts := process_facts(pid)) is not None), None)
+    def holder_of(self, inode: int, likely: int | None = None) -> PeerFacts | None:
+        holders = holders_of({inode}, first=(likely,) if likely is not None else ())
+        return next((facts for pid in holders if (facts := process_facts(pid)) is not None), None)
 
     def cgroup_id(self, path: str) -> int | None:
         return cgroup_id(path)
@@ -279,10 +280,10 @@ def proc_net_address(address: Address, table: str) -> str:
     return "".join(f"{word:08X}" for word in struct.unpack(f"={len(packed) // 4}I", packed))
 
 
-def holders_of(inodes: Set[int]) -> Iterator[int]:
+def holders_of(inodes: Set[int], *, first: Sequence[int] = ()) -> Iterator[int]:
     """Yield the processes that hold one of these sockets, as far as we may look. Reads the descriptors of every process."""
     wanted = {f"socket:[{inode}]" for inode in inodes}
-    for pid in procfs.pids():
+    for pid in (*first, *procfs.pids()):
         try:
             with os.scandir(f"/proc/{pid}/fd") as entries:
                 is_holder = any(_link(entry.path) in wanted for entry in entries)

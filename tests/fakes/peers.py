@@ -49,7 +49,7 @@ class FakePeers:
     def tcp(self, sock: socket.socket) -> TcpFacts:
         return self._tcp.get(sock.fileno(), TcpFacts())
 
-    def holder_of(self, inode: int) -> PeerFacts | None:
+    def holder_of(self, inode: int, likely: int | None = None) -> PeerFacts | None:
         self.looked_for.append(inode)
         return self._holders.get(inode)
 

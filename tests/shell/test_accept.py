@@ -258,9 +258,20 @@ async def test_without_a_token_the_process_is_looked_for_only_where_the_user_doe
     peers.looked_for.clear()
     async with face(door, TcpFacts(1000, 5)) as tcp:
         assert await tcp.ask() == (200, "owner/proved")
-    async with face(door, TcpFacts(2001, 5)) as tcp:
-        assert await tcp.ask("/api/tags", f"Authorization: Bearer {door.token_for('opus-01', 1)}") == (200, "opus-01/token")
+        assert (await tcp.ask("/api/tags", "Authorization: Bearer ais1.opus-01.1.guessed"))[0] == 401
     assert peers.looked_for == []
+
+
+async def test_a_token_of_an_agent_in_a_cage_is_good_in_the_hands_of_that_agent_only() -> None:
+    peers = FakePeers()
+    peers.holds(5, OF_A)
+    door = accept(A, B, peers=peers)
+    async with face(door, TcpFacts(2001, 5)) as tcp:
+        for agent in ("opus-01", "sonnet-01"):
+            assert await tcp.ask("/api/tags", f"Authorization: Bearer {door.token_for(agent, 1)}") == (200, "opus-01/proved")
+    assert peers.looked_for == [5]  # once for a connection
+    async with face(door, TcpFacts(2001, 6)) as tcp:
+        assert (await tcp.ask("/api/tags", f"Authorization: Bearer {door.token_for('opus-01', 1)}"))[0] == 401
 
 
 HERE = ["127.0.0.1:11435", "localhost", "LOCALHOST.:80", "app.localhost:1", "[::1]:5", "127.8.8.8", "box.example"]

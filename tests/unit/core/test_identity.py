@@ -183,8 +183,13 @@ def test_who_may_call_without_being_an_agent(guests: str, facts: PeerFacts, expe
         # the kernel outranks the token
         (TcpFacts(2001, 1, 77), {"cgroup": f"{FLEET}/opus-01", "claimed": TOKEN_OF_B}, "opus-01/proved"),
         (TcpFacts(2002, 1, 77), {"cgroup": f"{FLEET}/opus-01"}, "opus-01/proved"),
-        # the token
-        (TcpFacts(2001, 1), {"claimed": TOKEN_OF_A}, "opus-01/token"),
+        # the token, shown by a process that is not another agent's
+        (TcpFacts(2001), {"claimed": TOKEN_OF_A}, "opus-01/token"),
+        (TcpFacts(2001, 1), {"claimed": TOKEN_OF_A}, "nobody"),
+        (TcpFacts(2001, 1), {"claimed": TOKEN_OF_A, "holder": process(uid=2001)}, "opus-01/token"),
+        (TcpFacts(2001, 1), {"claimed": TOKEN_OF_A, "holder": process(cgroups=inside("opus-01"))}, "opus-01/proved"),
+        (TcpFacts(2001, 1), {"claimed": TOKEN_OF_A, "holder": process(cgroups=inside("sonnet-01"))}, "sonnet-01/proved"),
+        (TcpFacts(2001, 1), {"claimed": TOKEN_OF_A, "holder": process(cgroups=inside("opus-99"))}, "nobody"),
         (TcpFacts(1000, 1), {"claimed": TOKEN_OF_B}, "sonnet-01/token"),
         (TcpFacts(), {"claimed": TOKEN_OF_A}, "opus-01/token"),
         # the process behind the socket
@@ -290,6 +295,8 @@ def test_an_agent_of_the_fleet_cannot_become_an_external_one_by_its_token() -> N
     token = known.claimed("editor", 0)
     in_group = {"cgroup": f"{FLEET}/opus-01", "holder": None}
     assert who(known.on_tcp(TcpFacts(2001, 1, 77), claimed=token, **in_group)) == "opus-01/proved"  # type: ignore[arg-type]
+    sibling = process(uid=2001, cgroups=inside("opus-01"))
+    assert who(known.on_tcp(TcpFacts(2001, 1), cgroup=None, claimed=token, holder=sibling)) == "opus-01/proved"
     outside = known.on_tcp(TcpFacts(1000, 1), cgroup=None, claimed=token, holder=None)
     assert who(outside) == "editor/token"
     assert isinstance(outside, Caller)
