@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +23,7 @@ from supervisord_ai.host import peers as host_peers
 from supervisord_ai.host import procfs
 from supervisord_ai.host.peers import KernelPeers, Peers, parse_sock_diag, proc_net_address, unix_peer
 from tests.fakes.peers import FakePeers
+from tests.system.harness import eventually
 
 TAG = "run-tag-of-a-test"
 
@@ -256,6 +258,8 @@ def test_a_process_that_was_given_the_pid_of_the_one_that_connected_is_not_taken
         try:
             if heir.pid == caller.pid:
                 facts = unix_peer(caller.sock)
+                # For a moment of execve a process has no environment yet.
+                eventually(partial(procfs.environ_value, heir.pid, "AI_SUPERVISOR_RUN"), what="its environment")
                 assert procfs.environ_value(heir.pid, "AI_SUPERVISOR_RUN") == "the heir's"
                 assert (facts.pid, facts.pidfd_matches, facts.run_tag) == (heir.pid, False, None)
                 return
