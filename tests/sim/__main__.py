@@ -72,6 +72,12 @@ def tell(figures: Figures, lines: int) -> None:
     )
     print(f"  {counts.get('faults', 0)} faults, {counts.get('kills', 0)} of them kills")
     print(f"  {figures.calls} calls at the engine, never more than {figures.peak} at once")
+    answered, failed = counts.get("answered", 0), counts.get("failed", 0) + counts.get("cut off", 0)
+    ours = max(failed - counts.get("harmed", 0), 0)
+    print(
+        f"  of what was taken in {answered / max(answered + failed, 1):.3%} was answered,"
+        f" {answered / max(answered + ours, 1):.3%} where no fault was put into the answer itself"
+    )
     print(f"  answered after {figures.p50_s:.1f} s (p50), {figures.p95_s:.1f} s (p95)")
     for reason, times in figures.reasons.items():
         print(f"  {times:6} x {reason}")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from supervisord_ai.core.verdict import ExitStatus
+from supervisord_ai.core.verdict import SIGNAL_NAMES, ExitStatus
+from supervisord_ai.daemon import Daemon
 from supervisord_ai.gateway.view import GatewayView
 from tests.fakes.process import FakeProcess
 from tests.sim.asks import Asked, End, Shape
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 1.0
 REMEMBERED = 5000
+VERDICT_S = 0.9  # an agent is started again after a second at the earliest, and may end of something else then
 
 
 class Broken(AssertionError):  # noqa: N818 - what is broken is a promise
@@ -42,7 +44,7 @@ class Watch:
         self._failed: Broken | None = None
         self._died_at = float("-inf")
         self._stepped_at = float("-inf")
-        self._answers: dict[tuple[str, int, str], bytes] = {}
+        self._verdicts: list[tuple[float, str, frozenset[str]]] = []  # when to look, at whom, for what
         self.reasons: Counter[str] = Counter()
         self.looks = 0
         self.waits: list[float] = []
@@ -68,6 +70,7 @@ class Watch:
         self.looks += 1
         if self._world.bugs:
             self._world.broken("bug", self._world.bugs[0])
+        self._judge_verdicts(life.daemon, trio.current_time())
         view = life.daemon.gateway.statistics()
         for backend in view.backends:
             if backend.busy > backend.slots:
@@ -128,7 +131,22 @@ class Watch:
             self._world.broken("S1", f"{name} runs as {process.pid} and still as {[twin.pid for twin in twins]}")
 
     def scripted_end(self, process: FakeProcess, status: ExitStatus, *, is_oom: bool) -> None:
-        """Note how a process is about to end."""
+        """Note how a process is about to end: its verdict must say so."""
+        name = process.launch.env["AI_SUPERVISOR_AGENT"]
+        words = {"oom:own-cap"} if is_oom else {f"crash:{SIGNAL_NAMES[status.signal or 0]}"}
+        # Of one that was taken over the kernel may keep the status from us; what its group counted is known all the same.
+        words |= set() if is_oom else {"exit:unknown(adopted)"}
+        self._verdicts.append((trio.current_time() + VERDICT_S, name, frozenset(words)))
+
+    def _judge_verdicts(self, daemon: Daemon, now: float) -> None:
+        due = [one for one in self._verdicts if one[0] <= now]
+        if not due:
+            return
+        self._verdicts = [one for one in self._verdicts if one[0] > now]
+        shown = {agent.name: agent.verdict for agent in daemon.fleet.statistics().agents}
+        for at, name, words in due:
+            if self._died_at < at - VERDICT_S and self._world.stopped_at < at - VERDICT_S and shown[name] not in words:
+                self._world.broken("S2", f"{name} ended {' or '.join(sorted(words))}, and its verdict is {shown[name]}")
 
     def serves(self, life: Life) -> None:
         """The first status after a start shows everyone who outlived the last daemon, as he was."""

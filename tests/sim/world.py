@@ -151,6 +151,7 @@ class World:
         self.lives = 0
         self.life: Life | None = None
         self.is_over = False
+        self.stopped_at = float("-inf")
         self._faults = faults
         self._folder = folder
         self._size = {"opus": opus, "sonnet": sonnet}
@@ -326,6 +327,7 @@ class World:
                 self._kill(torn=None, damages_cache=True)
             case Kind.STOP:
                 if self.life is not None and self.life.daemon is not None and self.life.is_up.is_set():
+                    self.stopped_at = trio.current_time()
                     self.life.daemon.stop()
             case Kind.ENGINE_CRASH:
                 upstream.crash(size)

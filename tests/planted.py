@@ -1,0 +1,205 @@
+"""Deliberate bugs, one a promise, each put into a copy of the tree: its tests must fail there, or they prove nothing.
+
+    python -m tests.planted              all of them; prints who caught what, exits 1 if one was not caught
+    python -m tests.planted G3 S1        only these
+
+A bug is a text and what stands in its place. That the text still stands in the tree is held by `tests/unit/test_planted.py`, so
+a bug that can no longer be planted is noticed in every run of the suite.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """`what` it breaks, where, and which tests must fail."""
+
+    promise: str
+    what: str
+    file: str
+    text: str
+    instead: str
+    tests: tuple[str, ...]
+
+
+FAIR = "tests/shell/test_promises_fair.py"
+BUGS = (
+    Bug(
+        "G1", "one call more than there are slots", "core/slots.py",
+        "return is_open and self.busy < self.slots", "return is_open and self.busy <= self.slots",
+        (f"{FAIR}::test_g1_131_at_once_use_every_slot_to_the_end_and_not_one_more",),
+    ),
+    Bug(
+        "G2", "nobody is charged for what it used", "core/shares.py",
+        "self.amount = self.value(now, window_s) + amount", "self.amount = self.value(now, window_s)",
+        (FAIR,),
+    ),
+    Bug(
+        "G3", "a leaver stays in the queue", "gateway/backlog.py",
+        "            case Leaving.OUT:\n                self._scheduler.remove(request.id)",
+        "            case Leaving.OUT:\n                pass",
+        ("tests/shell/test_promises_leavers.py",),
+    ),
+    Bug(
+        "G4", "a caller's own mistake counts against Ollama", "core/breaker.py",
+        "    return status >= 500 and any(words in message for words in _RUNNER_GONE)", "    return status >= 400",
+        ("tests/shell/test_gateway_breaker.py", "tests/unit/core/test_breaker.py"),
+    ),
+    Bug(
+        "G5", "rows of the last life are forgotten", "gateway/recovery.py",
+        "        ids = self._requests.unfinished()", "        ids = self._requests.unfinished()[:0]",
+        ("tests/shell/test_gateway_recovery.py",),
+    ),
+    Bug(
+        "G6", "a deadline is not looked at", "core/scheduler.py",
+        "[Expire(ticket) for ticket in self._waiting.advance(now)]",
+        "[Expire(ticket) for ticket in self._waiting.advance(now)][:0]",
+        ("tests/shell/test_gateway_estimates.py", "tests/unit/core/test_scheduler.py"),
+    ),
+    Bug(
+        "G7", "the ceiling of a class is no ceiling", "core/admission.py",
+        "return max(policy.priority if asked is None else asked, policy.ceiling)",
+        "return policy.priority if asked is None else asked",
+        (f"{FAIR}::test_g7_nobody_is_served_above_the_ceiling_of_its_class", "tests/unit/core/test_admission.py"),
+    ),
+    Bug(
+        "G7", "a class may starve", "core/shares.py",
+        "return name if share < min(floor, 1.0 / len(candidates)) else None", "return None",
+        (f"{FAIR}::test_g7_every_class_with_work_keeps_a_tenth_of_the_slots",),
+    ),
+    Bug(
+        "G8", "equal calls are made each by itself", "core/coalesce.py",
+        "return None if wish.no_store or wish.no_cache else key", "return None",
+        ("tests/shell/test_gateway_coalesce.py",),
+    ),
+    Bug(
+        "G9", "half an answer is kept", "store/cache.py",
+        "        if answer.cut:", "        if False:",
+        ("tests/shell/test_cache_file.py", "tests/shell/test_gateway_cache.py"),
+    ),
+    Bug(
+        "G10", "a loaded model is never preferred", "core/scheduler.py",
+        "if not at_hand or backend.bypassed >= self.policy.bypass_max:", "if True:",
+        ("tests/shell/test_gateway_order.py",),
+    ),
+    Bug(
+        "G12", "a stream without its last line is an answer", "gateway/relay.py",
+        "return Outcome(End.WHOLE if fields.get(\"done\") is True else End.UNFINISHED)", "return Outcome(End.WHOLE)",
+        ("tests/shell/test_gateway_relay.py", "tests/shell/test_gateway_cache.py"),
+    ),
+    Bug(
+        "G14", "a token outranks what the kernel says", "core/identity.py",
+        "        if by_kernel is not None:", "        if by_kernel is not None and claimed is None:",
+        ("tests/unit/core/test_identity.py",),
+    ),
+    Bug(
+        "G15", "a level is left at once", "core/degradation.py",
+        "largest < leave_at and self.decided_for_s >= self.policy.dwell_s", "largest < leave_at",
+        ("tests/unit/core/test_degradation.py",),
+    ),
+    Bug(
+        "G16", "embeds that wait go one by one", "core/scheduler.py",
+        "if ticket.merges is None or backend.has_more_room(ticket.model):", "if True:",
+        ("tests/shell/test_gateway_batch.py",),
+    ),
+    Bug(
+        "G17", "a hung engine is waited for", "core/watchdog.py",
+        "if now - self._silent_since < patience_s or", "if True or",
+        ("tests/unit/core/test_watchdog.py", "tests/shell/test_gateway_breaker.py"),
+    ),
+    Bug(
+        "S1", "whoever has left its group is taken over all the same", "core/adoption.py",
+        "    if not found.main_is_inside:", "    if False:", ("tests/unit/core/test_adoption.py", "tests/shell/test_adoption.py"),
+    ),
+    Bug(
+        "S2", "every SIGKILL is somebody else's", "core/verdict.py",
+        "    if evidence.oom_kills and killed:", "    if False and killed:",
+        ("tests/unit/core/test_verdict.py",),
+    ),
+    Bug(
+        "S5", "a stop does not end the start", "agents/fleet.py",
+        "        self._is_stopping = True\n        self._starting.cancel()\n",
+        "        self._is_stopping = True\n",
+        ("tests/shell/test_fleet.py",),
+    ),
+    Bug(
+        "S6", "a rollout never goes back", "core/rollout.py",
+        "if self.failures > self.policy.max_failures and self._heading is Heading.FORWARD:", "if False:",
+        ("tests/unit/core/test_rollout.py", "tests/shell/test_fleet_rollout.py"),
+    ),
+    Bug(
+        "S7", "all that fall together come back together", "core/restart.py",
+        "        return bound_s * draw", "        return 0.0",
+        ("tests/unit/core/test_restart.py", "tests/shell/test_fleet.py"),
+    ),
+    Bug(
+        "S9", "our own refusals count against an agent", "core/restart.py",
+        "            case Blame.ITSELF if verdict.is_after_gateway:", "            case Blame.ITSELF if False:",
+        ("tests/unit/core/test_restart.py", "tests/shell/test_fleet.py"),
+    ),
+    Bug(
+        "D1", "an acknowledgement does not wait for the disk", "store/database.py",
+        "elif self._durability is Durability.POWER and waiters:", "elif False:",
+        ("tests/shell/test_database.py",),
+    ),
+    Bug(
+        "D2", "after a failed sync all is well again", "store/database.py",
+        "        self._break(words)\n        later", "        later",
+        ("tests/shell/test_database.py",),
+    ),
+    Bug(
+        "D3", "a config with a problem is taken", "config/load.py",
+        "    if loading.reader.problems:\n", "    if False:\n",
+        ("tests/unit/test_config_problems.py",),
+    ),
+)
+
+
+def plant(bug: Bug, into: Path) -> None:
+    """Put it into a copy of the tree. Raises: AssertionError, its text is not there."""
+    file = into / "supervisord_ai" / bug.file
+    text = file.read_text()
+    assert bug.text in text, f"{bug.file} no longer says {bug.text!r}"
+    file.write_text(text.replace(bug.text, bug.instead, 1))
+
+
+def is_caught(bug: Bug) -> bool:
+    """Run its tests in a copy of the tree that has it."""
+    with tempfile.TemporaryDirectory(prefix="ai-planted-") as folder:
+        copy = Path(folder)
+        for name in ("supervisord_ai", "tests", "bench", "docs", "systemd", "dashboards"):
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "config.toml", "README.md"):
+            shutil.copy(ROOT / name, copy / name)
+        plant(bug, copy)
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider", *bug.tests]
+        done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=600, check=False)
+        if done.returncode not in {0, 1}:
+            raise RuntimeError(f"{bug.promise}: the tests did not run: {done.stdout[-500:]}{done.stderr[-500:]}")
+        return done.returncode == 1
+
+
+def main() -> int:
+    wanted = set(sys.argv[1:])
+    missed = 0
+    for bug in BUGS:
+        if wanted and bug.promise not in wanted:
+            continue
+        caught = is_caught(bug)
+        missed += not caught
+        print(f"{bug.promise:4} {'caught' if caught else 'NOT CAUGHT'}  {bug.what} ({bug.file})", flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
