@@ -243,6 +243,15 @@ def _add_keeping(commands: Any) -> None:
     doctor.add_argument("--fix", action="store_true", help="do what concerns our own files: modes, missing folders")
     doctor.add_argument("--all", action="store_true", help="show what is good too")
 
+    words = "write state and config into one file, while the daemon runs or not"
+    backup = _command(commands, "backup", "backup", words, config=True, json=True, action="backup")
+    backup.add_argument("file", nargs="?", metavar="FILE", help="where to (default: ai-supervisor-HOST-TIME.tar.zst, here)")
+    backup.add_argument("--secrets", action="store_true", help="with the agents' env_files, and what tokens are made with")
+    words = "put back what a backup holds; nothing that is there is overwritten"
+    restore = _command(commands, "restore", "backup", words, json=True, action="restore")
+    restore.add_argument("file", metavar="FILE", help="what `backup` wrote")
+    restore.add_argument("--into", metavar="DIR", help="below this folder instead of where it was")
+
 
 def _add_takeover(commands: Any) -> None:
     words = "move this system's Ollama behind us: whoever calls localhost:11434 needs no change"

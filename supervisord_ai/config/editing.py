@@ -7,13 +7,14 @@ is left alone and its owner is asked to change it himself. So the editing may be
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import tomli
 
 from supervisord_ai.config.lines import key_lines
-from supervisord_ai.config.units import shown
 from supervisord_ai.config.values import ListenPolicy
+from supervisord_ai.config.writing import text as quoted
 from supervisord_ai.errors import UsageError
 
 _URL = re.compile(r"""^([^#\n]*?\burl["']?[ \t]*=[ \t]*)("(?:[^"\\\n]|\\.)*"|'[^'\n]*')""")
@@ -30,7 +31,7 @@ def with_backend_url(text: str, index: int, url: str) -> str:
     """
     meant = _parsed(text)
     backends = meant.setdefault("ollama", [])
-    by_hand = f"in [[ollama]], set url = {shown(url)}"
+    by_hand = f"in [[ollama]], set url = {quoted(url)}"
     if not isinstance(backends, list):
         raise UsageError(by_hand)
     if not backends:
@@ -42,12 +43,12 @@ def with_backend_url(text: str, index: int, url: str) -> str:
     lines = text.splitlines(keepends=True)
     if ("ollama", index, "url") in where:
         at = where["ollama", index, "url"] - 1
-        lines[at] = _URL.sub(lambda found: found[1] + shown(url), lines[at], count=1)
+        lines[at] = _URL.sub(lambda found: found[1] + quoted(url), lines[at], count=1)
         changed = "".join(lines)
     elif ("ollama", index) in where:
-        changed = _after(lines, where["ollama", index], f"url = {shown(url)}\n")
+        changed = _after(lines, where["ollama", index], f"url = {quoted(url)}\n")
     else:
-        changed = f"{_ended(text)}\n[[ollama]]\nurl = {shown(url)}\n"
+        changed = f"{_ended(text)}\n[[ollama]]\nurl = {quoted(url)}\n"
     return _checked(changed, meant, by_hand)
 
 
@@ -55,13 +56,13 @@ def with_owner(text: str, owner: str) -> str:
     """Return the config with `owner` as [daemon] owner; one that names an owner is left as it is. Raises: as with_backend_url."""
     meant = _parsed(text)
     daemon = meant.setdefault("daemon", {})
-    by_hand = f"in [daemon], set owner = {shown(owner)}"
+    by_hand = f"in [daemon], set owner = {quoted(owner)}"
     if not isinstance(daemon, dict):
         raise UsageError(by_hand)
     if daemon.get("owner"):
         return text
     daemon["owner"] = owner
-    where, line = key_lines(text), f"owner = {shown(owner)}\n"
+    where, line = key_lines(text), f"owner = {quoted(owner)}\n"
     lines = text.splitlines(keepends=True)
     if ("daemon", "owner") in where:
         lines[where["daemon", "owner"] - 1] = line
@@ -69,6 +70,25 @@ def with_owner(text: str, owner: str) -> str:
     else:
         changed = _after(lines, where["daemon",], line) if ("daemon",) in where else f"{_ended(text)}\n[daemon]\n{line}"
     return _checked(changed, meant, by_hand)
+
+
+def with_folders(text: str, folders: Mapping[str, str]) -> str:
+    """Return the config with these values in [daemon], such as `state_dir`. Raises: as with_backend_url."""
+    meant = _parsed(text)
+    daemon = meant.setdefault("daemon", {})
+    by_hand = "in [daemon], set " + ", ".join(f"{key} = {quoted(path)}" for key, path in folders.items())
+    if not isinstance(daemon, dict):
+        raise UsageError(by_hand)
+    for key, path in folders.items():
+        daemon[key] = path
+        where, line = key_lines(text), f"{key} = {quoted(path)}\n"
+        lines = text.splitlines(keepends=True)
+        if ("daemon", key) in where:
+            lines[where["daemon", key] - 1] = line
+            text = "".join(lines)
+        else:
+            text = _after(lines, where["daemon",], line) if ("daemon",) in where else f"{_ended(text)}\n[daemon]\n{line}"
+    return _checked(text, meant, by_hand)
 
 
 def with_agent_count(text: str, index: int, count: int) -> str:
@@ -94,7 +114,7 @@ def with_tcp(text: str, address: str) -> str:
     """Return the config with one more address in [listen] tcp. Raises: as with_backend_url."""
     meant = _parsed(text)
     listen = meant.setdefault("listen", {})
-    by_hand = f"in [listen], add {shown(address)} to tcp"
+    by_hand = f"in [listen], add {quoted(address)} to tcp"
     if not isinstance(listen, dict):
         raise UsageError(by_hand)
     usual = list(ListenPolicy().tcp)
@@ -105,10 +125,10 @@ def with_tcp(text: str, address: str) -> str:
     lines = text.splitlines(keepends=True)
     if ("listen", "tcp") in where:
         listen["tcp"] = [address, *known]
-        changed = _at_tcp(lines, where["listen", "tcp"], lambda inner: f"{shown(address)}{', ' if known else ''}{inner}")
+        changed = _at_tcp(lines, where["listen", "tcp"], lambda inner: f"{quoted(address)}{', ' if known else ''}{inner}")
     else:
         listen["tcp"] = [*usual, address]
-        line = f"tcp = [{', '.join(map(shown, listen['tcp']))}]\n"
+        line = f"tcp = [{', '.join(map(quoted, listen['tcp']))}]\n"
         changed = _after(lines, where["listen",], line) if ("listen",) in where else f"{_ended(text)}\n[listen]\n{line}"
     return _checked(changed, meant, by_hand)
 
@@ -123,7 +143,7 @@ def without_tcp(text: str, address: str) -> str:
     element = re.compile(rf"""(["']){re.escape(address)}\1[ \t]*,?[ \t]*""")
     where = key_lines(text)["listen", "tcp"]
     changed = _at_tcp(text.splitlines(keepends=True), where, lambda inner: element.sub("", inner))
-    return _checked(changed, meant, f"in [listen], take {shown(address)} out of tcp")
+    return _checked(changed, meant, f"in [listen], take {quoted(address)} out of tcp")
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -56,6 +56,46 @@ def check(path: Path) -> None:
         raise StoreFault(f"{path}: damaged ({found})")
 
 
+def schema_of(path: Path) -> int:
+    """Return the version of the tables of a copy.
+
+    Raises:
+        StoreFault: it cannot be read.
+    """
+    try:
+        with closing(sqlite3.connect(path)) as conn:
+            return int(conn.execute("PRAGMA user_version").fetchone()[0])
+    except sqlite3.Error as exc:
+        raise fault(path, exc) from exc
+
+
+def settle(path: Path, now_wall: float) -> None:
+    """Make a journal that was restored one that begins anew: checked, of this version's tables, and with nobody running.
+
+    Its agents' processes are those of another supervisor, which may be alive beside this one: they must not be taken over,
+    and least of all ended as strays.
+
+    Raises:
+        SchemaTooNew: a newer version wrote it.
+        StoreFault: it is damaged, or cannot be changed.
+    """
+    check(path)
+    try:
+        with closing(connect(path, JOURNAL)) as conn:
+            conn.execute(
+                "UPDATE agents SET verdict = 'lost-while-down', detail = 'restored from a backup', ended_wall = ? "
+                "WHERE ended_wall IS NULL",
+                (now_wall,),
+            )
+            conn.execute("UPDATE agents SET pid = NULL, start_ticks = NULL, boot_id = NULL, cgroup = NULL, run_tag = NULL")
+            conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            conn.execute("PRAGMA journal_mode = DELETE")  # one file that can be moved
+    except sqlite3.Error as exc:
+        raise fault(path, exc) from exc
+    for copied in before_migration(path):
+        copied.unlink()
+
+
 def put_back(path: Path) -> Path | None:
     """Put the copy of before the last migration in the journal's place; nobody may have the journal open.
 

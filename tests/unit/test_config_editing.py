@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 
-from supervisord_ai.config.editing import with_backend_url, with_owner, with_tcp, without_tcp
+from supervisord_ai.config.editing import with_backend_url, with_folders, with_owner, with_tcp, without_tcp
 from supervisord_ai.errors import UsageError
 
 NEW = "http://127.0.0.1:11436"
@@ -97,3 +97,23 @@ def test_the_owner_is_written_where_none_is_named(text: str, after: str) -> None
 def test_an_owner_that_cannot_be_written_is_said() -> None:
     with pytest.raises(UsageError, match=r"in \[daemon\], set owner = \"ada\""):
         with_owner("daemon = { path = \"/bin\" }\n", "ada")
+
+
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        ("", '\n[daemon]\nstate_dir = "/s"\nlog_dir = "/l"\n'),
+        ('[daemon]\nowner = "ann"\n', '[daemon]\nlog_dir = "/l"\nstate_dir = "/s"\nowner = "ann"\n'),
+        ('[daemon]\nstate_dir = "/old" # mine\n', '[daemon]\nlog_dir = "/l"\nstate_dir = "/s"\n'),
+    ],
+)
+def test_the_folders_of_a_daemon(text: str, after: str) -> None:
+    changed = with_folders(text, {"state_dir": "/s", "log_dir": "/l"})
+    assert tomllib.loads(changed) == tomllib.loads(after)
+    assert "ann" not in text or 'owner = "ann"\n' in changed
+
+
+def test_a_long_value_is_written_whole() -> None:
+    url = f"http://{'a' * 60}.example:11434"
+    assert url in with_backend_url("", 0, url)
+    assert f"/{'b' * 80}" in with_folders("", {"state_dir": f"/{'b' * 80}"})

@@ -51,7 +51,7 @@ GROUPS = {
 }
 ALONE = (
     *("run", "stop", "status", "health", "events", "metrics", "reload", "rollout"),
-    *("takeover", "install", "uninstall", "upgrade", "doctor"),
+    *("takeover", "install", "uninstall", "upgrade", "doctor", "backup"),
 )
 WITH_CONFIG = {(word,) for word in ALONE} | {
     (group, action) for group, actions in GROUPS.items() for action in actions
@@ -66,7 +66,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 def test_the_commands_there_are() -> None:
-    others = {("try",), ("demo",), ("config", "init"), ("engine", "install"), ("completion",), ("check-state",)}
+    others = {("try",), ("demo",), ("restore",), ("config", "init"), ("engine", "install"), ("completion",), ("check-state",)}
     assert set(COMMANDS) == WITH_CONFIG | others
 
 
