@@ -19,11 +19,10 @@ class MachineMemory:
 
 @dataclass(frozen=True, slots=True)
 class OwnUsage:
-    """What this process has and has used: resident bytes, seconds of CPU since its start, open descriptors."""
+    """What this process has and has used: resident bytes, seconds of CPU since its start."""
 
     rss_bytes: int
     cpu_s: float
-    descriptors: int
 
 
 def machine_memory() -> MachineMemory:
@@ -35,5 +34,4 @@ def machine_memory() -> MachineMemory:
 def own_usage() -> OwnUsage:
     """Read what this process uses."""
     cpu = os.times()
-    process = psutil.Process()
-    return OwnUsage(process.memory_info().rss, cpu.user + cpu.system, process.num_fds())
+    return OwnUsage(psutil.Process().memory_info().rss, cpu.user + cpu.system)
