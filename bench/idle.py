@@ -4,7 +4,8 @@
 
 A real daemon in a folder of its own, real children (`sleep`), and an Ollama that is not there, so that its probing is part
 of the figure. Memory is the resident and the proportional set of the daemon's one process; CPU is the time it used in the
-window, from /proc, as a share of one core. The promise: below 60 MB and 1 % of a core.
+window, from /proc, as a share of one core. It is measured at a second start on the same files; the first one makes them, with
+sqlite-utils, and is looked at for its memory. The promise: below 60 MB and 1 % of a core.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from socket import AF_UNIX, socket
@@ -89,19 +92,39 @@ def wait_until_up(control: Path, agents: int, deadline_s: float) -> float:
     raise SystemExit(f"{agents} agents were not up within {deadline_s:.0f} s: {now and now['agents']}")
 
 
+def compiled() -> dict[str, str]:
+    """An environment in which modules are compiled already, as they are where it is installed: compiling takes memory too."""
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environ.setdefault("PYTHONPYCACHEPREFIX", str(Path(tempfile.gettempdir()) / f"ai-bench-compiled-{os.getuid()}"))
+    subprocess.run([sys.executable, "-c", "import supervisord_ai.cli.run, sqlite_utils"], env=environ, check=True)
+    return environ
+
+
+@contextmanager
+def daemon(folder: Path, config: Path, agents: int) -> Iterator[tuple[psutil.Process, float]]:
+    """A daemon whose agents are all up, and how long that took; ended with its agents."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "supervisord_ai", "run", "--accept-smaller-machine", "--config", str(config)],
+        stdout=subprocess.DEVNULL,
+        stderr=(folder / "daemon.log").open("w"),
+        env=compiled(),
+    )
+    try:
+        up_s = wait_until_up(folder / "run" / "control.sock", agents, 120.0)
+        yield psutil.Process(child.pid), up_s
+    finally:
+        child.send_signal(signal.SIGTERM)
+        child.wait(15)
+
+
 def measure(agents: int, seconds: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="ai-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
         config = write_config(folder, agents)
-        daemon = subprocess.Popen(
-            [sys.executable, "-m", "supervisord_ai", "run", "--accept-smaller-machine", "--config", str(config)],
-            stdout=subprocess.DEVNULL,
-            stderr=(folder / "daemon.log").open("w"),
-        )
-        try:
-            up_s = wait_until_up(folder / "run" / "control.sock", agents, 120.0)
-            process = psutil.Process(daemon.pid)
+        with daemon(folder, config, agents) as (process, _):
+            first_start_rss_bytes = process.memory_info().rss
+        with daemon(folder, config, agents) as (process, up_s):
             before = process.cpu_times()
             began = time.monotonic()
             time.sleep(seconds)  # the window that is measured
@@ -115,14 +138,13 @@ def measure(agents: int, seconds: float) -> dict[str, Any]:
                 "window_s": round(window_s, 1),
                 "rss_bytes": memory.rss,
                 "pss_bytes": memory.pss,
+                "first_start_rss_bytes": first_start_rss_bytes,
                 "cpu_share_of_a_core": round(cpu_s / window_s, 5),
                 "open_files": process.num_fds(),
                 "threads": process.num_threads(),
-                "within_promise": memory.rss < LIMIT_RSS_BYTES and cpu_s / window_s < LIMIT_CPU_SHARE,
+                "within_promise": max(memory.rss, first_start_rss_bytes) < LIMIT_RSS_BYTES
+                and cpu_s / window_s < LIMIT_CPU_SHARE,
             }
-        finally:
-            daemon.send_signal(signal.SIGTERM)
-            daemon.wait(15)
 
 
 def main() -> int:
@@ -138,6 +160,8 @@ def main() -> int:
         print(f"{figures['agents']} agents idle for {figures['window_s']} s")
         rss_mb, pss_mb = figures["rss_bytes"] / 1e6, figures["pss_bytes"] / 1e6
         print(f"  daemon memory   {rss_mb:6.1f} MB resident, {pss_mb:.1f} MB proportional (< 60)")
+        first_mb = figures["first_start_rss_bytes"] / 1e6
+        print(f"  at its first    {first_mb:6.1f} MB resident: it makes its files, with sqlite-utils (< 60)")
         print(f"  daemon CPU      {figures['cpu_share_of_a_core'] * 100:6.2f} % of a core (< 1)")
         print(f"  all up after    {figures['until_all_up_s']:6.1f} s")
         print(f"  open            {figures['open_files']} descriptors, {figures['threads']} threads")

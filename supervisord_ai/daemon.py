@@ -99,6 +99,7 @@ log = logging.getLogger(__name__)
 
 RETENTION_EVERY_S = 3600.0
 ALIVE_EVERY_S = 10.0
+ONLY_FOR_MIGRATIONS = frozenset({"sqlite_utils", "sqlite_fts4", "click", "pluggy", "dateutil"})
 STOP_AGENTS_WITHIN_S = 7.0  # the rest of the 8 s is for the files
 
 
@@ -120,7 +121,12 @@ def _random_id() -> str:
 
 
 def _settle_memory() -> None:
-    """What exists now lives as long as the daemon: a full collection over it would only be a pause."""
+    """What exists now lives as long as the daemon: a full collection over it would only be a pause.
+
+    What made or migrated the files is not needed again: 4 MB, which the agents then use.
+    """
+    for name in [name for name in sys.modules if name.partition(".")[0] in ONLY_FOR_MIGRATIONS]:
+        del sys.modules[name]
     gc.collect()
     gc.freeze()
 
