@@ -5,14 +5,13 @@
 One get of a kept answer: from memory (L1), from the cache file (L2) and from a file of its own (L3), with what a hit does to it:
 unpacking and checking it, and noting that it was read. Beside them diskcache (its default, and evicting by last use) and Redis on
 a Unix socket through redis-py, with the same bytes under the same keys, drawn with the same seed, in turn, round by round. They
-live in an environment of their own, made here from requirements/bench-cache.lock; redis-server is installed by apt where we are
+live in an environment of their own, made once from requirements/bench-cache.lock; redis-server is installed by apt where we are
 root. Not compared: what each does beside a get. Ours runs in the gateway's process, and so does diskcache.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import statistics
@@ -20,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from typing import Any
 import trio
 import trio.lowlevel
 
+from bench.peers import program, venv_of
 from bench.report import Figures, arguments, show
 from bench.rig import wait_until_accepts
 from supervisord_ai.core.cache_policy import Freshness, usable
@@ -111,36 +110,16 @@ class Ours:
             file.close()
 
 
-def python_of_peers(folder: Path) -> str:
-    """An environment with what is compared; made anew each time, which takes some seconds."""
-    venv.create(folder, with_pip=True)
-    python = str(folder / "bin" / "python")
-    install = [python, "-m", "pip", "install", "-q", "--require-hashes", "-r", str(ROOT / "requirements" / "bench-cache.lock")]
-    subprocess.run(install, check=True, stdout=sys.stderr)
-    return python
-
-
-def redis_binary() -> str:
-    """redis-server, installed by apt if it is not there and we are root."""
-    found = shutil.which("redis-server")
-    if found is None and os.geteuid() == 0:
-        install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300", "redis-server"]
-        subprocess.run(install, check=True, stdout=sys.stderr)
-        found = shutil.which("redis-server")
-    if found is None:
-        raise SystemExit("redis-server is not here: sudo apt-get install --no-install-recommends redis-server")
-    return found
-
-
 def figures(rounds: int, gets: int) -> Figures:
     seen: dict[str, list[Figures]] = {}
     with tempfile.TemporaryDirectory(prefix="ai-bench-tiers-") as name:
         folder = Path(name)
-        python = python_of_peers(folder / "venv")
+        python = str(venv_of("cache") / "bin" / "python")
         ours = Ours(folder)
         trio.run(ours.fill)
         where = folder / "redis.sock"
-        command = [redis_binary(), "--port", "0", "--unixsocket", str(where), "--save", "", "--dir", name, "--daemonize", "no"]
+        binary = program("redis-server", "redis-server")
+        command = [binary, "--port", "0", "--unixsocket", str(where), "--save", "", "--dir", name, "--daemonize", "no"]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             wait_until_accepts(str(where))

@@ -13,7 +13,6 @@ The promise: up in at most half of supervisord's time, below 60 MB and 1 % of a 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import signal
@@ -31,9 +30,9 @@ from typing import Any
 import psutil
 
 from bench import idle, report
+from bench.peers import venv_of
 
 ROOT = Path(__file__).parent.parent
-LOCK = ROOT / "requirements" / "bench-fleet.lock"
 UP_WITHIN_S = 180.0
 LOOK_S = 0.02
 SETTLE_S = 5.0  # between being up and the window: nobody's start is in his idle cost
@@ -51,19 +50,6 @@ class Contender:
     rss_bytes: list[int] = field(default_factory=list)
     pss_bytes: list[int] = field(default_factory=list)
     cpu_share: list[float] = field(default_factory=list)
-
-
-def peers_venv() -> Path:
-    """Return the venv of the peers, made and filled at the first call for these hashes."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ai-supervisor"
-    venv = cache / f"bench-fleet-{hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]}"
-    if not (venv / "complete").exists():
-        print("installing supervisord and circus ...", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True)
-        pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "-q", "--require-hashes", "-r", str(LOCK)]
-        subprocess.run(pip, check=True, stdout=sys.stderr)
-        (venv / "complete").touch()
-    return venv
 
 
 def ours(folder: Path, agents: int, seconds: str) -> list[str]:
@@ -90,7 +76,7 @@ stdout_logfile = {folder}/%(process_num)03d.log
 redirect_stderr = true
 """
     )
-    return [str(peers_venv() / "bin" / "supervisord"), "-c", str(config)]
+    return [str(venv_of("fleet") / "bin" / "supervisord"), "-c", str(config)]
 
 
 def circus(folder: Path, agents: int, seconds: str) -> list[str]:
@@ -109,7 +95,7 @@ stderr_stream.class = FileStream
 stderr_stream.filename = {folder}/{n:03}.log
 """
     config.write_text(head + "".join(each.format(n=n, seconds=seconds, folder=folder) for n in range(agents)))
-    return [str(peers_venv() / "bin" / "circusd"), "--log-output", str(folder / "circus.log"), str(config)]
+    return [str(venv_of("fleet") / "bin" / "circusd"), "--log-output", str(folder / "circus.log"), str(config)]
 
 
 def sleepers(seconds: str) -> list[int]:
@@ -173,7 +159,7 @@ def one_round(contender: Contender, agents: int, window_s: float, mark: int) -> 
 
 
 def compare(agents: int, rounds: int, window_s: float) -> report.Figures:
-    peers_venv()
+    venv_of("fleet")
     contenders = [Contender("ai-supervisor", ours), Contender("supervisord 4.3", supervisord), Contender("circus 0.19", circus)]
     load = os.getloadavg()[0]
     for number in range(rounds):

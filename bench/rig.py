@@ -8,7 +8,6 @@ from __future__ import annotations
 import getpass
 import json
 import os
-import shutil
 import signal
 import socket
 import statistics
@@ -16,14 +15,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from bench.peers import program
 from bench.report import Figures
 from bench.upstream import MODEL
 
@@ -73,16 +73,27 @@ http {{
 }}
 """
         )
-        child = subprocess.Popen([nginx_binary(), "-c", str(where / "nginx.conf")], stderr=subprocess.DEVNULL)
+        child = subprocess.Popen([program("nginx", "nginx-light"), "-c", str(where / "nginx.conf")], stderr=subprocess.DEVNULL)
         self._children.append(child)
         wait_until_accepts(str(address))
         return self._candidate(name, str(address), child)
 
     def start_daemon(
-        self, name: str, upstream: str, *, durability: str = "power", slots: int = 2, sampled: Path | None = None
+        self,
+        name: str,
+        upstream: str,
+        *,
+        durability: str = "power",
+        slots: int = 2,
+        sampled: Path | None = None,
+        before: Callable[[Path], None] = lambda _state_dir: None,
     ) -> Candidate:
-        """Our daemon without agents: the caller is the owner, who has no rate. `sampled`: where its profile goes at its end."""
+        """Our daemon without agents: the caller is the owner, who has no rate. `sampled`: where its profile goes at its end.
+
+        `before` is called with its state folder when all is there but the daemon.
+        """
         where = self._room(name)
+        (where / "state").mkdir(mode=0o700)
         config = where / "config.toml"
         config.write_text(
             f"""
@@ -101,8 +112,9 @@ slots = {slots}
 connections = {slots + 8}
 """
         )
-        program = ["supervisord_ai"] if sampled is None else ["bench.sampled", str(sampled)]
-        command = [sys.executable, "-m", *program, "run", "--accept-smaller-machine", "--config", str(config)]
+        before(where / "state")
+        module = ["supervisord_ai"] if sampled is None else ["bench.sampled", str(sampled)]
+        command = [sys.executable, "-m", *module, "run", "--accept-smaller-machine", "--config", str(config)]
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=(where / "daemon.log").open("w"))
         self._children.append(child)
         address = str(where / "run" / "llm.sock")
@@ -111,6 +123,24 @@ connections = {slots + 8}
         except SystemExit as exc:
             raise SystemExit(f"{exc}; its last words:\n{(where / 'daemon.log').read_text()[-2000:]}") from exc
         return self._candidate(name, address, child)
+
+    def start(self, name: str, address: str, command: list[str], environ: Mapping[str, str]) -> Candidate:
+        """Somebody else's server. It may take long until it accepts: `wait_until_accepts`, then `look_again`."""
+        child = subprocess.Popen(command, env=dict(environ), stdout=(self.folder / f"{address.rpartition('/')[2]}.log").open("w"),
+                                 stderr=subprocess.STDOUT)  # fmt: skip
+        self._children.append(child)
+        return self._candidate(name, address, child)
+
+    def keep(self, child: subprocess.Popen[bytes]) -> None:
+        """Have it ended with the rest."""
+        self._children.append(child)
+
+    def look_again(self) -> None:
+        """Find the processes that the candidates have made since they were started."""
+        for place, one in enumerate(self.candidates):
+            if one.pids:
+                below = (process.pid for process in psutil.Process(one.pids[0]).children(recursive=True))
+                self.candidates[place] = replace(one, pids=(one.pids[0], *below))
 
     def _room(self, name: str) -> Path:
         where = self.folder / name.replace(" ", "-")
@@ -194,29 +224,19 @@ def generate(prompt: str, **fields: Any) -> bytes:
 
 
 def wait_until_accepts(address: str, within_s: float = 15.0) -> None:
-    """Return when a Unix socket accepts."""
+    """Return when a Unix socket, or a host:port, accepts."""
+    host, _, port = address.rpartition(":")
+    is_unix = address.startswith("/")
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
-        with socket.socket(socket.AF_UNIX) as sock:
+        with socket.socket(socket.AF_UNIX if is_unix else socket.AF_INET) as sock:
             try:
-                sock.connect(address)
+                sock.connect(address if is_unix else (host, int(port)))
             except OSError:
                 time.sleep(0.05)
             else:
                 return
     raise SystemExit(f"{address} did not accept within {within_s:.0f} s")
-
-
-def nginx_binary() -> str:
-    """nginx, installed by apt if it is not there and we are root."""
-    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    if found is None and os.geteuid() == 0:
-        install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", "nginx-light"]
-        subprocess.run(install, check=True, stdout=sys.stderr)
-        found = shutil.which("nginx")
-    if found is None:
-        raise SystemExit("nginx is not here: sudo apt-get install --no-install-recommends nginx-light")
-    return found
 
 
 def proxy_to(upstream: str, *, buffering: str = UNBUFFERED) -> tuple[str, str]:

@@ -25,6 +25,12 @@ _FIXED: dict[str, Any] = {
     "/api/show": {"details": _DETAILS, "parameters": "", "template": "", "modelfile": "", "license": "",
                   "model_info": {"general.architecture": "llama"}, "capabilities": ["completion"]},
 }  # fmt: skip
+_COMPLETION = {
+    "id": "chatcmpl-1", "object": "chat.completion", "created": 1_770_000_000, "model": MODEL, "system_fingerprint": "fp_ollama",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "token token token "}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18},
+}  # fmt: skip
+_FIXED["/v1/chat/completions"] = _COMPLETION
 _SCRIPT = re.compile(rb"\[\[n=(\d+) gap=([\d.]+)\]\]")
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
