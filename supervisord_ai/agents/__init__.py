@@ -2,6 +2,8 @@
 
     fleet         first settles what the last supervisor left (adopt, survivors), then says whose turn it is, batch by batch
     lifecycle     one task an agent, the only writer of its state; asks core/restart what follows an end
+    living        one generation between start and end: readiness, heartbeats, the end within its grace
+    memory_watch  who would be over an observed cap, and what each needs at most
     generation    one run: cage and limits, child held in its cage, journal, the other rooms, go; at the end the verdict
     environment   what the agent finds when it wakes
     heartbeats    whether one that promised them is hung
