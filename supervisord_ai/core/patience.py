@@ -17,6 +17,7 @@ class Patience:
     `tries`: calls of one request that may reach Ollama and bring back nothing. A request that takes Ollama down with it must
     not be handed to the next one for ever.
     `probe_s`, `probe_max_s`: how often a lost backend is asked whether it is back.
+    `glance_s`: how often the connections that are kept to an idle backend are looked at; the end of one asks it at once.
     `small_call_s`: the limit of one metadata call.
     """
 
@@ -28,6 +29,7 @@ class Patience:
     probe_s: float = 0.5
     probe_max_s: float = 5.0
     small_call_s: float = 10.0
+    glance_s: float = 1.0
     refresh_s: float = 15.0  # what is known of a quiet backend; with `small_call_s`, a hung one is noticed within 25 s
     fresh_s: float = 1.0  # how old a model's digest may be when an answer is taken from the cache by it
 

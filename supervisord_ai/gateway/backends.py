@@ -133,12 +133,21 @@ class Backend:
                 self._cool()
             if self.state is BackendState.READY:
                 pause_s = 0.0
-                look_again_at = self._clock.monotonic() + self._patience.refresh_s
-                with trio.CancelScope(deadline=min(look_again_at, self.breaker.cools_at)):
-                    await self._wake.wait()
+                await self._until_news()
             else:
                 pause_s = next_probe_s(pause_s, self._patience)
                 await trio.sleep(pause_s)
+
+    async def _until_news(self) -> None:
+        """Return when it is to be asked again: at the latest after `refresh_s`, or when an idle connection to it has ended."""
+        look_again_at = self._clock.monotonic() + self._patience.refresh_s
+        while not self._wake.is_set() and not self.client.has_ended():
+            until = min(look_again_at, self.breaker.cools_at)
+            now = self._clock.monotonic()
+            if now >= until:
+                return
+            with trio.move_on_at(min(until, now + self._patience.glance_s)):
+                await self._wake.wait()
 
     async def _perhaps_restart(self, silent_since: float) -> None:
         """Restart an engine that accepts and never answers, where its owner has said how."""

@@ -67,6 +67,10 @@ class OllamaClient:
     def statistics(self) -> TransportStatistics:
         return self._transport.statistics()
 
+    def has_ended(self) -> bool:
+        """Whether Ollama has closed a connection that nobody uses now: it does so when it ends. Costs a look, and no call."""
+        return self._transport.has_ended()
+
     def open(
         self, method: str, path: str, *, body: bytes = b"", headers: Sequence[tuple[str, str]] = ()
     ) -> AbstractAsyncContextManager[Reply]:

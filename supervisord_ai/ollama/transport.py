@@ -198,6 +198,10 @@ class HttpTransport(httpx.AsyncBaseTransport):
                 await stream.aclose()
         return None
 
+    def has_ended(self) -> bool:
+        """Whether a connection that is kept for the next call has ended on the other side, as all do when Ollama ends."""
+        return any(stream.has_input() for stream in self._kept)
+
     async def _drop_kept(self) -> None:
         kept, self._kept = self._kept, []
         with trio.CancelScope(shield=True):

@@ -151,6 +151,24 @@ async def test_requests_wait_for_an_ollama_that_is_down_and_not_one_is_lost(tmp_
             assert [answer.status for _, answer in crowd.answered] == [200, 200, 200]
 
 
+async def test_an_idle_ollama_that_ends_is_noticed_within_a_glance_and_not_with_the_next_refresh(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with running(Double()) as double, life(tmp_path, double) as bench:
+        await bench.ask(OWNER, "[[n=1]]")
+        await trio.sleep(1)  # nobody asks anything: it has been asked a moment ago, and is asked again in 15 s
+        double.is_refusing = True
+        double.restart()
+        ended_at = trio.current_time()
+        await wait_until(lambda: bench.gateway.statistics().backends[0].state == "unreachable")
+        assert trio.current_time() - ended_at <= 1.1
+        double.is_refusing = False
+        await wait_until(lambda: bench.gateway.statistics().backends[0].state == "ready")
+        asked = double.statistics().requests
+        await trio.sleep(10)
+        assert double.statistics().requests == asked  # a look costs no call
+
+
 async def test_a_restart_of_ollama_fails_what_had_begun_and_keeps_what_had_not(tmp_path: Path, autojump_clock: Clock) -> None:
     async with running(Double()) as double, life(tmp_path, double) as bench:
         await bench.ask(OWNER, "[[n=1]]")
