@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
-from supervisord_ai.agents.rollout import RolledAgentView
 from supervisord_ai.core.cap_advice import CapAdvice
 from supervisord_ai.core.samples import Psi
 from supervisord_ai.gateway.view import (
@@ -25,7 +23,7 @@ from supervisord_ai.gateway.view import (
     TierView,
     Totals,
 )
-from supervisord_ai.health.view import AlertView, BypassView, ComponentView, ReliefView, TriedWay
+from supervisord_ai.health.view import AlertView, BypassView, ComponentView, ReliefView
 
 _CLASS = {"agent_class": "class"}
 
@@ -207,12 +205,6 @@ class Alerts(Struct):
     alerts: tuple[AlertView, ...]
 
 
-class AlertsTested(Struct):
-    """What became of a notice that was sent to try the way."""
-
-    tested: list[TriedWay]
-
-
 class Down(Struct):
     """When the last daemon on this state was last alive, and why it ended; this one began at the end of it."""
 
@@ -364,48 +356,6 @@ class Queue(QueueSummary):
     active: list[Active]
 
 
-class AgentsTold(Struct):
-    """What a verb did: to whom, and who could not do it."""
-
-    verb: str
-    agents: list[str]
-    refused: list[Reason]
-
-
-class Reason(Struct):
-    """An agent that could not do it, and why."""
-
-    agent: str
-    why: str
-
-
-class QueueTold(Struct):
-    """What the queue is after a verb."""
-
-    mode: str
-
-
-class Cancelled(Struct):
-    """A request that was cancelled."""
-
-    id: str
-    cancelled: bool
-
-
-class Cleared(Struct):
-    """How many answers were forgotten."""
-
-    tier: str
-    answers: int
-
-
-class ModelTold(Struct):
-    """What was done to a model."""
-
-    model: str
-    verb: str
-
-
 class Event(Struct):
     """One line of the journal of events. `seq` only grows."""
 
@@ -421,78 +371,6 @@ class Journal(Struct):
     """Events, oldest first."""
 
     events: list[Event]
-
-
-class Stopping(Struct):
-    """The daemon stops."""
-
-    stopping: bool
-    pid: int
-
-
-class ConfigProblem(Struct):
-    """One thing that is wrong in the config."""
-
-    file: str
-    line: int | None
-    key: str
-    what: str
-
-
-class WrongConfig(Struct):
-    """The config is wrong; nothing was changed."""
-
-    error: str
-    problems: list[ConfigProblem]
-
-
-class ChangedAgent(Struct):
-    """An agent whose spec differs, in what, and how it comes to it: live or restart."""
-
-    agent: str
-    how: str
-    fields: list[str]
-
-
-class ChangedClass(Struct):
-    """A class that differs, or is new, or gone."""
-
-    name: str
-    fields: list[str]
-
-
-class RefusedKey(Struct):
-    """A key whose change only a restart of the daemon carries out."""
-
-    key: str
-    what: str
-
-
-class Reloaded(Struct):
-    """What a reload did (`applied`), or would do. `outdated`: who runs with an older spec than the config's."""
-
-    applied: bool
-    added: list[str]
-    changed: list[ChangedAgent]
-    removed: list[str]
-    classes: list[ChangedClass]
-    keys: list[str]
-    refused: list[RefusedKey]
-    outdated: list[str]
-
-
-class Begun(Struct):
-    """A rollout that was begun (`begun`: with whom), and how it stands."""
-
-    begun: list[str]
-    state: str
-    why: str
-    total: int
-    rolled: int
-    failed: int
-    in_hand: tuple[str, ...]
-    outdated: int
-    agents: tuple[RolledAgentView, ...]
 
 
 class Explained(Struct, omit_defaults=True):
@@ -512,28 +390,3 @@ class Explained(Struct, omit_defaults=True):
     waits_for: str | None = None
     estimate_s: float | None = None
     start_within_s: float | None = None
-
-
-def fields_of(kind: type[Struct], *views: object) -> dict[str, Any]:
-    """Return of some views what a struct has fields for; the first that has one gives it."""
-    return {
-        name: getattr(view, name) for name in kind.__struct_fields__ for view in reversed(views) if hasattr(view, name)
-    }
-
-
-def encoded(answer: object) -> bytes:
-    """Return an answer as JSON, its seconds rounded to what a clock can mean."""
-    return msgspec.json.encode(rounded(msgspec.to_builtins(answer)))
-
-
-def rounded(value: Any) -> Any:
-    """Return the same with every float rounded to a thousandth."""
-    match value:
-        case float():
-            return round(value, 3)
-        case dict():
-            return {key: rounded(inner) for key, inner in value.items()}
-        case list() | tuple():
-            return [rounded(inner) for inner in value]
-        case _:
-            return value

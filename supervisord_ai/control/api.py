@@ -16,14 +16,16 @@ import msgspec
 from supervisord_ai.agents.view import FleetView
 from supervisord_ai.clock import Clock
 from supervisord_ai.control import report
-from supervisord_ai.control.answers import Agents, Caps, Environment, Explained, Healthz, Stopping, encoded, rounded
+from supervisord_ai.control.answers import Agents, Caps, Environment, Explained, Healthz
 from supervisord_ai.control.chronicle import Occurrence
+from supervisord_ai.control.encoding import encoded, rounded
 from supervisord_ai.control.feed import Feed, Past
 from supervisord_ai.control.openapi import document
 from supervisord_ai.control.report import Moment, Usage
 from supervisord_ai.control.routes import JSON, PROMETHEUS, ROUTES, Asked, Router, Told
 from supervisord_ai.control.routes import Handler as RouteHandler
 from supervisord_ai.control.scrape import Metrics
+from supervisord_ai.control.told import Stopping
 from supervisord_ai.control.verbs import Verbs, no_agent
 from supervisord_ai.core.cap_advice import Peak, advise
 from supervisord_ai.core.downtime import Downtime

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import msgspec
 import trio
 
-from supervisord_ai.control.answers import rounded
+from supervisord_ai.control.encoding import rounded
 from supervisord_ai.control.routes import SSE, Asked
 from supervisord_ai.duty import every, kept_up
 from supervisord_ai.errors import Refused

@@ -29,9 +29,9 @@ from supervisord_ai.control.answers import (
     ShownAgent,
     Status,
     Step,
-    fields_of,
 )
 from supervisord_ai.control.chronicle import QUIET_VERDICTS, Occurrence
+from supervisord_ai.control.encoding import fields_of
 from supervisord_ai.core.agent_state import AgentState
 from supervisord_ai.core.downtime import Downtime
 from supervisord_ai.core.identity import EXTERNAL_GENERATION

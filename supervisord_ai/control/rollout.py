@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from supervisord_ai.agents.rollout import RolloutView
-from supervisord_ai.control.answers import Begun, fields_of
+from supervisord_ai.control.encoding import fields_of
+from supervisord_ai.control.told import Begun
 from supervisord_ai.errors import Refused, UsageError
 
 VERBS = ("pause", "resume", "abort")

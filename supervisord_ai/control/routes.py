@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from supervisord_ai.agents.rollout import RolloutView
-from supervisord_ai.control import answers
+from supervisord_ai.control import answers, told
 from supervisord_ai.errors import Refused
 from supervisord_ai.gateway.models import ModelsView
 from supervisord_ai.serve.http import Exchange
@@ -103,15 +103,15 @@ _OLLAMA = {409: None, 502: None}
 
 
 def _agents(verb: str, words: str) -> Route:
-    return Route(f"agents.{verb}", "POST", f"/v1/agents/{{name}}/{verb}", words, answers.AgentsTold, also=_CANNOT)
+    return Route(f"agents.{verb}", "POST", f"/v1/agents/{{name}}/{verb}", words, told.AgentsTold, also=_CANNOT)
 
 
 def _models(verb: str, words: str) -> Route:
-    return Route(f"models.{verb}", "POST", f"/v1/models/{{model}}/{verb}", words, answers.ModelTold, also=_OLLAMA)
+    return Route(f"models.{verb}", "POST", f"/v1/models/{{model}}/{verb}", words, told.ModelTold, also=_OLLAMA)
 
 
 def _queue(verb: str, words: str) -> Route:
-    return Route(f"queue.{verb}", "POST", f"/v1/queue/{verb}", words, answers.QueueTold)
+    return Route(f"queue.{verb}", "POST", f"/v1/queue/{verb}", words, told.QueueTold)
 
 
 def _rollout(verb: str, words: str) -> Route:
@@ -163,7 +163,7 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         "/v1/alerts/test",
         "Send a notice as if it fired, to see that it arrives",
-        answers.AlertsTested,
+        told.AlertsTested,
         query=(Query("name", "of this alert alone"),),
         also=_NOT_THERE,
     ),
@@ -173,7 +173,7 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         "/v1/rollout",
         "Start again, group by group, who runs with an older spec than the config's",
-        answers.Begun,
+        told.Begun,
         query=(Query("pattern", "whose names", default="*"),),
         also=_CANNOT,
     ),
@@ -183,7 +183,7 @@ ROUTES: tuple[Route, ...] = (
     _queue("pause", "Start nothing more; callers wait"),
     _queue("drain", "Take in nothing more; work off what waits"),
     _queue("resume", "End a pause or a drain"),
-    Route("queue.cancel", "POST", "/v1/queue/{id}/cancel", "Take a request out", answers.Cancelled, also=_NOT_THERE),
+    Route("queue.cancel", "POST", "/v1/queue/{id}/cancel", "Take a request out", told.Cancelled, also=_NOT_THERE),
     Route(
         "cache",
         "GET",
@@ -197,7 +197,7 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         "/v1/cache/clear",
         "Forget answers",
-        answers.Cleared,
+        told.Cleared,
         query=(Query("tier", "which tier", default="all", choices=TIERS),),
         also={503: None},
     ),
@@ -231,9 +231,9 @@ ROUTES: tuple[Route, ...] = (
         "POST",
         "/v1/reload",
         "Read the config again and do what changed",
-        answers.Reloaded,
+        told.Reloaded,
         query=(Query("plan", "1: only say what would be done", int, 0, 0, 1),),
-        also={409: None, 422: answers.WrongConfig},
+        also={409: None, 422: told.WrongConfig},
     ),
     Route(
         "journal",
@@ -258,7 +258,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("metrics", "GET", "/metrics", "What Prometheus scrapes, in its text format", media=PROMETHEUS),
     Route("openapi", "GET", "/v1/openapi.json", "This description", dict[str, Any]),
-    Route("stop", "POST", "/v1/stop", "Stop the fleet and the daemon", answers.Stopping, 202),
+    Route("stop", "POST", "/v1/stop", "Stop the fleet and the daemon", told.Stopping, 202),
 )
 
 

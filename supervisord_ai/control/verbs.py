@@ -16,29 +16,27 @@ from typing import Any, Protocol
 
 from supervisord_ai.agents.view import FleetView
 from supervisord_ai.control import level, rollout
-from supervisord_ai.control.answers import (
+from supervisord_ai.control.answers import Alerts as AlertsTold
+from supervisord_ai.control.answers import Cache, Event, Journal
+from supervisord_ai.control.encoding import fields_of
+from supervisord_ai.control.level import Levels
+from supervisord_ai.control.reload import Reload
+from supervisord_ai.control.routes import NDJSON, TIERS, Asked, Handler, Told
+from supervisord_ai.control.told import (
     AgentsTold,
     AlertsTested,
-    Cache,
     Cancelled,
     ChangedAgent,
     ChangedClass,
     Cleared,
     ConfigProblem,
-    Event,
-    Journal,
     ModelTold,
     QueueTold,
     Reason,
     RefusedKey,
     Reloaded,
     WrongConfig,
-    fields_of,
 )
-from supervisord_ai.control.answers import Alerts as AlertsTold
-from supervisord_ai.control.level import Levels
-from supervisord_ai.control.reload import Reload
-from supervisord_ai.control.routes import NDJSON, TIERS, Asked, Handler, Told
 from supervisord_ai.core.queue_mode import QueueMode, QueueVerb
 from supervisord_ai.core.reload import ReloadPlan
 from supervisord_ai.errors import ConfigError, HostFault, Refused, StoreFault, UpstreamFault, UsageError

@@ -15,7 +15,7 @@ from supervisord_ai.agents.rollout import RolledAgentView, RolloutView
 from supervisord_ai.agents.view import FleetView
 from supervisord_ai.clock import VirtualClock
 from supervisord_ai.config import Config, DaemonPolicy
-from supervisord_ai.control.answers import encoded
+from supervisord_ai.control.encoding import encoded
 from supervisord_ai.control.reload import Reload
 from supervisord_ai.control.routes import Router, Told
 from supervisord_ai.control.verbs import Verbs, matching, no_agent

@@ -12,7 +12,8 @@ import pytest
 
 import supervisord_ai.control
 from supervisord_ai.agents.view import AgentView
-from supervisord_ai.control.answers import Active, Agent, Explained, ShownAgent, rounded
+from supervisord_ai.control.answers import Active, Agent, Explained, ShownAgent
+from supervisord_ai.control.encoding import rounded
 from supervisord_ai.control.openapi import text
 from supervisord_ai.control.routes import JSON, ROUTES, Route
 from supervisord_ai.gateway.view import RunningView

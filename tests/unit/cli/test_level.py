@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from supervisord_ai.cli import level as cli
-from supervisord_ai.control.answers import rounded
+from supervisord_ai.control.encoding import rounded
 from supervisord_ai.control.level import read_pin, shown
 from supervisord_ai.core.effects import Level
 from supervisord_ai.core.policies import LevelsPolicy
