@@ -328,7 +328,15 @@ class Scheduler:
         """Whether a call may begin on this backend: 7, and nothing is loaded where something is being unloaded."""
         if backend.holds_loads and (ticket.is_load or backend.needs_load(ticket)):
             return False
-        return self._takes(ticket, backend)
+        return self._takes(ticket, backend) and not self._is_at_hand_elsewhere(ticket, backend)
+
+    def _is_at_hand_elsewhere(self, ticket: Ticket, backend: BackendSlots) -> bool:
+        """Whether a model would be loaded here that another backend holds, or will, and has room for, and for this call."""
+        model = ticket.model
+        if model is None or not backend.needs_load(ticket):
+            return False
+        others = (other for other in self._backends.values() if other is not backend and self._takes(ticket, other))
+        return any(other.has_at_hand(model) or other.loading == model for other in others)
 
     def _takes(self, ticket: Ticket, backend: BackendSlots) -> bool:
         if not backend.is_cpu or ticket.priority > self.policy.urgent:
@@ -340,13 +348,7 @@ class Scheduler:
         if not backend.can_take(model):
             return False
         others = [other for other in self._backends.values() if other is not backend]
-        if model is None or not others:
-            return True
-        if not self._has(backend, model):
-            return False
-        if model in backend.resident or model not in backend.installed or model in backend.unloadable:
-            return True
-        return not any(other.has_at_hand(model) or other.loading == model for other in others)
+        return model is None or not others or self._has(backend, model)
 
     def _has(self, backend: BackendSlots, model: str | None) -> bool:
         """Whether a backend has a model; what none has is anybody's, and Ollama says that it is not there."""

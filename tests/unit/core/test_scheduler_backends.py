@@ -161,3 +161,14 @@ def test_what_runs_of_a_model_is_counted_with_its_load() -> None:
     scheduler.want(Load("main", "big", is_embedding=False))
     scheduler.decide(10)
     assert [scheduler.in_flight("main", model) for model in ("small", "big", None)] == [1, 1, 2]
+
+
+def test_a_model_that_lies_on_the_processor_is_loaded_for_whoever_is_too_urgent_for_it() -> None:
+    """Found by a state machine: nobody served the urgent one, each backend leaving it to the other."""
+    scheduler = Scheduler({"gpu": 2, "cpu": 1}, on_cpu=("cpu",))
+    scheduler.backend_ready("gpu", resident=frozenset(), installed=SMALL)
+    scheduler.backend_ready("cpu", resident=SMALL, installed=SMALL)
+    scheduler.push(ticket("opus-1", priority=1, model="small"))
+    assert scheduler.decide(0) == [Load("gpu", "small", False)]
+    scheduler.push(ticket("sonnet-1", priority=5, model="small"))
+    assert places(scheduler) == ["cpu"]
