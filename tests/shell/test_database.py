@@ -365,6 +365,23 @@ async def test_the_log_does_not_grow_without_bound(tmp_path: Path) -> None:
     assert largest < 25_000_000
 
 
+async def test_a_log_left_by_one_who_was_killed_is_folded_back_by_the_next(tmp_path: Path) -> None:
+    """Killed every second, none of them writes enough to fold anything: a thousand kills made a log of 60 MB."""
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    async with running(tmp_path, durability=Durability.PROCESS) as database:
+        for n in range(10):
+            await database.commit(note(n, detail="x" * 390_000))
+        assert database.statistics().checkpoints == 0
+        for name in ("journal.db", "journal.db-wal"):
+            (killed / name).write_bytes((tmp_path / name).read_bytes())
+    async with running(killed, durability=Durability.PROCESS) as database:
+        await database.commit(note(100, detail="x" * 50_000))
+        await wait_all_tasks_blocked()
+        assert database.statistics().checkpoints == 1
+        assert len(kinds(database)) == 11
+
+
 async def test_a_big_write_is_made_in_a_thread_and_small_ones_on_the_loop(tmp_path: Path) -> None:
     calls: list[str] = []
 
