@@ -58,6 +58,24 @@ def decode(body: bytes) -> Json:
         EmptyBody: there is none.
         NotJson: with Go's words.
     """
+    return _decoded(body)[0]
+
+
+def decode_only(body: bytes) -> Json:
+    """Return the JSON value of a body that has nothing else in it.
+
+    Raises:
+        EmptyBody: there is none.
+        NotJson: with Go's words, and for what follows it.
+    """
+    value, rest = _decoded(body)
+    if rest.strip(_BLANK):
+        raise NotJson("something follows the value")
+    return value
+
+
+def _decoded(body: bytes) -> tuple[Json, str]:
+    """The first value and what follows it."""
     text = _text(body)
     start = len(text) - len(text.lstrip(_BLANK))
     if start == len(text):
@@ -80,7 +98,7 @@ def decode(body: bytes) -> Json:
         raise NotJson("exceeded max depth")
     if not text.isascii() or "\\u" in text:
         typed = _without_surrogates(typed)
-    return typed
+    return typed, text[end:]
 
 
 def encode(value: Json) -> bytes:

@@ -7,7 +7,7 @@ U+0085 raw; a blank line ends ollama-python's loop with an error. Escaped to ASC
 from __future__ import annotations
 
 from supervisord_ai.core.calls import JsonObject
-from supervisord_ai.wire.json_go import NotJson, decode, encode
+from supervisord_ai.wire.json_go import NotJson, decode_only, encode
 
 MAX_LINE_BYTES = 8_000_000  # Ollama's own Go client gives up at 8 MB
 
@@ -60,7 +60,7 @@ def read_line(line: bytes) -> JsonObject:
         ValueError: it is not one JSON object.
     """
     try:
-        value = decode(line)
+        value = decode_only(line)
     except NotJson as error:
         raise ValueError(f"not JSON: {error}") from error
     if not isinstance(value, dict):
@@ -79,7 +79,8 @@ def reencode(line: bytes) -> bytes:
     Raises:
         ValueError: the line is not one JSON object.
     """
-    if line.isascii() and b"\n" not in line:
-        read_line(line)
-        return line.strip() + b"\n"  # ASCII already: keep the number formats as they were written
+    bare = line.strip()
+    if bare.isascii() and b"\n" not in bare and b"\r" not in bare:
+        read_line(bare)
+        return bare + b"\n"  # ASCII already: keep the number formats as they were written
     return write_line(read_line(line))

@@ -64,3 +64,14 @@ def test_what_is_no_object_is_no_line(line: bytes) -> None:
     for reader in (reencode, read_line):
         with pytest.raises(ValueError, match="JSON"):
             reader(line)
+
+
+@pytest.mark.parametrize("line", [b'{}v"x\r\x00\x03"}', b'{"a":1} {"b":2}', b'{"a":1}]'])
+def test_what_follows_the_object_of_a_line_is_not_passed_on(line: bytes) -> None:
+    """Found by fuzzing: to a client it may be a second line."""
+    with pytest.raises(ValueError, match="follows"):
+        reencode(line)
+
+
+def test_a_carriage_return_between_two_tokens_ends_no_line() -> None:
+    assert reencode(b'{"a":\r1}\r') == b'{"a":1}\n'
