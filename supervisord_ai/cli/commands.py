@@ -243,6 +243,14 @@ def _add_keeping(commands: Any) -> None:
     doctor.add_argument("--fix", action="store_true", help="do what concerns our own files: modes, missing folders")
     doctor.add_argument("--all", action="store_true", help="show what is good too")
 
+    words = "measure your Ollama and its models: how fast, and how many slots are worth it"
+    bench = _command(commands, "bench", "bench", words, config=True, json=True)
+    bench.add_argument("models", nargs="*", metavar="MODEL", help="which models (default: those that are loaded)")
+    bench.add_argument("--ollama", metavar="URL", help="which Ollama (default: the config's, else the one that is found)")
+    bench.add_argument("--at-once", type=_at_once, default=(1, 2), metavar="N,N", help="how many calls at once (default: 1,2)")
+    bench.add_argument("--tokens", type=_lines, default=100, metavar="N", help="how long each answer is (default: 100)")
+    bench.add_argument("--anyway", action="store_true", help="although agents are asking: they wait longer")
+
     words = "write state and config into one file, while the daemon runs or not"
     backup = _command(commands, "backup", "backup", words, config=True, json=True, action="backup")
     backup.add_argument("file", nargs="?", metavar="FILE", help="where to (default: ai-supervisor-HOST-TIME.tar.zst, here)")
@@ -294,6 +302,13 @@ def _lines(word: str) -> int:
     if not word.isdecimal() or not 0 < int(word) <= 10_000:
         raise argparse.ArgumentTypeError(f"{word} is not a number from 1 to 10000")
     return int(word)
+
+
+def _at_once(word: str) -> tuple[int, ...]:
+    numbers = word.split(",")
+    if not all(one.isascii() and one.isdecimal() and 1 <= int(one[:3]) <= 64 for one in numbers):
+        raise argparse.ArgumentTypeError(f"{word} is not a list of numbers from 1 to 64, such as 1,2,4")
+    return tuple(sorted({int(one) for one in numbers}))
 
 
 def _pin_time(word: str) -> float:
