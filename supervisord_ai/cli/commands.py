@@ -185,6 +185,9 @@ def _add_work(commands: Any) -> None:
     _command(queue, "resume", "queue", "end a pause or a drain", config=True, json=True, action="resume")
 
     _command(commands, "metrics", "metrics", "print what Prometheus would scrape", config=True)
+    dashboards = _group(commands, "dashboards", "what Grafana and Prometheus can be given")
+    export = _command(dashboards, "export", "dashboards", "write the dashboards and the alert rules into a folder")
+    export.add_argument("folder", metavar="DIR", help="made when it is not there")
 
     models = _group(commands, "models", "the models of every Ollama")
     _command(models, "list", "models", "which are installed", config=True, json=True, action="list")

@@ -66,7 +66,8 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 def test_the_commands_there_are() -> None:
-    others = {("try",), ("demo",), ("restore",), ("config", "init"), ("engine", "install"), ("completion",), ("check-state",)}
+    others: set[Words] = {("try",), ("demo",), ("restore",), ("completion",), ("check-state",)}
+    others |= {("config", "init"), ("engine", "install"), ("dashboards", "export")}
     assert set(COMMANDS) == WITH_CONFIG | others
 
 
