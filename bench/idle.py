@@ -39,6 +39,8 @@ def write_config(folder: Path, agents: int) -> Path:
 [daemon]
 runtime_dir = "{folder}/run"
 state_dir = "{folder}/state"
+[web]
+listen = ""
 [listen]
 tcp = []
 [memory]

@@ -101,6 +101,8 @@ http {{
 runtime_dir = "{where}/run"
 state_dir = "{where}/state"
 durability = "{durability}"
+[web]
+listen = ""
 [listen]
 tcp = []
 [memory]

@@ -119,6 +119,8 @@ runtime_dir = "{folder}/run"
 state_dir = "{folder}/state"
 log_dir = "{folder}/log"
 durability = "process"
+[web]
+listen = ""
 [listen]
 tcp = []
 [memory]

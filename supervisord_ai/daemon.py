@@ -20,6 +20,7 @@ import logging
 import os
 import random
 import secrets
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
@@ -38,11 +39,13 @@ from supervisord_ai.config import Config
 from supervisord_ai.control.api import Control
 from supervisord_ai.control.chronicle import Chronicle
 from supervisord_ai.control.figures import Figures
+from supervisord_ai.control.history import History
 from supervisord_ai.control.lives import Lives
 from supervisord_ai.control.reload import Reload
 from supervisord_ai.control.report import Usage
 from supervisord_ai.control.scrape import Counted, Metrics
 from supervisord_ai.control.verbs import Verbs
+from supervisord_ai.control.web import Web
 from supervisord_ai.core.alerts import AlertRule, rules_of
 from supervisord_ai.core.downtime import LastLife, downtime
 from supervisord_ai.core.events import Event
@@ -202,8 +205,7 @@ class Daemon:
         self._settle_memory = doors.settle_memory
         self._notifier = Notifier()
         where = config.daemon
-        state_dir, log_dir = Path(where.state_dir), Path(where.log_dir)
-        self._runtime_dir = Path(where.runtime_dir)
+        state_dir, log_dir, self._runtime_dir = map(Path, (where.state_dir, where.log_dir, where.runtime_dir))
 
         state = StateFolder(state_dir)
         held.callback(state.close)
@@ -232,6 +234,7 @@ class Daemon:
         self._boot_id = self._processes.boot_id()
         self._down = downtime(last_life(state.last_alive_wall, self._events), boot_id=self._boot_id, now_wall=clock.wall())
         self._chronicle, self._lives = Chronicle(self._events, clock), Lives()
+        self._metrics = Metrics(self._counted, run_sync=doors.read_elsewhere)
         self._cages = cages = doors.cages(state_dir, form=options.cages)
         fleet_journal, self._peaks = FleetJournal(self._journal, clock), PeakJournal(self._journal, clock)
         engine_logs = LogFolder(log_dir, config.logs)
@@ -343,7 +346,7 @@ class Daemon:
             events=self._events,
             down=self._down,
             happened=lambda: self._chronicle.happened,
-            metrics=Metrics(self._counted, run_sync=doors.read_elsewhere),
+            metrics=self._metrics,
             peaks=self._peaks.of_days,
             verbs=Verbs(
                 agents=self._fleet,
@@ -369,11 +372,14 @@ class Daemon:
         held.callback(self._llm.close)
         self._owner_door = sockets.bind_unix(self._runtime_dir / CONTROL_SOCKET, mode=0o600, uid=_owner(self._config).uid)
         held.callback(self._owner_door.close)
-        self._tcp = []
+        self._tcp: list[socket.socket] = []
         for where in self._config.listen.tcp:
             self._tcp.append(passed.tcp(where) or sockets.bind_tcp(where))
             held.callback(self._tcp[-1].close)
         passed.close()
+        self._web_door = _bound_page(self._config.web_listen)
+        if self._web_door is not None:
+            held.callback(self._web_door.close)
 
     def stop(self, why: str = "it was stopped") -> None:
         """Have `live` end, outward."""
@@ -435,6 +441,24 @@ class Daemon:
     def gateway(self) -> Gateway:
         """The path of a request; a simulation hands it connections."""
         return self._gateway
+
+    def _page(self) -> Web:
+        return Web(
+            moment=self._control.moment,
+            counted=self._counted,
+            took=self._gateway.took,
+            now=self._clock.monotonic,
+            history=History(
+                clock=self._clock,
+                sample=lambda: self._sampler.latest,
+                level=self._ladder.statistics,
+                gateway=self._gateway.pulse,
+                took=self._gateway.took,
+                states=lambda: self._fleet.pulse().states,
+            ),
+            metrics=self._metrics,
+            check=self._accept.check_origin,
+        )
 
     def _counted(self) -> Counted:
         return Counted(
@@ -559,6 +583,11 @@ class Daemon:
                     partial(serve_listener, self._owner_door.socket, self._control.on_connection, Bounds(), kind="unix")
                 )
                 accept.start_soon(self._control.feed.run)
+                if self._web_door is not None:
+                    web = self._page()
+                    accept.start_soon(web.run)
+                    accept.start_soon(partial(serve_listener, self._web_door, web.on_connection, Bounds(), kind="web"))
+                    log.info("the page is at %s", _url_of(self._web_door.getsockname()))
                 self._settle_memory()
                 where = [str(self._llm.path), *(_url_of(listener.getsockname()) for listener in self._tcp)]
                 log.info("serving on %s", ", ".join(where))
@@ -627,6 +656,17 @@ def _identity_policy(config: Config, fleet_cgroup: str | None) -> IdentityPolicy
 
 def _alert_rules(config: Config) -> tuple[AlertRule, ...]:
     return rules_of(config.alerts, config.notify, [backend.name for backend in config.backends])
+
+
+def _bound_page(where: str) -> socket.socket | None:
+    """Return the page's listener. A taken port costs the page, not the daemon."""
+    if not where:
+        return None
+    try:
+        return sockets.bind_tcp(where)
+    except HostFault as exc:
+        log.warning("no page: [web] listen: %s", exc)
+        return None
 
 
 def _url_of(address: tuple[str, int]) -> str:

@@ -137,6 +137,8 @@ state_dir = {text(f"{folder}/state")}
 log_dir = {text(f"{folder}/log")}
 path = {text(os.environ.get("PATH", os.defpath))}
 durability = "process"
+[web]
+listen = ""
 [listen]
 tcp = ["127.0.0.1:0"]
 [memory]

@@ -33,13 +33,24 @@ def check_paths(runtime_dir: str, state_dir: str, log_dir: str) -> Iterator[tupl
 def check_tcp(listen: ListenPolicy) -> Iterator[tuple[int, str]]:
     """Yield (index, what) for addresses that are not loopback ones."""
     for index, address in enumerate(listen.tcp):
-        match = _ADDRESS.fullmatch(address)
-        if match is None or int(match[2]) > 65_535:
-            yield index, f'must be an address and a port, such as "127.0.0.1:11435", not {shown(address)}'
-        elif not is_loopback(match[1].strip("[]")):
-            yield index, f"{match[1]} is not a loopback address: agents on other machines are not served"
+        if what := _why_no_loopback(address, "127.0.0.1:11435", "agents on other machines are not served"):
+            yield index, what
         elif address in listen.tcp[:index]:
             yield index, f"{shown(address)} stands twice"
+
+
+def check_web(where: str, listen: ListenPolicy) -> str:
+    """Return what is wrong with the address of the page; "" when nothing is."""
+    if where in listen.tcp and not where.endswith(":0"):
+        return f"{shown(where)} is an address of [listen] tcp"
+    return _why_no_loopback(where, "127.0.0.1:8787", "the page is for this machine, and a tunnel brings it to another")
+
+
+def _why_no_loopback(address: str, example: str, why: str) -> str:
+    match = _ADDRESS.fullmatch(address)
+    if match is None or int(match[2]) > 65_535:
+        return f'must be an address and a port, such as "{example}", not {shown(address)}'
+    return "" if is_loopback(match[1].strip("[]")) else f"{match[1]} is not a loopback address: {why}"
 
 
 def is_loopback(host: str) -> bool:

@@ -6,9 +6,7 @@ same key of an agent. Who gives a key its effect takes it off this list in the s
 
 from __future__ import annotations
 
-NOT_IN_EFFECT: tuple[str, ...] = (
-    "web.listen",
-)
+NOT_IN_EFFECT: tuple[str, ...] = ()
 
 
 def lacks_effect(key: str, value: object, default: object) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
 from supervisord_ai.config.alerts import read_alerts, read_notify
-from supervisord_ai.config.checks import check_backend, check_loops, check_paths, check_tables, check_tcp, check_twice
+from supervisord_ai.config.checks import check_backend, check_loops, check_paths, check_tables, check_tcp, check_twice, check_web
 from supervisord_ai.config.lines import Path
 from supervisord_ai.config.plan import mb, over_budget
 from supervisord_ai.config.reading import Document, Entry, Reader, home_of, parse, unknown
@@ -191,13 +191,13 @@ class _Loading:
         daemon = self._daemon()
         classes = read_classes(self.reader, list(self.classes.values()))
         read = read_agents(self.reader, self.lists["agents"], classes, daemon.path)
-        self._web()
         backends = self._backends()
         names = [backend.name for backend in backends]
         config = Config(
             daemon=daemon,
             path=self.main,
             listen=listen,
+            web_listen=self._web(listen),
             memory=memory,
             start=self._policy("start", StartPolicy()),
             restart=self._policy("restart", RestartPolicy()),
@@ -253,11 +253,11 @@ class _Loading:
             self._problem_at("daemon", name, what)
         return DaemonPolicy(**{**values, "runtime_dir": runtime, "state_dir": state, "log_dir": log})
 
-    def _web(self) -> None:
-        """There is no page yet, so `""` (off) is as true as the address it will have by default."""
-        entry = self.singles.get("web")
-        is_off = entry is not None and isinstance(entry.raw, dict) and entry.raw.get("listen") == ""
-        self._values("web", {"listen": "" if is_off else WEB_DEFAULT})
+    def _web(self, listen: ListenPolicy) -> str:
+        where: str = self._values("web", {"listen": WEB_DEFAULT}).get("listen", WEB_DEFAULT)
+        if where and (what := check_web(where, listen)):
+            self._problem_at("web", "listen", what)
+        return where
 
     def _models(self) -> ModelsPolicy:
         entry = self.singles.get("models")

@@ -73,7 +73,7 @@ class Config:
     daemon: DaemonPolicy
     path: str | None = None
     listen: ListenPolicy = field(default_factory=ListenPolicy)
-    web_listen: str = ""
+    web_listen: str = "127.0.0.1:8787"  # "" turns the page off
     memory: MemoryPolicy = field(default_factory=MemoryPolicy)
     start: StartPolicy = field(default_factory=StartPolicy)
     restart: RestartPolicy = field(default_factory=RestartPolicy)

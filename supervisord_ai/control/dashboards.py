@@ -48,7 +48,10 @@ def quantiles(metric: str, by: str = "") -> list[Asked]:
     legend = f"{{{{{by}}}}} " if by else ""
     le = f"le, {by}" if by else "le"
     return [
-        (f"histogram_quantile({share}, sum by ({le}) (rate({metric}_bucket[$__rate_interval])))", f"{legend}p{round(share * 100)}")
+        (
+            f"histogram_quantile({share}, sum by ({le}) (rate({metric}_bucket[$__rate_interval])))",
+            f"{legend}p{round(share * 100)}",
+        )
         for share in (0.5, 0.95, 0.99)
     ]
 
@@ -122,7 +125,9 @@ OLLAMA = (
     Panel("Queue by priority", [("ai_supervisor_queue_requests", "priority {{priority}}")], is_stacked=True),
     Panel("Oldest by priority", [("ai_supervisor_queue_oldest_seconds", "priority {{priority}}")], "s"),
     Panel("Tokens by model", [("sum by (model) (rate(ai_supervisor_tokens_total[$__rate_interval]))", "{{model}}")], "cps"),
-    Panel("Cache hits by tier", [("sum by (tier) (rate(ai_supervisor_cache_hits_total[$__rate_interval]))", "{{tier}}")], "reqps"),
+    Panel(
+        "Cache hits by tier", [("sum by (tier) (rate(ai_supervisor_cache_hits_total[$__rate_interval]))", "{{tier}}")], "reqps"
+    ),
     Panel("Cache size by tier", [("ai_supervisor_cache_bytes", "{{tier}}")], "bytes"),
     Panel("Breakers", [('ai_supervisor_breaker_state{state!="closed"}', "{{backend}} {{state}}")], most=1),
     Panel("Loaded models", [("ai_supervisor_model_loaded", "{{backend}} {{model}}")], is_stacked=True),

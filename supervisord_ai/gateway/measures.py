@@ -55,6 +55,7 @@ class MeasuresView:
     tokens: Mapping[tuple[str, str], int] = field(default_factory=dict)
     slot_s: Mapping[str, float] = field(default_factory=dict)
     loads: Mapping[str, HistogramView] = field(default_factory=dict)
+    last_load: Mapping[str, float] = field(default_factory=dict)
 
 
 class Measures:
@@ -64,6 +65,7 @@ class Measures:
         self._is_known = is_known
         self._times: dict[tuple[str, str], dict[Part, Histogram]] = {}
         self._loads: dict[str, Histogram] = {}
+        self._last_load: dict[str, float] = {}
         self._tokens: Counter[tuple[str, str]] = Counter()
         self._slot_s: dict[str, float] = {}
         self.recent: deque[Took] = deque(maxlen=RECENT)
@@ -101,7 +103,9 @@ class Measures:
 
     def loaded(self, model: str, seconds: float) -> None:
         """A model was loaded."""
-        self._loads.setdefault(self._label(model), Histogram()).observe(seconds)
+        label = self._label(model)
+        self._loads.setdefault(label, Histogram()).observe(seconds)
+        self._last_load[label] = seconds
 
     def view(self) -> MeasuresView:
         """Return everything so far."""
@@ -114,6 +118,7 @@ class Measures:
             tokens=dict(self._tokens),
             slot_s=dict(self._slot_s),
             loads={model: histogram.view() for model, histogram in sorted(self._loads.items())},
+            last_load=dict(self._last_load),
         )
 
     def _label(self, model: str | None) -> str:

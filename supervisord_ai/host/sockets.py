@@ -141,7 +141,7 @@ def bind_tcp(where: str, *, beyond_loopback: bool = False) -> socket.socket:
     except OSError as exc:
         made.close()
         if exc.errno == errno.EADDRINUSE:
-            raise HostFault(f"{where} is taken{_by_whom(port)}: stop it, or set another address in [listen] tcp") from exc
+            raise HostFault(f"{where} is taken{_by_whom(port)}: stop it, or set another address") from exc
         raise HostFault(f"{where}: {exc.strerror}") from exc
     return made
 

@@ -296,7 +296,7 @@ class World:
         self.watch.fail(Broken(promise, what, tuple(self.story)))
 
     def config(self, home: Path) -> Config:
-        text = CONFIG.format(home=home, web="", **self._size)
+        text = CONFIG.format(home=home, web='[web]\nlisten = ""', **self._size)
         return load("/sim.toml", MemoryFiles({"/sim.toml": text}), Surroundings(1000, "/home/me", {}))
 
     def _process_began(self, process: FakeProcess) -> None:

@@ -155,8 +155,8 @@ class Daemon:
         return self.process.wait(within_s)
 
 
-def config_text(folder: Path, *, ollama: str, extra: str = "", tcp: str = "[]") -> str:
-    """A small config whose files are all below `folder`."""
+def config_text(folder: Path, *, ollama: str, extra: str = "", tcp: str = "[]", web: str = "") -> str:
+    """A small config whose files are all below `folder`. The page is off: several daemons run at once."""
     return f"""
 [daemon]
 runtime_dir = "{folder}/run"
@@ -164,6 +164,8 @@ state_dir = "{folder}/state"
 log_dir = "{folder}/log"
 [listen]
 tcp = {tcp}
+[web]
+listen = "{web}"
 [[ollama]]
 name = "main"
 url = "{ollama}"
@@ -173,10 +175,10 @@ url = "{ollama}"
 
 @contextmanager
 def running_daemon(
-    folder: Path, *, ollama: str, extra: str = "", tcp: str = "[]", arguments: tuple[str, ...] = ()
+    folder: Path, *, ollama: str, extra: str = "", tcp: str = "[]", web: str = "", arguments: tuple[str, ...] = ()
 ) -> Iterator[Daemon]:
     """A daemon that is up, and gone afterwards."""
-    daemon = Daemon(folder, config_text(folder, ollama=ollama, extra=extra, tcp=tcp))
+    daemon = Daemon(folder, config_text(folder, ollama=ollama, extra=extra, tcp=tcp, web=web))
     try:
         daemon.start(*arguments)
         yield daemon

@@ -79,7 +79,7 @@ def test_an_empty_config_is_a_gateway_without_agents() -> None:
     assert config.roster.classes == CLASS_DEFAULTS
     assert config.backends == (BackendSpec(),)
     assert config.listen.tcp == ("127.0.0.1:11435",)
-    assert config.web_listen == ""
+    assert config.web_listen == "127.0.0.1:8787"
 
 
 def test_two_configs_share_no_roster() -> None:

@@ -251,6 +251,8 @@ class Stage:
 runtime_dir = "{self.folder}/run"
 state_dir = "{self.folder}/state"
 log_dir = "{self.folder}/log"
+[web]
+listen = ""
 [listen]
 tcp = []
 [memory]                  # {OPUS} x 300 MB + {SONNET} x 256 MB are promised, on a machine of {machine_mb} MB

@@ -110,6 +110,8 @@ class StormStage(Stage):
 runtime_dir = "{self.folder}/run"
 state_dir = "{self.folder}/state"
 log_dir = "{self.folder}/log"
+[web]
+listen = ""
 [listen]
 tcp = []
 [memory]

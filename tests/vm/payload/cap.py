@@ -31,6 +31,8 @@ CONFIG = f"""
 runtime_dir = "{FOLDER}/run"
 state_dir = "{FOLDER}/state"
 log_dir = "{FOLDER}/log"
+[web]
+listen = ""
 [listen]
 tcp = []
 [memory]

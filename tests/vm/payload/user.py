@@ -22,6 +22,8 @@ ollama = "100MB"
 cache = "50MB"
 monitoring = "50MB"
 agents = "250MB"
+[web]
+listen = ""
 [listen]
 tcp = []
 [class.sonnet]
