@@ -57,7 +57,7 @@ HEADERS = (
     ("Referrer-Policy", "no-referrer"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
     ("Cross-Origin-Opener-Policy", "same-origin"),
-    ("Cache-Control", "no-cache"),
+    ("Cache-Control", "no-store"),
 )
 TIMES_OVER_S = 900.0
 AGENTS_EVERY_S = 5.0  # 131 of them read 131 files of the kernel

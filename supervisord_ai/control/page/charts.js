@@ -2,7 +2,7 @@
 
 const NS = "http://www.w3.org/2000/svg";
 const HIGH = 168, LEFT = 34, TOP = 8, BOTTOM = 20;
-const LONGEST_S = 3600, SHORTEST_S = 600;
+const LONGEST_S = 3600, SHORTEST_S = 300;
 
 function svg(name, attributes = {}, text = null) {
   const made = document.createElementNS(NS, name);

@@ -293,7 +293,7 @@ function addPoint(point) {
 }
 
 async function readHistory() {
-  const answer = await fetch("history");
+  const answer = await fetch("history", { cache: "no-store" });
   if (!answer.ok) return;
   const { columns } = await answer.json();
   seen.columns = columns.at ? columns : { at: [] };
