@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from argparse import Namespace
 from typing import Any
 
@@ -10,6 +11,7 @@ from supervisord_ai.cli import agent_logs
 from supervisord_ai.cli.door import Door, open_door
 from supervisord_ai.cli.exits import Exit
 from supervisord_ai.cli.screen import columns, printable, size_of, span_of, table
+from supervisord_ai.cli.watch import watched
 
 
 def run(args: Namespace) -> int:
@@ -34,14 +36,22 @@ def run(args: Namespace) -> int:
 
 
 def _list(args: Namespace, door: Door) -> int:
+    if args.watch:
+        watched(lambda: _listed(args, door), as_json=args.json)
+    sys.stdout.write(_listed(args, door))
+    return Exit.GOOD
+
+
+def _listed(args: Namespace, door: Door) -> str:
     agents = [
         one
         for one in door.get("/v1/agents")["agents"]
         if args.agent_class in {None, one["class"]} and args.state in {None, one["state"]}
     ]
     if args.json:
-        print(json.dumps(agents, indent=2))
-        return Exit.GOOD
+        return json.dumps(agents, indent=None if args.watch else 2) + "\n"
+    if args.names:
+        return "".join(f"{printable(one['name'])}\n" for one in agents)
     heads = ("NAME", "CLASS", "STATE", "FOR", "PID", "MEMORY", "CAP", "RESTARTS", "LAST END")
     rows = [
         (
@@ -57,8 +67,7 @@ def _list(args: Namespace, door: Door) -> int:
         )
         for one in agents
     ]
-    print("\n".join(table(heads, rows, right=(3, 4, 5, 6, 7), drop=(1, 4, 6), width=columns())))
-    return Exit.GOOD
+    return "\n".join(table(heads, rows, right=(3, 4, 5, 6, 7), drop=(1, 4, 6), width=columns())) + "\n"
 
 
 def _show(args: Namespace, door: Door) -> int:

@@ -36,6 +36,12 @@ class Parser(argparse.ArgumentParser):
             message = message.replace("the following arguments are required: ", "this is missing: ")
         self.exit(2, f"{self.prog}: {message}\ntry: {self.prog} --help\n")
 
+    def format_help(self) -> str:
+        from supervisord_ai.cli import examples  # noqa: PLC0415 - only who asks for help pays for it
+
+        self.epilog = examples.below(self.prog.partition(" ")[2]) or self.epilog
+        return super().format_help()
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         if not self.ends_in_words or "--" not in args:
             return super().parse_known_args(args, namespace)
@@ -128,7 +134,7 @@ def _add_looks(commands: Any) -> None:
     events.add_argument("-n", "--lines", type=_lines, default=50, metavar="N", help="the last N (default: 50)")
     events.add_argument("-f", "--follow", action="store_true", help="go on as they happen, until ^C")
     events.add_argument("--since", metavar="WHEN", help="from then on: 10m, 2h, 1d, 07:30, 2026-11-27 07:30")
-    events.add_argument("--agent", metavar="NAME", help="only of this agent")
+    events.add_argument("--agent", metavar="AGENT", help="only of this agent")
     events.add_argument("--kind", metavar="KIND", help="only of this kind: agent, agent.ended, breaker, level, owner ...")
 
 
@@ -137,10 +143,12 @@ def _add_agents(commands: Any) -> None:
     listed = _command(agents, "list", "agents", "one line for each agent", config=True, json=True, action="list")
     listed.add_argument("--class", dest="agent_class", metavar="CLASS", help="only this class")
     listed.add_argument("--state", metavar="STATE", help="only agents in this state")
+    listed.add_argument("--names", action="store_true", help="their names alone, one a line")
+    listed.add_argument("--watch", action="store_true", help="show it anew every second, until ^C")
     show = _command(agents, "show", "agents", "everything about one agent", config=True, json=True, action="show")
-    show.add_argument("name", metavar="NAME")
+    show.add_argument("name", metavar="AGENT")
     logs = _command(agents, "logs", "agents", "what agents wrote", config=True, action="logs")
-    logs.add_argument("name", metavar="NAME", help="its name, or a pattern: 'sonnet-*' shows all of them, line by line")
+    logs.add_argument("name", metavar="AGENT", help="its name, or a pattern: 'sonnet-*' shows all of them, line by line")
     logs.add_argument("-f", "--follow", action="store_true", help="go on as it writes, until ^C")
     logs.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="the last N lines (default: 50)")
 
@@ -169,13 +177,14 @@ def _add_agents(commands: Any) -> None:
         ("release", "let agents out of quarantine"),
     ):
         one = _command(agents, verb, "verbs", words, config=True, json=True, action=verb)
-        one.add_argument("name", metavar="NAME", help="its name, or a pattern: 'sonnet-*'")
+        one.add_argument("name", metavar="AGENT", help="its name, or a pattern: 'sonnet-*'")
 
 
 def _add_work(commands: Any) -> None:
     queue = _group(commands, "queue", "look at the backlog and rule it")
     listed = _command(queue, "list", "queue", "who runs and who waits, in order", config=True, json=True, action="list")
     listed.add_argument("-n", "--lines", type=_lines, default=50, metavar="N", help="of those who wait the first N (default: 50)")
+    listed.add_argument("--watch", action="store_true", help="show it anew every second, until ^C")
     for verb, words in (("show", "why one request waits"), ("cancel", "take a request out of the queue, or off its slot")):
         one = _command(queue, verb, "queue", words, config=True, json=True, action=verb)
         one.add_argument("id", metavar="REQUEST", help="its id, as `queue list` shows it")

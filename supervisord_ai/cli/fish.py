@@ -10,23 +10,23 @@ import argparse
 from collections.abc import Iterator
 
 
-def script(parser: argparse.ArgumentParser) -> str:
-    """Return the script for `~/.config/fish/completions/ai-supervisor.fish`."""
+def script(parser: argparse.ArgumentParser, *, agents: str = "") -> str:
+    """Return the script for `~/.config/fish/completions/ai-supervisor.fish`. `agents`: what gives the names of agents."""
     name = parser.prog
     lines = [
         f"# completion of {name} for fish",
         f"complete -c {name} -f",
-        *_lines(name, parser, ()),
+        *_lines(name, parser, (), agents),
     ]
     return "\n".join(lines)
 
 
-def _lines(name: str, parser: argparse.ArgumentParser, path: tuple[str, ...]) -> Iterator[str]:
+def _lines(name: str, parser: argparse.ArgumentParser, path: tuple[str, ...], agents: str) -> Iterator[str]:
     commands = _commands(parser)
     here = _condition(path, tuple(commands))
     for word, (help_text, inner) in commands.items():
         yield f"complete -c {name} -n {here} -a {_quoted(word)} -d {_quoted(help_text)}"
-        yield from _lines(name, inner, (*path, word))
+        yield from _lines(name, inner, (*path, word), agents)
     for action in parser._actions:
         if action.help == argparse.SUPPRESS or isinstance(action, argparse._SubParsersAction):
             continue
@@ -34,6 +34,8 @@ def _lines(name: str, parser: argparse.ArgumentParser, path: tuple[str, ...]) ->
         words += [f"-l {option[2:]}" for option in action.option_strings if option.startswith("--")]
         takes = action.nargs != 0
         known = _quoted(" ".join(map(str, action.choices))) if action.choices else ""
+        if action.metavar == "AGENT" and agents:
+            known = _quoted(agents)
         value = "" if not takes else f" -x -a {known}" if known else " -r -F"
         if words:
             yield f"complete -c {name} -n {here} {' '.join(words)}{value} -d {_quoted(action.help or '')}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from argparse import Namespace
 from typing import Any
@@ -12,6 +13,7 @@ from supervisord_ai.cli.door import Door, open_door
 from supervisord_ai.cli.exits import Exit
 from supervisord_ai.cli.progress import working
 from supervisord_ai.cli.screen import columns, printable, span_of, table
+from supervisord_ai.cli.watch import watched
 
 POLL_S = 0.5
 NOW = {
@@ -35,12 +37,17 @@ def run(args: Namespace) -> int:
 
 
 def _list(args: Namespace, door: Door) -> int:
+    if args.watch:
+        watched(lambda: _listed(args, door), as_json=args.json)
+    sys.stdout.write(_listed(args, door))
+    return Exit.GOOD
+
+
+def _listed(args: Namespace, door: Door) -> str:
     told = door.get(f"/v1/queue?n={args.lines}")
     if args.json:
-        print(json.dumps(told, indent=2))
-        return Exit.GOOD
-    if told.get("mode", "open") != "open":
-        print(f"the queue is {NOW[told['mode']]}")
+        return json.dumps(told, indent=None if args.watch else 2) + "\n"
+    lines = [f"the queue is {NOW[told['mode']]}"] if told.get("mode", "open") != "open" else []
     running = [
         (
             *("runs", one["id"], one["agent"], one["priority"], span_of(one["since_s"]), one["model"], one["path"]),
@@ -53,13 +60,12 @@ def _list(args: Namespace, door: Door) -> int:
         for number, one in enumerate(told["waiting"], 1)
     ]
     if not running and not waiting:
-        print("nobody runs and nobody waits")
-        return Exit.GOOD
+        return "\n".join([*lines, "nobody runs and nobody waits"]) + "\n"
     heads = ("", "REQUEST", "AGENT", "PRIORITY", "FOR", "MODEL", "PATH", "WHY")
-    print("\n".join(table(heads, [*running, *waiting], right=(0, 3, 4), drop=(6, 5), width=columns())))
+    lines += table(heads, [*running, *waiting], right=(0, 3, 4), drop=(6, 5), width=columns())
     if told["queued"] > len(waiting):
-        print(f"... and {told['queued'] - len(waiting)} more: ai-supervisor queue list -n {min(told['queued'], 10_000)}")
-    return Exit.GOOD
+        lines.append(f"... and {told['queued'] - len(waiting)} more: ai-supervisor queue list -n {min(told['queued'], 10_000)}")
+    return "\n".join(lines) + "\n"
 
 
 def _show(args: Namespace, door: Door) -> int:

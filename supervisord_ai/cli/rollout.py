@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from supervisord_ai.cli.door import Door, open_door
 from supervisord_ai.cli.exits import Exit
-from supervisord_ai.cli.screen import printable, table
+from supervisord_ai.cli.screen import columns, printable, table
 
 LOOK_S = 0.5
 SHOWN = 3
@@ -86,7 +86,7 @@ def line_of(told: Any) -> str:
 def failures_of(told: Any) -> list[str]:
     """Return who failed and how, as a table."""
     rows = [(one["name"], one["step"], one["why"]) for one in told["agents"] if one["why"]]
-    return table(("FAILED", "NOW", "HOW"), rows) if rows else []
+    return table(("FAILED", "NOW", "HOW"), rows, width=columns()) if rows else []
 
 
 def _outdated(told: Any) -> str:

@@ -97,7 +97,7 @@ def test_a_command_that_needs_a_daemon_or_a_config_takes_config(words: tuple[str
         (["status", "--jsn"], "ai-supervisor status: unknown argument `--jsn`; did you mean `--json`?"),
         (["status", "--conf", "x"], "ai-supervisor status: unknown argument `--conf`; did you mean `--config`?"),
         (["stop", "now"], "ai-supervisor stop: unknown argument `now`"),
-        (["agents", "show"], "ai-supervisor agents show: this is missing: NAME"),
+        (["agents", "show"], "ai-supervisor agents show: this is missing: AGENT"),
         ([], "ai-supervisor: this is missing: COMMAND"),
     ],
 )
