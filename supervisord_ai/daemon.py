@@ -348,6 +348,7 @@ class Daemon:
             happened=lambda: self._chronicle.happened,
             metrics=self._metrics,
             peaks=self._peaks.of_days,
+            wrap=self._fleet.wrap,
             verbs=Verbs(
                 agents=self._fleet,
                 queue=self._gateway,

@@ -29,6 +29,7 @@ from supervisord_ai.agents.pressure import Shedding
 from supervisord_ai.agents.recycling import Recycling
 from supervisord_ai.agents.rollout import Rollouts
 from supervisord_ai.agents.view import AgentView, FleetPulse, FleetView
+from supervisord_ai.agents.wrapped import Boarded, Wraps
 from supervisord_ai.clock import Clock
 from supervisord_ai.core.agent_state import AgentState
 from supervisord_ai.core.effects import effects_at
@@ -116,6 +117,7 @@ class Fleet:
         self._held_up_by: set[str] = set()  # the level, or the relief of memory
         self._shedding = Shedding(self._agents, clock=clock, tell=tell, is_busy=self._calling.__contains__)
         self._leaving: dict[str, trio.CancelScope] = {}  # around the wait for the end of who is no longer of the fleet
+        self._wraps = Wraps(doors)
         self._nursery: trio.Nursery | None = None
         self._more_to_start = trio.Event()
         self._is_running = False
@@ -157,6 +159,7 @@ class Fleet:
                     nursery.start_soon(every, LOOK_S, "looking for killed children", self._look_for_killed)
                 nursery.start_soon(self._start_in_batches)
                 nursery.start_soon(self._rollouts.run)
+                nursery.start_soon(self._wraps.run)
                 nursery.start_soon(every, LOOK_S, "looking for those who have run long enough", self._recycling.look)
                 self._swept.set()
                 task_status.started()
@@ -261,8 +264,10 @@ class Fleet:
             await self._swept.wait()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._until_ended, nursery.cancel_scope)
+                nursery.start_soon(self._wraps.stop_all, within_s - KILL_MARGIN_S)
                 for agent in list(self._agents.values()):
                     await agent.wait_down()
+                await self._wraps.wait_none()
                 nursery.cancel_scope.cancel()
             logger.info("all agents have ended")
             return
@@ -273,6 +278,14 @@ class Fleet:
         """A `run` that was cancelled has killed everyone on its way out: nobody else will say that he is down."""
         await self._has_ended.wait()
         scope.cancel()
+
+    async def wrap(self, spec: AgentSpec, pid: int, start_ticks: int, uid: int) -> Boarded:
+        """Make a process that its owner started one of the fleet; see `wrapped.py`. Raises: as `Wraps.take_in`."""
+        if self._is_stopping:
+            raise UsageError("the fleet is being stopped")
+        if spec.name in self._agents:
+            raise UsageError(f"{spec.name} is an agent that we start: name another, or an external one")
+        return await self._wraps.take_in(spec, pid, start_ticks, uid)
 
     @property
     def rollouts(self) -> Rollouts:

@@ -97,6 +97,11 @@ class Doors:
     is_observed: bool = False  # caps are compared with what is used, and bind nobody
 
 
+def run_tag(name: str, number: int) -> str:
+    """Return the mark of one generation in the environment of its processes; nobody can guess another's."""
+    return f"{name}.{number}.{secrets.token_hex(8)}"
+
+
 class Generation:
     """A caged child and what is needed to judge its end. Compares by identity."""
 
@@ -143,7 +148,7 @@ class Generation:
             SpawnFailed: it could not be caged or executed.
             StoreFault: it could not be written down.
         """
-        tag = f"{spec.name}.{number}.{secrets.token_hex(8)}"
+        tag = run_tag(spec.name, number)
         account = doors.processes.account(spec.policy.user)
         cage = doors.cages.cage(spec.name)
         notify = None

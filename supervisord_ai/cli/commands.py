@@ -111,6 +111,14 @@ def _add_running(commands: Any) -> None:
     trial.add_argument("--json", action="store_true", help="print the summary as JSON")
     trial.add_argument("words", nargs=argparse.REMAINDER, metavar="-- CMD ...", help="the command")
 
+    words = "run one command of yours as one of the fleet: its cap, its identity, its verdict; your terminal and its exit code"
+    wrapped = _command(commands, "exec", "exec", words, config=True)
+    wrapped.add_argument("--name", metavar="NAME", help="who it is: an external agent of the config, or with --class any name")
+    wrapped.add_argument("--class", dest="agent_class", metavar="CLASS", help="its class (default: the only one there is)")
+    wrapped.ends_in_words = True
+    wrapped.set_defaults(words=[])
+    wrapped.usage = f"{wrapped.prog} [-h] [--name NAME] [--class CLASS] -- CMD ..."
+
     demo = _command(commands, "demo", "demo", "131 agents, two slots, a real model: see it work")
     demo.add_argument("--kill", action="store_true", help="kill -9 the daemon after the 100th answer (or KILL=1)")
     demo.add_argument("--storm", action="store_true", help="climb all levels and come back: what is decided when")

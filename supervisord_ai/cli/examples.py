@@ -56,6 +56,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "config plan": ("ai-supervisor config plan --exit-code",),
     "config suggest": ("ai-supervisor config suggest --days 14",),
     "engine install": ("ai-supervisor engine install",),
+    "exec": ("ai-supervisor exec --class sonnet -- python3 report.py", "ai-supervisor exec --name nightly -- ./nightly.sh"),
     "doctor": ("ai-supervisor doctor", "ai-supervisor doctor --fix"),
     "backup": ("ai-supervisor backup /mnt/c/backups/ai.tar.zst",),
     "restore": ("ai-supervisor restore ai.tar.zst --into /tmp/look",),

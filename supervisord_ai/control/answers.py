@@ -313,6 +313,18 @@ class Environment(Struct):
     environment: dict[str, str]
 
 
+class Wrapped(Struct):
+    """What a process does before it becomes the command of `exec`: take these limits and variables. It is in its cage already."""
+
+    name: str
+    agent_class: str
+    generation: int
+    cap_bytes: int
+    guarantee: str
+    environment: dict[str, str]
+    rlimits: dict[str, int]
+
+
 class Cache(Struct):
     """The cache of answers: its tiers and sums, to whom it was good, and what is asked again and again."""
 

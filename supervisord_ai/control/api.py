@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from supervisord_ai.control import report
 from supervisord_ai.control.answers import Agents, Caps, Environment, Explained, Healthz
 from supervisord_ai.control.chronicle import Occurrence
 from supervisord_ai.control.encoding import encoded, rounded
+from supervisord_ai.control.exec import Wrap, board
 from supervisord_ai.control.feed import Feed, Past
 from supervisord_ai.control.openapi import document
 from supervisord_ai.control.report import Moment, Usage
@@ -80,6 +82,7 @@ class Control:
         down: Downtime | None = None,
         happened: Callable[[], Sequence[Occurrence]] = tuple,
         peaks: Callable[[int], Mapping[str, Peak]] = lambda _days: {},
+        wrap: Wrap | None = None,
     ) -> None:
         self._version = version
         self._pid = pid
@@ -101,6 +104,7 @@ class Control:
         self._happened = happened
         self._metrics = metrics or Metrics()
         self._peaks = peaks
+        self._wrap = wrap
         self.feed = Feed(events, self._look)
         self._router = Router()
         self._handlers: dict[str, RouteHandler] = {
@@ -110,6 +114,7 @@ class Control:
             "agent": self._agent,
             "agents.environment": self._given,
             "caps": self._caps,
+            "exec": self._exec,
             "queue": self._queue,
             "queue.show": self._request,
             "openapi": self._openapi,
@@ -151,9 +156,9 @@ class Control:
             who = f"pid {facts.pid} uid {facts.uid}" if isinstance(facts, PeerFacts) else "an unknown peer"
             log.warning("control: refused %s", who)
             raise Refused(403, "control.sock is the owner's: not for agents, nor for other users")
-        return self.handle
+        return partial(self.handle, peer=facts)
 
-    async def handle(self, exchange: Exchange) -> None:
+    async def handle(self, exchange: Exchange, peer: PeerFacts | None = None) -> None:
         """Answer one request.
 
         Raises:
@@ -164,7 +169,7 @@ class Control:
         handler = self._handlers.get(route.name)
         if handler is None:
             raise Refused(404, f"this daemon has no {route.path}")
-        told = await handler(asked)
+        told = await handler(asked if peer is None else replace(asked, peer=peer))
         match told:
             case None:
                 return
@@ -215,6 +220,9 @@ class Control:
         if not spec.external:
             raise Refused(409, f"{name} is started by us and finds its token in its environment; another starts with each run")
         return Environment(name, dict(self._environment(spec)))
+
+    async def _exec(self, asked: Asked) -> object:
+        return await board(asked, self._roster, self._wrap, self._fleet().guarantee)
 
     async def _caps(self, asked: Asked) -> object:
         classes = {name: policy.memory_bytes for name, policy in self._roster.classes.items()}

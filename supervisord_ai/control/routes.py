@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, unquote
 
 from supervisord_ai.agents.rollout import RolloutView
 from supervisord_ai.control import answers, told
+from supervisord_ai.core.identity import PeerFacts
 from supervisord_ai.errors import Refused
 from supervisord_ai.gateway.models import ModelsView
 from supervisord_ai.serve.http import Exchange
@@ -84,6 +85,7 @@ class Asked:
     exchange: Exchange
     path: Mapping[str, str]
     query: Mapping[str, Any]
+    peer: PeerFacts | None = None  # who asks, as the kernel says
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,15 @@ ROUTES: tuple[Route, ...] = (
         "The memory caps of now beside what agents needed, and what to give them",
         answers.Caps,
         query=(Query("days", "of how many days, today included", int, 7, 1, 366),),
+    ),
+    Route(
+        "exec",
+        "POST",
+        "/v1/exec",
+        "Make the process that asks one of the fleet, before it executes its command",
+        answers.Wrapped,
+        query=(Query("name", "who it is: an external agent, or with a class any name"), Query("class", "its class")),
+        also=_CANNOT,
     ),
     _agents("start", "Start agents that rest; a name, or a pattern such as sonnet-*"),
     _agents("stop", "End agents and leave them down"),

@@ -240,6 +240,19 @@ def make(path: Path) -> None:
         raise HostFault(f"{path}: {exc.strerror}") from exc
 
 
+def put_into(join_files: Iterable[str], pid: int) -> None:
+    """Move a process into a cage, whole. What it holds already stays charged where it was.
+
+    Raises:
+        HostFault: it may not be moved: by cgroup v2 a user moves processes only below a group that is theirs.
+    """
+    for file in join_files:
+        try:
+            Path(file).write_text(str(pid))
+        except OSError as exc:
+            raise HostFault(f"process {pid} cannot be moved into {Path(file).parent}: {exc.strerror}") from exc
+
+
 def remove(path: Path) -> bool:
     """Remove a group and those below it; False when somebody is in one of them."""
     try:

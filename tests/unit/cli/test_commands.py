@@ -51,7 +51,7 @@ GROUPS = {
 }
 ALONE = (
     *("run", "stop", "status", "health", "events", "metrics", "reload", "rollout"),
-    *("takeover", "install", "uninstall", "upgrade", "doctor", "backup", "bench"),
+    *("takeover", "install", "uninstall", "upgrade", "doctor", "backup", "bench", "exec"),
 )
 WITH_CONFIG = {(word,) for word in ALONE} | {
     (group, action) for group, actions in GROUPS.items() for action in actions
