@@ -64,12 +64,13 @@ export class Chart {
       drawn.push(svg("text", { x: LEFT - 6, y: at + 4, "text-anchor": "end" }, this.format(value)));
     }
     const minutes = Math.round(span / 60);
-    for (const [ago, word, anchor] of [[span, `${minutes} min ago`, "start"], [span / 2, String(Math.round(minutes / 2)), "middle"], [0, "now", "end"]]) {
+    for (const [ago, word, anchor] of [[span, `${minutes} min ago`, "start"], [span / 2, String(Math.round(minutes * 5) / 10), "middle"], [0, "now", "end"]]) {
       drawn.push(svg("text", { x: x(now - ago), y: HIGH - 4, "text-anchor": anchor }, word));
     }
     const { at } = this.columns;
     [...this.series.entries()].reverse().forEach(([number, { key, tone = number + 1 }]) => {
       const values = this.columns[key] ?? [];
+      if (number && values.every((value) => !value)) return; // a line along the axis says nothing, and hides the others
       let line = "", from = null, last = null;
       const areas = [];
       values.forEach((value, place) => {

@@ -100,8 +100,9 @@ function drawVerdict({ level, health, queue, backends, classes, alerts, next }) 
   $("verdict").dataset.grade = grade;
   $("word").textContent = word;
   document.title = `${grade === "well" ? "" : "● "}${word} – ai-supervisor`;
-  const now = `${running} of ${many(total, "agent")} online, ${whole(queue.queued)} waiting, ${whole(queue.running)} in the slots`;
-  $("why").textContent = level.level > 0 ? `${level.reason}. ${now}.` : `${now}.`;
+  const online = total ? `${running} of ${many(total, "agent")} online` : "no agent is in the config yet (ai-supervisor agents add)";
+  const now = `${online}, ${whole(queue.queued)} waiting, ${whole(queue.running)} in the slots`;
+  $("why").textContent = `${level.level > 0 ? `${level.reason}. ` : ""}${now[0].toUpperCase()}${now.slice(1)}.`;
   const reasons = [...health.reasons, ...(seen.status.down && seen.heardAt / 1000 - seen.status.started_at < 600
     ? [`nobody supervised for ${seconds(seen.status.down.lasted_s)}: ${seen.status.down.why}`] : [])];
   $("reasons").hidden = !reasons.length;
