@@ -358,7 +358,7 @@ STATUSES = {
     204: ("Nothing to say (OPTIONS).", "Nothing."),
     400: ("The request cannot be understood, or asks for what this model or context cannot give.", "Change the request."),
     403: ("It is understood and not allowed: administration by an agent, names that leave the machine, a foreign Host or Origin.",
-          "Models are managed by the owner: `ai-supervisor models`."),
+          "Models are managed by the owner: `ai-supervisor models list`."),
     404: ("There is no such route, request or model. Another agent's request is a 404 too.", "Check the name."),
     405: ("The route has no such method; `Allow` has those it has.", "Change the method."),
     408: ("The request did not come within its time.", "Send it at once."),
