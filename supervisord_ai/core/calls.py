@@ -13,6 +13,7 @@ The kinds:
 
 from __future__ import annotations
 
+import json
 import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from urllib.parse import quote, unquote
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 JsonObject: TypeAlias = "dict[str, Json]"
+
+APART_BYTES = 64_000  # from here on a member of a body is not copied to stand in one piece with its neighbours
 
 
 class Face(StrEnum):
@@ -268,6 +271,40 @@ class CacheKeyBasis:
 
 
 @dataclass(frozen=True, slots=True)
+class Body:
+    """A body as it is sent and kept: one piece, or an object whose members were each written by themselves.
+
+    So two bodies that differ in a member hold the others once: beside what its caller asked, what Ollama is sent costs nothing,
+    though it may be 40 MB of image. It is put together piece by piece where it goes.
+    """
+
+    whole: bytes = b""
+    members: Mapping[str, bytes] | None = None
+
+    def __len__(self) -> int:
+        return sum(map(len, self.pieces()))
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.pieces())
+
+    def pieces(self) -> list[bytes]:
+        """Return it in order. A large member is a piece of its own, and no copy."""
+        if self.members is None:
+            return [self.whole]
+        pieces: list[bytes] = []
+        small = bytearray(b"{")
+        for number, (key, member) in enumerate(self.members.items()):
+            small += b"," if number else b""
+            small += json.dumps(key, ensure_ascii=False).encode() + b":"
+            if len(member) < APART_BYTES:
+                small += member
+                continue
+            pieces += [bytes(small), member]
+            small = bytearray()
+        return [*pieces, bytes(small) + b"}"]
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One request, understood.
 
@@ -296,9 +333,9 @@ class Call:
     model: str | None
     canonical_model: str | None
     asked_stream: bool
-    caller_body: bytes = field(repr=False)  # prompts do not belong in a log
+    caller_body: Body = field(repr=False)  # prompts do not belong in a log
     upstream_path: str
-    upstream_body: bytes = field(repr=False)
+    upstream_body: Body = field(repr=False)
     upstream_streams: bool
     digest: bytes
     cache_key: CacheKeyBasis | None

@@ -110,7 +110,7 @@ class Asleep:
             self._end(sleeper, "it cannot be read back from the journal")
             return None
         request = Request(
-            replace(row, state=RowState.QUEUED), judged[0], ticket, Spool(self._space), accepted_at=sleeper.accepted_at
+            replace(row, body=b"", state=RowState.QUEUED), judged[0], ticket, Spool(self._space), accepted_at=sleeper.accepted_at
         )
         request.attempt = sleeper.attempt
         request.is_durable = True

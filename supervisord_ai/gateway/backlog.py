@@ -119,7 +119,7 @@ class Backlog:
             path=call.path,
             face=call.face.value,
             asked_stream=call.asked_stream,
-            body=call.caller_body,
+            body=b"",  # on disk, and in the call
             priority=admitted.priority,
             accepted_wall=now_wall,
             deadline_wall=now_wall + (admitted.start_by - now),
@@ -137,7 +137,7 @@ class Backlog:
     async def _write_row(self, request: Request) -> None:
         fault: StoreFault | None = None
         try:
-            await self._requests.accept(request.row)
+            await self._requests.accept(request.row, request.call.caller_body.pieces())
             request.is_durable = True
         except StoreFault as exc:
             fault = exc

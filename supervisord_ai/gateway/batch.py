@@ -86,7 +86,7 @@ async def pull_batch(
 
 
 def _fields(call: Call) -> JsonObject:
-    value = decode(call.upstream_body)
+    value = decode(bytes(call.upstream_body))
     assert isinstance(value, dict), "classify has read it"
     return value
 

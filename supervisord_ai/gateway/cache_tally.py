@@ -60,7 +60,7 @@ class CacheTally:
         self.of_tier[tier] += 1
         question = self._questions.get(key)
         if question is None:
-            question = self._questions[key] = _Question(call.canonical_model or "", call.path, excerpt(call.caller_body))
+            question = self._questions[key] = _Question(call.canonical_model or "", call.path, excerpt(bytes(call.caller_body)))
             if len(self._questions) > _QUESTIONS:
                 self._forget_rare()
         question.hits += 1

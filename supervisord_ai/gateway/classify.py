@@ -12,6 +12,7 @@ from urllib.parse import quote as quote_path
 
 from supervisord_ai.core.cache_policy import RUNNER_OPTIONS, NotCanonical, canonical, hash_of, is_embedding, unknown_digest
 from supervisord_ai.core.calls import (
+    Body,
     CacheKeyBasis,
     Call,
     Face,
@@ -34,7 +35,7 @@ from supervisord_ai.core.model_name import BadName, CloudName, ModelName, NoName
 from supervisord_ai.errors import Refused
 from supervisord_ai.wire.faces import NOT_FOUND_TEXT, WRONG_METHOD_TEXT
 from supervisord_ai.wire.go_struct import Bound, WrongType, duration_s
-from supervisord_ai.wire.json_go import EmptyBody, NotJson, encode, encode_members, encode_utf8, join_members
+from supervisord_ai.wire.json_go import EmptyBody, NotJson, encode, encode_members, encode_utf8
 from supervisord_ai.wire.messages import STRUCTS, declares_web_search, read_body
 from supervisord_ai.wire.ollama import keep_alive_json
 
@@ -134,9 +135,9 @@ def _without_fields(matched: Matched, method: str, path: str, body: bytes) -> Ca
         model=model,
         canonical_model=canonical_model,
         asked_stream=False,
-        caller_body=sent,
+        caller_body=Body(sent),
         upstream_path=upstream_path,
-        upstream_body=sent,
+        upstream_body=Body(sent),
         upstream_streams=False,
         digest=hashlib.sha256(f"{route.op} {parameter or ''}\n".encode() + sent).digest(),
         cache_key=None,
@@ -164,9 +165,9 @@ def _administration(route: Route, path: str, fields: JsonObject) -> Call:
         model=model,
         canonical_model=read.canonical if isinstance(read, ModelName) else None,
         asked_stream=streams,
-        caller_body=sent,
+        caller_body=Body(sent),
         upstream_path=route.path,
-        upstream_body=sent,
+        upstream_body=Body(sent),
         upstream_streams=streams,
         digest=hashlib.sha256(f"{route.op}\n".encode() + sent).digest(),
         cache_key=None,
@@ -221,9 +222,9 @@ class _Reading:
             model=self.model,
             canonical_model=self.canonical_model,
             asked_stream=asked_stream,
-            caller_body=join_members(members),
+            caller_body=Body(members=members),
             upstream_path=self.route.path,
-            upstream_body=join_members(sent_members),
+            upstream_body=Body(members=sent_members),
             upstream_streams=streams and (asked_stream or bool(sent.get("stream"))),
             digest=self._digest(form, asked_stream=asked_stream, is_unload=is_unload),
             cache_key=cache_key,

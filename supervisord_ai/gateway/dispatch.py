@@ -231,9 +231,7 @@ class Dispatch:
             return
         num_predict = bound_of(call, await backend.facts(call.canonical_model or ""), effects)
         if num_predict is not None:
-            bound = partial(bounded, call.route.op, call.upstream_body, num_predict)
-            is_large = len(call.upstream_body) > READ_ELSEWHERE_BYTES
-            answer.sends = await self._run_sync(bound) if is_large else bound()
+            answer.sends = bounded(call.route.op, call.upstream_body, num_predict)
             answer.degraded = Degraded(effects.level, num_predict)
 
     async def _pull(self, job: SlotJob, backend: Backend) -> Outcome:

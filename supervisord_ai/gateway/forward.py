@@ -51,7 +51,7 @@ class Forward:
             method = "GET"
         path = f"{call.upstream_path}?{exchange.head.query}" if exchange.head.query else call.upstream_path
         try:
-            async with backend.client.open(method, path, body=call.upstream_body) as reply:
+            async with backend.client.open(method, path, body=call.upstream_body.pieces()) as reply:
                 await self._give(exchange, call, reply)
         except UpstreamUnreachable as exc:
             backend.lost(str(exc))

@@ -99,7 +99,8 @@ class Recovery:
         patience_s = min(row.deadline_wall - row.accepted_wall, self._queue.deadline_s)
         start_by = max(now + (row.deadline_wall - now_wall), max(alone_until, now) + patience_s)
         ticket = ticket_of(row, call, policy, arrived_at=alone_until, start_by=start_by, not_before=alone_until)
-        request = Request(replace(row, state=RowState.QUEUED), call, ticket, Spool(self._space), accepted_at=accepted_at)
+        lives = replace(row, body=b"", state=RowState.QUEUED)
+        request = Request(lives, call, ticket, Spool(self._space), accepted_at=accepted_at)
         request.attempt = attempt
         request.is_durable = True
         request.awaits_return = not row.is_async

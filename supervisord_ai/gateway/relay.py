@@ -63,7 +63,7 @@ async def pull(
     with job.scope as scope:
         try:
             body = answer.sends if answer.sends is not None else call.upstream_body
-            async with client.open("POST", call.upstream_path, body=body) as reply:
+            async with client.open("POST", call.upstream_path, body=body.pieces()) as reply:
                 answer.begin(head_of(reply, call), clock.monotonic())
                 on_begin()
                 outcome = await _write(request, _Upstream(reply, request, clock, patience))

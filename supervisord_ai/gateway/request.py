@@ -16,7 +16,7 @@ from enum import StrEnum
 import trio
 
 from supervisord_ai.core.admission import CacheWish
-from supervisord_ai.core.calls import Call, Form
+from supervisord_ai.core.calls import Body, Call, Form
 from supervisord_ai.core.degraded import Degraded
 from supervisord_ai.core.effects import Level
 from supervisord_ai.core.request_state import RowEvent, next_state
@@ -94,7 +94,7 @@ class SharedAnswer:
         self.head: Head | None = None
         self.job: SlotJob | None = None  # None while it waits for a slot
         self.asked_by: Request | None = None  # whose body was sent: the answer echoes that request's model
-        self.sends: bytes | None = None  # in place of the body of the one whose call it is
+        self.sends: Body | None = None  # in place of the body of the one whose call it is
         self.degraded: Degraded | None = None  # what the level that was in force at its start did to it
         self.is_merged = False  # it came with another's: no call was made for it
         self.is_closed = False  # nobody can join any more: its end is known

@@ -72,19 +72,23 @@ class OllamaClient:
         return self._transport.has_ended()
 
     def open(
-        self, method: str, path: str, *, body: bytes = b"", headers: Sequence[tuple[str, str]] = ()
+        self, method: str, path: str, *, body: bytes | Sequence[bytes] = b"", headers: Sequence[tuple[str, str]] = ()
     ) -> AbstractAsyncContextManager[Reply]:
         """Send one call. Entering the block waits for the head of the answer; leaving it never waits.
 
-        Leaving the block before the end of the answer closes the connection at once. `path` may have a query.
+        Leaving the block before the end of the answer closes the connection at once. `path` may have a query; a body may come in
+        pieces.
         Raises: UpstreamUnreachable when nothing came, UpstreamCut.
         """
         return self._open(method, path, body, headers)
 
     @asynccontextmanager
-    async def _open(self, method: str, path: str, body: bytes, headers: Sequence[tuple[str, str]]) -> AsyncIterator[Reply]:
+    async def _open(
+        self, method: str, path: str, body: bytes | Sequence[bytes], headers: Sequence[tuple[str, str]]
+    ) -> AsyncIterator[Reply]:
         content_type = () if any(name.lower() == "content-type" for name, _ in headers) else (_JSON,)
-        reply = await self._transport.begin(method, self._prefix + path, [*content_type, *headers], body)
+        pieces = (body,) if isinstance(body, bytes) else body
+        reply = await self._transport.begin(method, self._prefix + path, [*content_type, *headers], pieces)
         try:
             yield reply
         finally:

@@ -10,7 +10,7 @@ Authorization but the backend's own secret, nothing that speaks of the connectio
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 
 import httpx
@@ -22,6 +22,7 @@ from supervisord_ai.wire.http1 import END, Broken, Headers, ResponseHead, Respon
 
 __all__ = ["ByteStream", "Dialer", "HttpTransport", "RawStream", "Reply", "TransportStatistics", "dial_tcp", "dial_unix"]
 
+JOINED_BYTES = 64_000
 METADATA_BYTES = 16_000_000  # `show` of a model with its tensors is a few hundred kilobytes
 HOST = "127.0.0.1:11434"  # what Ollama's Host check always takes, wherever it listens
 
@@ -138,14 +139,18 @@ class HttpTransport(httpx.AsyncBaseTransport):
     def statistics(self) -> TransportStatistics:
         return TransportStatistics(self._in_use, len(self._kept), self._dialled, self._stale)
 
-    async def begin(self, method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes) -> Reply:
+    async def begin(self, method: str, target: str, headers: Iterable[tuple[str, str]], body: Sequence[bytes]) -> Reply:
         """Send one call and wait for the head of its answer; the caller closes the reply.
 
         A kept connection that has ended is found before it is used. One that ends just as it is used fails like any other: only
         a call that changes nothing (GET, HEAD) is sent again here, since who sent another one counts its attempts.
         Raises: UpstreamUnreachable, UpstreamCut.
         """
-        raw = request_bytes(method, target, self._headers(headers, len(body), method), body)
+        length = sum(map(len, body))
+        # In one piece with the head where that is cheap: then it is one packet.
+        is_small = length <= JOINED_BYTES
+        first = request_bytes(method, target, self._headers(headers, length, method), b"".join(body) if is_small else b"")
+        raw = (first,) if is_small else (first, *body)
         is_head = method == "HEAD"
         stream = await self._reuse()
         if stream is not None:
@@ -166,12 +171,13 @@ class HttpTransport(httpx.AsyncBaseTransport):
         framing = [("Content-Length", str(length))] if length or method not in {"GET", "HEAD", "OPTIONS", "DELETE"} else []
         return ours + theirs + framing
 
-    async def _attempt(self, stream: ByteStream, raw: bytes, *, is_head_request: bool) -> Reply:
+    async def _attempt(self, stream: ByteStream, raw: Sequence[bytes], *, is_head_request: bool) -> Reply:
         self._in_use += 1
         reply = Reply(self, stream, is_head_request=is_head_request)
         try:
             with contextlib.suppress(PeerGone):  # it may have answered without reading to the end: reading tells
-                await stream.send_all(raw)
+                for piece in raw:
+                    await stream.send_all(piece)
             await reply.read_head()
         except BaseException:
             await reply.aclose()
@@ -211,7 +217,7 @@ class HttpTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Answer httpx, with at most 16 MB. Its timeouts are not looked at: deadlines are cancel scopes here."""
         body = await request.aread()
-        reply = await self.begin(request.method, request.url.raw_path.decode("ascii"), request.headers.multi_items(), body)
+        reply = await self.begin(request.method, request.url.raw_path.decode("ascii"), request.headers.multi_items(), (body,))
         # Nobody asked for a coding; httpx would undo one without a bound, and fail in its own words.
         headers = [(name, value) for name, value in reply.headers.items() if name.lower() != "content-encoding"]
         return httpx.Response(reply.status, headers=headers, stream=_HttpxBody(reply, METADATA_BYTES), request=request)

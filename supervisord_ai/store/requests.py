@@ -7,7 +7,7 @@ revive a row whose caller left.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from supervisord_ai.clock import Clock
 from supervisord_ai.core.request_state import RowEvent, RowState, sources
 from supervisord_ai.store.database import Database
 from supervisord_ai.store.rows import Answer, RequestRow
-from supervisord_ai.store.writes import Change, Insert
+from supervisord_ai.store.writes import WHOLE_MAX_BYTES, Blob, Change, Insert
 
 _FORGET_AT_ONCE = 500  # a commit of that many deletes holds the loop for about 10 ms
 
@@ -76,8 +76,10 @@ class Requests:
         self._clock = clock
         self._last_seq = int(database.read("SELECT coalesce(max(seq), 0) FROM requests")[0][0])
 
-    async def accept(self, row: RequestRow) -> None:
+    async def accept(self, row: RequestRow, body: Sequence[bytes] = ()) -> None:
         """Write the row; returns when it is durable. If cancelled it is written all the same: `cancel` it then.
+
+        `body`: the pieces of its body, where the row has none itself.
 
         Raises:
             StoreFault: it could not be written, and was not.
@@ -87,9 +89,10 @@ class Requests:
         seq = self._last_seq
         values = (seq, row.id, row.agent, row.agent_class, row.generation, row.key, row.digest, row.method, row.path, row.face)
         times = (row.priority, row.accepted_wall, row.deadline_wall, int(row.is_async), row.attempt, row.state)
-        await self._database.commit(
-            Insert(_NEW_ROW, (*values, int(row.asked_stream), *times)), Insert(_NEW_BODY, (seq, row.body))
-        )
+        pieces = tuple(body) or (row.body,)
+        is_large = sum(map(len, pieces)) > WHOLE_MAX_BYTES
+        kept = Blob("bodies", "body", seq, pieces) if is_large else Insert(_NEW_BODY, (seq, b"".join(pieces)))
+        await self._database.commit(Insert(_NEW_ROW, (*values, int(row.asked_stream), *times)), kept)
 
     async def claim(self, request_id: str, attempt: int) -> None:
         """Write that a slot took it; returns when that is durable. Attempts count from 1.

@@ -13,8 +13,9 @@ from supervisord_ai.core.request_state import RowState
 class RequestRow:
     """One accepted request, with all that is needed to run it again after a crash.
 
-    Times are wall seconds. `body` is the caller's body in canonical form; it is let go (b"") once the row is done or
-    cancelled. `key` is the caller's `Idempotency-Key`, scoped per agent. `attempt` counts the claims so far.
+    Times are wall seconds. `body` is the caller's body in canonical form, as read from the disk; it is let go (b"") once the row
+    is done or cancelled, and by a request that lives: its call has it. `key` is the caller's `Idempotency-Key`, scoped per
+    agent. `attempt` counts the claims so far.
     """
 
     id: str

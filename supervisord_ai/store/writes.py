@@ -13,7 +13,8 @@ Value = str | bytes | int | float | None
 
 # A multi-row INSERT costs a third of executemany. Few sizes, so that the statement cache knows them all.
 _ROWS_AT_ONCE = (64, 8, 1)
-_LET_GO_BYTES = 1_000_000
+_AT_ONCE_BYTES = 1_000_000
+WHOLE_MAX_BYTES = 1_000_000  # from here on a value is better written as a Blob, or is at least let go of
 
 
 class Unmatched(Exception):  # noqa: N818
@@ -37,7 +38,17 @@ class Change:
     must_find: str | None = None
 
 
-Write = Insert | Change
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """One new row of a number and a large value, written in pieces: a bound one lies in memory three times over meanwhile."""
+
+    table: str
+    column: str
+    rowid: int
+    pieces: tuple[bytes, ...]
+
+
+Write = Insert | Change | Blob
 
 
 @dataclass(eq=False, slots=True)
@@ -50,9 +61,7 @@ class Submission:
     size_bytes: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.size_bytes = sum(
-            100 + sum(len(v) for v in write.values if isinstance(v, bytes | str)) for write in self.writes
-        )
+        self.size_bytes = sum(100 + _size(write) for write in self.writes)
 
 
 def apply(conn: sqlite3.Connection, writes: Iterable[Write]) -> None:
@@ -65,18 +74,38 @@ def apply(conn: sqlite3.Connection, writes: Iterable[Write]) -> None:
         sqlite3.Error: whatever SQLite says.
     """
     inserts: dict[str, list[tuple[Value, ...]]] = {}
+    blobs: list[Blob] = []
     changes: list[Change] = []
     for write in writes:
-        if isinstance(write, Insert):
-            inserts.setdefault(write.into, []).append(write.values)
-        else:
-            changes.append(write)
+        match write:
+            case Insert(into, values):
+                inserts.setdefault(into, []).append(values)
+            case Blob():
+                blobs.append(write)
+            case Change():
+                changes.append(write)
     for into, rows in inserts.items():
         _insert(conn, into, rows)
+    for blob in blobs:
+        _put(conn, blob)
     for change in changes:
         touched = _execute(conn, change.sql, change.values)
         if touched == 0 and change.must_find is not None:
             raise Unmatched(change.must_find)
+
+
+def _size(write: Write) -> int:
+    values = write.pieces if isinstance(write, Blob) else write.values
+    return sum(len(value) for value in values if isinstance(value, bytes | str))
+
+
+def _put(conn: sqlite3.Connection, blob: Blob) -> None:
+    sql = f"INSERT INTO {blob.table}(rowid, {blob.column}) VALUES (?, zeroblob(?))"
+    conn.execute(sql, (blob.rowid, sum(map(len, blob.pieces))))
+    with conn.blobopen(blob.table, blob.column, blob.rowid) as room:
+        for piece in blob.pieces:
+            for at in range(0, len(piece), _AT_ONCE_BYTES):
+                room.write(memoryview(piece)[at : at + _AT_ONCE_BYTES])
 
 
 def _insert(conn: sqlite3.Connection, into: str, rows: Sequence[tuple[Value, ...]]) -> None:
@@ -92,7 +121,7 @@ def _insert(conn: sqlite3.Connection, into: str, rows: Sequence[tuple[Value, ...
 def _execute(conn: sqlite3.Connection, sql: str, values: Sequence[Value]) -> int:
     """Execute a statement and return how many rows it touched."""
     touched = conn.execute(sql, values).rowcount
-    if sum(len(value) for value in values if isinstance(value, bytes | str)) > _LET_GO_BYTES:
+    if sum(len(value) for value in values if isinstance(value, bytes | str)) > WHOLE_MAX_BYTES:
         _let_go(conn, sql, len(values))
     return touched
 

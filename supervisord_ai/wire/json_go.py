@@ -112,16 +112,8 @@ def encode_utf8(value: Json) -> bytes:
 
 
 def encode_members(value: JsonObject) -> dict[str, bytes]:
-    """Write each member of an object by itself, for `join_members`: two bodies that differ in one member share the others."""
+    """Write each member of an object by itself, for a `Body`: two bodies that differ in one member share the others."""
     return {key: encode_utf8(member) for key, member in value.items()}
-
-
-def join_members(members: Mapping[str, bytes]) -> bytes:
-    """Put written members together to one object."""
-    pieces = [b"{"]
-    for key, member in members.items():
-        pieces += [b"," if len(pieces) > 1 else b"", encode_utf8(key), b":", member]
-    return b"".join([*pieces, b"}"])  # one copy: a member may be 40 MB of image
 
 
 def fold(key: str) -> str:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
-from supervisord_ai.core.calls import Json, JsonObject, Op
+from supervisord_ai.core.calls import Body, Json, JsonObject, Op
 from supervisord_ai.wire.faces import error_body, error_line
 from supervisord_ai.wire.json_go import decode, encode, encode_utf8
 from supervisord_ai.wire.ndjson import read_line
@@ -220,20 +219,20 @@ def _has_tool_calls(line: JsonObject) -> bool:
     return bool(line.get("tool_calls")) or (isinstance(message, dict) and bool(message.get("tool_calls")))
 
 
-def bounded(op: Op, body: bytes, num_predict: int) -> bytes:
+def bounded(op: Op, body: Body, num_predict: int) -> Body:
     """Return the body of a call with a bound on its answer, in the words of its face. It has none of its own."""
-    fields = cast("JsonObject", decode(body))
+    members = dict(body.members or {})
     if op in {Op.GENERATE, Op.CHAT}:
-        options = fields.get("options")
-        fields["options"] = {**(options if isinstance(options, dict) else {}), "num_predict": num_predict}
+        options = decode(members["options"]) if "options" in members else None
+        members["options"] = encode_utf8({**(options if isinstance(options, dict) else {}), "num_predict": num_predict})
     else:
-        fields["max_output_tokens" if op is Op.RESPONSES else "max_tokens"] = num_predict
-    return encode_utf8(fields)
+        members["max_output_tokens" if op is Op.RESPONSES else "max_tokens"] = encode_utf8(num_predict)
+    return Body(members=members)
 
 
-def asked_of(body: bytes, model: str) -> bytes:
+def asked_of(body: Body, model: str) -> bytes:
     """Return a body as if another model had been asked."""
-    return encode_utf8(cast("JsonObject", decode(body)) | {"model": model})
+    return bytes(Body(members={**(body.members or {}), "model": encode_utf8(model)}))
 
 
 # --- calls and answers of our own -------------------------------------------------------------------------------------

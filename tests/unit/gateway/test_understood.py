@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from supervisord_ai.core.calls import Call, ModelPins, Pins
+from supervisord_ai.core.calls import Body, Call, ModelPins, Pins
 from supervisord_ai.gateway.classify import classify
 from supervisord_ai.gateway.understood import BODY_MAX_BYTES, Understood
 
@@ -67,7 +67,7 @@ def test_it_stays_within_its_bytes_and_forgets_what_was_not_asked_for_longest() 
     seen, call = Understood(cap_bytes=100_000), call_of(ASKED)
     for number in range(200):
         asked: Asked = (*ASKED[:4], COLD + b" " * number)
-        seen.keep(asked, PINS, replace(call, caller_body=asked[4]))
+        seen.keep(asked, PINS, replace(call, caller_body=Body(asked[4])))
         assert seen.bytes <= 100_000
         assert seen.get(ASKED, PINS) is not None
     assert seen.get((*ASKED[:4], COLD + b" " * 2), PINS) is None

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from supervisord_ai.core.calls import Json
+from supervisord_ai.core.calls import Body, Json
 from supervisord_ai.wire.json_go import (
     MAX_BROKEN_BYTES,
     MAX_DEPTH,
@@ -23,7 +23,6 @@ from supervisord_ai.wire.json_go import (
     encode,
     encode_members,
     fold,
-    join_members,
     pairs_of,
 )
 
@@ -47,7 +46,7 @@ def test_what_is_written_is_ascii_and_reads_back_the_same(value: Json) -> None:
 def test_members_written_one_by_one_are_the_same_object_in_utf8(value: dict[str, Json]) -> None:
     cleaned = decode(encode(value))
     assert isinstance(cleaned, dict)
-    assert decode(join_members(encode_members(cleaned))) == cleaned
+    assert decode(bytes(Body(members=encode_members(cleaned)))) == cleaned
 
 
 def decode_and_encode(body: bytes) -> bytes:
