@@ -124,6 +124,8 @@ class SharedAnswer:
             self._requests.remove(request)
         if not self._requests:
             self.spool.close()
+            # These point back: a body of 40 MB would stay until the collector of cycles comes by.
+            self.job = self.asked_by = None
 
     def begin(self, head: Head, now: float) -> None:
         """The first byte is here."""

@@ -243,6 +243,7 @@ class Database:
             finally:
                 if not is_settled:  # cancelled before it was written: `_finish` does it
                     self._pending[:0] = batch
+            del batch  # a body of 40 MB would be held until the next one
 
     def _take(self) -> list[Submission]:
         size = count = 0
