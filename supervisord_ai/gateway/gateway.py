@@ -345,16 +345,12 @@ class Gateway:
             await self._serve_call(exchange, caller, await self._read(exchange, caller, b""))
             return
         is_packed = is_gzip(head.headers) and matched.route.kind is not Kind.ADMIN  # a blob is stored as it comes
-        declared = head.body_bytes if not is_packed else None  # None: in chunks, or packed, so it is counted once it is here
-        limit = self._limits.body_bytes if declared is not None else min(self._limits.body_bytes, self._ingest.free_bytes)
-        with self._ingest.held(min(declared or 0, self._limits.body_bytes)):
-            size = len(await exchange.body(limit, gunzip=is_packed))
+        declared = head.body_bytes if not is_packed else None  # None: in chunks, or packed, so it is counted as it comes
+        limit = self._limits.body_bytes
+        with self._ingest.held(min(declared or 0, limit)) as hold:
+            await exchange.body(limit, gunzip=is_packed, take=hold.more if declared is None else None)
             # What was read of it is what is kept from here on: the bytes themselves would lie beside it for as long as it waits.
-            if declared is not None:
-                await self._serve_call(exchange, caller, await self._read(exchange, caller, exchange.take_body()))
-                return
-            with self._ingest.held(size):
-                await self._serve_call(exchange, caller, await self._read(exchange, caller, exchange.take_body()))
+            await self._serve_call(exchange, caller, await self._read(exchange, caller, exchange.take_body()))
 
     async def _read(self, exchange: Exchange, caller: Caller, body: bytes) -> Call:
         head, is_owner = exchange.head, caller.kind is CallerKind.OWNER

@@ -6,7 +6,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -135,11 +135,14 @@ class Exchange:
         body, self._body = self._body or b"", b""
         return body
 
-    async def body(self, max_bytes: int | None = None, *, gunzip: bool = False) -> bytes:
+    async def body(
+        self, max_bytes: int | None = None, *, gunzip: bool = False, take: Callable[[int], None] | None = None
+    ) -> bytes:
         """Return the whole body; asking again returns the same. `gunzip` it where the head says so.
 
         Sends `100 Continue` first where the caller waits for it. `max_bytes` bounds both what comes and what it stands for.
-        Raises: Refused (413 above `max_bytes`, 408 when nothing more comes, 400 for broken framing or gzip), PeerGone.
+        `take` is told of every piece before it is held, and may refuse it.
+        Raises: Refused (413 above `max_bytes`, 408 when nothing more comes, 400 for broken framing or gzip, `take`'s), PeerGone.
         """
         if self._body is not None:
             return self._body
@@ -154,6 +157,7 @@ class Exchange:
         whole = self._incoming.take_whole(limit) if not gunzip and not self._is_body_ended else None
         if whole is not None:  # most bodies come with their head
             self._is_body_ended = True
+            self._take(take, len(whole))
             self._body = whole
             return whole
         received, came = bytearray(), 0
@@ -164,9 +168,10 @@ class Exchange:
                 if came > limit:  # also of what stands for nothing
                     raise self._fail(413, "http: request body too large")
                 for piece in (data,) if packed is None else packed.feed(data):
-                    received += piece
-                    if len(received) > limit:
+                    if len(received) + len(piece) > limit:
                         raise self._fail(413, "http: request body too large")
+                    self._take(take, len(piece))
+                    received += piece
                     if packed is not None:
                         await trio.lowlevel.checkpoint()  # a few bytes may stand for many
             if packed is not None:
@@ -193,8 +198,18 @@ class Exchange:
         assert isinstance(event, bytes)
         return event
 
+    def _take(self, take: Callable[[int], None] | None, count: int) -> None:
+        try:
+            if take is not None:
+                take(count)
+        except Refused as refused:
+            raise self._failed(replace(refused, close=True)) from None
+
     def _fail(self, status: int, message: str) -> Refused:
-        self._failure = Refused(status, message, close=True)
+        return self._failed(Refused(status, message, close=True))
+
+    def _failed(self, refused: Refused) -> Refused:
+        self._failure = refused
         self._is_body_ended = True
         self.keeps_connection = False
         return self._failure
