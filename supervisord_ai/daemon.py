@@ -78,6 +78,7 @@ from supervisord_ai.host.cgroup import Cages, Guarantee
 from supervisord_ai.host.connections import KernelConnections
 from supervisord_ai.host.fence import FenceFolder
 from supervisord_ai.host.firewall import WANTS, Firewall, Nft
+from supervisord_ai.host.heap import keep_large_blocks_apart
 from supervisord_ai.host.machine import MachineDoor, RealMachine, free_bytes
 from supervisord_ai.host.notify import NotifyDoor, NotifyFolder
 from supervisord_ai.host.peers import KernelPeers
@@ -168,6 +169,7 @@ def run(config: Config, options: Options = Options()) -> int:
     # A thread that wants the interpreter back gets it within 0.1 ms: behind a busy loop the default of 5 ms makes an
     # acknowledgement wait for its fdatasync's thread for up to seconds.
     sys.setswitchinterval(1e-4)
+    keep_large_blocks_apart()
     allow_open_files()
     with ExitStack() as held:
         daemon = Daemon(config, options, held)
