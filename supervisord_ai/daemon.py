@@ -83,6 +83,7 @@ from supervisord_ai.host.machine import MachineDoor, RealMachine, free_bytes
 from supervisord_ai.host.notify import NotifyDoor, NotifyFolder
 from supervisord_ai.host.peers import KernelPeers
 from supervisord_ai.host.process import Account, ProcessDoor, Processes, account, allow_open_files
+from supervisord_ai.host.rehearsed import RehearsedMachine
 from supervisord_ai.host.signals import Asked, signals_asked
 from supervisord_ai.host.state_folder import StateFolder, make_folder
 from supervisord_ai.host.systemd import Notifier
@@ -109,7 +110,8 @@ STOP_AGENTS_WITHIN_S = 7.0  # the rest of the 8 s is for the files
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line adds to a config. `ledger`: where the embedded engine counts its calls.
+    """What the command line adds to a config. `ledger`: where the embedded engine counts its calls. `is_rehearsal`: what others
+    do on this machine is left out of the level.
 
     `read_config` reads the config again, for a reload: it may block, and raises what `config.load` raises.
     """
@@ -117,6 +119,7 @@ class Options:
     cages: Form = "auto"
     ledger: Path | None = None
     model_file: Path | None = None
+    is_rehearsal: bool = False
     read_config: Callable[[], Config] | None = field(default=None, compare=False)
 
 
@@ -304,7 +307,7 @@ class Daemon:
             clock=clock,
         )
         self._sampler = Sampler(
-            doors.machine(fleet=cages.group, engine_pids=self._engine_pids),
+            RehearsedMachine() if options.is_rehearsal else doors.machine(fleet=cages.group, engine_pids=self._engine_pids),
             load=self._gateway.load,
             tell=self._sampled,
             clock=clock,

@@ -101,6 +101,7 @@ def _add_running(commands: Any) -> None:
     run.add_argument("--cages", choices=["auto", "v2", "v1", "none"], default="auto", help=argparse.SUPPRESS)
     run.add_argument("--engine-ledger", metavar="FILE", help=argparse.SUPPRESS)
     run.add_argument("--engine-model", metavar="FILE", help=argparse.SUPPRESS)
+    run.add_argument("--rehearsal", action="store_true", help=argparse.SUPPRESS)
 
     trial = _command(commands, "try", "trial", "run one command as an agent, with a throw-away daemon and no config")
     where = trial.add_mutually_exclusive_group()

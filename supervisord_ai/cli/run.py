@@ -68,6 +68,7 @@ def options_of(args: Namespace) -> daemon.Options:
         cages=args.cages,
         ledger=Path(args.engine_ledger) if args.engine_ledger else None,
         model_file=Path(args.engine_model) if args.engine_model else None,
+        is_rehearsal=args.rehearsal,
         read_config=lambda: read_config(args)[0],
     )
 

@@ -77,6 +77,8 @@ def _is_reachable(python: str) -> bool:
 class Stage:
     """Everything the demo puts on the machine. A context manager: leaving it takes everything away again."""
 
+    options: tuple[str, ...] = ()  # of `run`, beside those of every play
+
     def __init__(self, cast: Cast, parts: Iterable[Part], *, root: Path | None = None) -> None:
         self.cast = cast
         self.parts = tuple(parts)
@@ -106,6 +108,7 @@ class Stage:
         """
         began = time.monotonic()
         command = [sys.executable, "-m", "supervisord_ai", "run", "--accept-smaller-machine", "--config", str(self._config)]
+        command += self.options
         with (self.folder / "daemon.log").open("ab") as log:
             self._daemon = subprocess.Popen(
                 [*command, "--engine-ledger", str(self._ledger)],
