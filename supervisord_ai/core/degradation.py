@@ -27,6 +27,7 @@ SMOOTHING_S = {Component.QUEUE: 8.0, Component.MEMORY: 3.0, Component.CPU: 30.0}
 GAP_S = 5.0
 NEWS_AFTER_DWELLS = 10.0
 OWNER = "owner"
+_ROUNDS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +77,27 @@ def lifts_in_s(
 ) -> float:
     """Return in about how many seconds a level will be left, were nobody to come whom it turns away.
 
-    At the earliest when it has held for its dwell. A backlog that is its cause gets shorter by a second in each second: so
-    many it is away from the threshold, `wait_share` being what it is pressed now and `within_s` the time that callers have.
+    At the earliest when it has held for its dwell. Else when the backlog that is its cause is short enough: `wait_share` is what
+    it is pressed now, `within_s` the time that callers have. It gets shorter by a second in each second; one that is too long
+    for its callers does so faster, since at its old end they are answered and give up at the same time: were they to come
+    evenly, all of it is gone after `within_s`. The smoothed figure follows that fall with its delay.
     """
     dwell_s = max(0.0, policy.dwell_s - held_for_s)
-    too_much_s = ((wait_share or 0.0) - leaves_below(policy, level)) * within_s
-    return max(dwell_s, too_much_s + SMOOTHING_S[Component.QUEUE] if too_much_s > 0 else 0.0)
+    share = wait_share or 0.0
+    short_enough_s = (share - leaves_below(policy, level)) * within_s / max(1.0, share)
+    return max(dwell_s, _seen_after_s(short_enough_s) if short_enough_s > 0 else 0.0)
+
+
+def _seen_after_s(fallen_after_s: float) -> float:
+    """Return when the smoothed pressure of a queue that falls evenly is where the pressure itself is after so many seconds.
+
+    It runs behind by its time constant in the end, and by less in the beginning: t = fallen_after + lag * (1 - exp(-t / lag)).
+    """
+    lag_s = SMOOTHING_S[Component.QUEUE]
+    at_s = fallen_after_s + lag_s
+    for _ in range(_ROUNDS):  # each comes nearer, from above
+        at_s = fallen_after_s + lag_s * (1 - math.exp(-at_s / lag_s))
+    return at_s
 
 
 class Degradation:

@@ -269,6 +269,9 @@ def test_a_change_says_from_where_to_where_and_why(values: list[float]) -> None:
         (100.0, None, 0.0),
         (50.0, 1.0, 44.0),  # (1.0 - 0.85) x 240 s, and the smoothing
         (0.0, 1.0, 60.0),
+        (50.0, 0.86, 10.0),  # 2.4 s to fall: the smoothed figure is not yet behind by all of its delay, and the dwell is longer
+        (60.0, 0.86, 7.0),
+        (60.0, 2.0, 146.0),  # half of those will have given up: (2.0 - 0.85) x 240 s / 2, and the smoothing
         (100.0, 0.5, 0.0),
     ],
 )
@@ -276,4 +279,4 @@ def test_a_level_lifts_after_its_dwell_and_when_the_backlog_is_short_enough(
     held_for_s: float, wait_share: float | None, seconds: float
 ) -> None:
     found = lifts_in_s(POLICY, Level.CRITICAL, held_for_s=held_for_s, wait_share=wait_share, within_s=240.0)
-    assert found == pytest.approx(seconds)
+    assert found == pytest.approx(seconds, abs=0.2)
