@@ -17,6 +17,7 @@ Json = dict[str, Any]
 REFRESH_S = 1.0
 SHOWN_RUNNING = 8
 SHOWN_ATTENTION = 8
+SHOWN_SHED = 12
 SHOWN_HAPPENED = 4
 INDENT = 11
 STATE_STYLE = {
@@ -96,6 +97,7 @@ def screen(told: Json, width: int | None = None) -> Screen:
     page.line("")
     _cache(page, told["cache"])
     _memory(page, told)
+    _relief(page, told["memory"])
     page.wrapped(("identity", "bold"), f"{told['identity']['level']}: {told['identity']['detail']}", INDENT)
     page.wrapped(("guarantee", "bold"), f"{told['guarantee']['level']}: {told['guarantee']['detail']}", INDENT)
     page.wrapped(("so far", "bold"), so_far(told["totals"]), INDENT)
@@ -200,6 +202,26 @@ def _memory(page: Screen, told: Json) -> None:
     for gpu in machine["gpus"] or ():
         used = f"{size_of(gpu['used_bytes'])} of {size_of(gpu['total_bytes'])} VRAM"
         page.title("gpu", f"{gpu['name']}   {used}", (f"   {gpu['used']:.0%}" if gpu["used"] is not None else "", ""))
+
+
+GIVEN_UP = {
+    "starts": "no new batch of agents starts",
+    "cache": "no batch starts, answers kept in memory are dropped",
+    "shed": "no batch starts, the cache in memory is dropped, agents are stopped",
+    "admit": "no batch starts, the cache in memory is dropped, agents are stopped, only urgent requests are let in",
+}
+
+
+def _relief(page: Screen, memory: Json) -> None:
+    """What is given up while memory is short, and who was stopped for it."""
+    relief, shed = memory.get("relief"), memory.get("shed") or ()
+    if relief is not None and relief["step"] in GIVEN_UP:
+        words = f"{GIVEN_UP[relief['step']]}, for {span_of(relief['since_s'])}: {relief['reason']}"
+        page.wrapped(("relief", "bold red"), words, INDENT)
+    if shed:
+        more = f" and {len(shed) - SHOWN_SHED} more" if len(shed) > SHOWN_SHED else ""
+        words = f"{len(shed)} stopped, they come back when memory does: {', '.join(shed[:SHOWN_SHED])}{more}"
+        page.wrapped(("shed", "bold red"), words, INDENT)
 
 
 def _mb(size_bytes: float | None) -> str:

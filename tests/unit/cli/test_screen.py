@@ -163,3 +163,17 @@ def test_an_empty_daemon_says_how_to_begin() -> None:
     empty = fleet_view()
     text = screen(told(fleet=type(empty)((), "none", "no agents"))).text()
     assert "none: ai-supervisor agents add NAME --class CLASS -- CMD" in text
+
+
+def test_what_is_given_up_while_memory_is_short_is_told_and_who_was_stopped() -> None:
+    page = told()
+    page["memory"]["relief"] = {"step": "shed", "reason": "900 MB available, below 1,000 MB", "since_s": 65.0}
+    page["memory"]["shed"] = [f"haiku-{number:02}" for number in range(14)]
+    text = screen(page).text()
+    assert "relief     no batch starts, the cache" in text
+    assert "900 MB available" in text
+    assert "shed       14 stopped, they come back when memory does: haiku-00" in text
+    assert "and 2 more" in text
+    page["memory"]["relief"]["step"], page["memory"]["shed"] = "nothing", []
+    assert "relief" not in screen(page).text()
+    assert max(map(len, text.splitlines())) <= 80
