@@ -55,7 +55,7 @@ _TOLD_CHARS = 60  # of a value in X-AI-Options
 def classify(
     method: str,
     path: str,
-    body: bytes,
+    body: bytes | bytearray,
     *,
     is_admin_allowed: bool,
     pins: Pins,
@@ -104,7 +104,7 @@ def _refused_route(route: Route) -> Refused:
             return Refused(403, NO_SEARCH)
 
 
-def _read(route: Route, body: bytes) -> Bound:
+def _read(route: Route, body: bytes | bytearray) -> Bound:
     try:
         return read_body(route.op, body)
     except EmptyBody as error:
@@ -113,7 +113,7 @@ def _read(route: Route, body: bytes) -> Bound:
         raise Refused(400, str(error)) from error
 
 
-def _without_fields(matched: Matched, method: str, path: str, body: bytes) -> Call:
+def _without_fields(matched: Matched, method: str, path: str, body: bytes | bytearray) -> Call:
     """A route without a JSON body. Ollama skips the body of a GET; a blob's is passed as it is."""
     route, parameter = matched.route, matched.parameter
     model = parameter if route.op == Op.V1_MODEL else None
@@ -126,7 +126,7 @@ def _without_fields(matched: Matched, method: str, path: str, body: bytes) -> Ca
                 canonical_model = name
             case NoName() | BadName():
                 pass  # Ollama has words for these
-    sent = body if method not in {"GET", "HEAD"} else b""
+    sent = bytes(body) if method not in {"GET", "HEAD"} else b""
     upstream_path = route.path if parameter is None else route.path.partition(":")[0] + quote_path(parameter, safe=":@")
     return Call(
         route=route,

@@ -348,11 +348,11 @@ class Gateway:
         declared = head.body_bytes if not is_packed else None  # None: in chunks, or packed, so it is counted as it comes
         limit = self._limits.body_bytes
         with self._ingest.held(min(declared or 0, limit)) as hold:
-            await exchange.body(limit, gunzip=is_packed, take=hold.more if declared is None else None)
+            await exchange.receive_body(limit, gunzip=is_packed, take=hold.more if declared is None else None)
             # What was read of it is what is kept from here on: the bytes themselves would lie beside it for as long as it waits.
             await self._serve_call(exchange, caller, await self._read(exchange, caller, exchange.take_body()))
 
-    async def _read(self, exchange: Exchange, caller: Caller, body: bytes) -> Call:
+    async def _read(self, exchange: Exchange, caller: Caller, body: bytes | bytearray) -> Call:
         head, is_owner = exchange.head, caller.kind is CallerKind.OWNER
         return await self._classify(head.method, head.path, body, is_owner=is_owner, query=head.query)
 
@@ -372,14 +372,16 @@ class Gateway:
             case Kind.REFUSED:
                 raise Refused(403, "this route is not carried")
 
-    async def _classify(self, method: str, path: str, body: bytes, *, is_owner: bool, query: str = "") -> Call:
+    async def _classify(self, method: str, path: str, body: bytes | bytearray, *, is_owner: bool, query: str = "") -> Call:
         """Read a body. A large one (images) takes up to a second, in which everybody else would wait: not on the loop."""
-        asked = (is_owner, method, path, query, body)
+        judge = partial(classify, method, path, is_admin_allowed=is_owner, pins=self._pins, query=query)
+        if len(body) >= READ_ELSEWHERE_BYTES:
+            return await self._run_sync(judge, body)
+        asked = (is_owner, method, path, query, bytes(body))
         known = self._understood.get(asked, self._pins)
         if known is not None:
             return known
-        judge = partial(classify, method, path, body, is_admin_allowed=is_owner, pins=self._pins, query=query)
-        call = judge() if len(body) < READ_ELSEWHERE_BYTES else await self._run_sync(judge)
+        call = judge(asked[4])
         self._understood.keep(asked, self._pins, call)
         return call
 

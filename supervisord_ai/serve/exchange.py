@@ -113,7 +113,7 @@ class Exchange:
         self._connection = connection
         self._incoming = incoming
         self._bounds = bounds
-        self._body: bytes | None = None
+        self._body: bytes | bytearray | None = None
         self._is_body_ended = False
         self._failure: Refused | None = None  # why no body can be had
         self._owes_continue = (
@@ -130,22 +130,30 @@ class Exchange:
 
     # --- the request -----------------------------------------------------------------------------------------------
 
-    def take_body(self) -> bytes:
-        """Return the body that was read, and keep it no longer."""
+    def take_body(self) -> bytes | bytearray:
+        """Return the body that was read, as it lies here, and keep it no longer."""
         body, self._body = self._body or b"", b""
         return body
 
     async def body(
         self, max_bytes: int | None = None, *, gunzip: bool = False, take: Callable[[int], None] | None = None
     ) -> bytes:
-        """Return the whole body; asking again returns the same. `gunzip` it where the head says so.
+        """Return the whole body; asking again returns the same. As `receive_body`."""
+        await self.receive_body(max_bytes, gunzip=gunzip, take=take)
+        body = self._body = bytes(self._body or b"")
+        return body
+
+    async def receive_body(
+        self, max_bytes: int | None = None, *, gunzip: bool = False, take: Callable[[int], None] | None = None
+    ) -> None:
+        """Have the whole body here, for `take_body`: a large one is not copied. `gunzip` it where the head says so.
 
         Sends `100 Continue` first where the caller waits for it. `max_bytes` bounds both what comes and what it stands for.
         `take` is told of every piece before it is held, and may refuse it.
         Raises: Refused (413 above `max_bytes`, 408 when nothing more comes, 400 for broken framing or gzip, `take`'s), PeerGone.
         """
         if self._body is not None:
-            return self._body
+            return
         if self._failure is not None:
             raise self._failure
         limit = self._bounds.body_bytes if max_bytes is None else max_bytes
@@ -159,7 +167,7 @@ class Exchange:
             self._is_body_ended = True
             self._take(take, len(whole))
             self._body = whole
-            return whole
+            return
         received, came = bytearray(), 0
         packed = Gunzip() if gunzip else None
         try:
@@ -178,8 +186,7 @@ class Exchange:
                 packed.end()
         except GzipError as exc:
             raise self._fail(400, str(exc)) from exc
-        self._body = bytes(received)
-        return self._body
+        self._body = received
 
     async def _next_piece(self) -> bytes | None:
         """Return the next bytes of the body, None at its end. Raises: Refused, PeerGone."""

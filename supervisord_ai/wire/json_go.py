@@ -51,7 +51,7 @@ class Repeated(dict[str, "Json"]):
         self.pairs = pairs
 
 
-def decode(body: bytes) -> Json:
+def decode(body: bytes | bytearray) -> Json:
     """Return the first JSON value of a body; what follows it is ignored.
 
     Raises:
@@ -74,7 +74,7 @@ def decode_only(body: bytes) -> Json:
     return value
 
 
-def _decoded(body: bytes) -> tuple[Json, str]:
+def _decoded(body: bytes | bytearray) -> tuple[Json, str]:
     """The first value and what follows it."""
     text = _text(body)
     start = len(text) - len(text.lstrip(_BLANK))
@@ -162,7 +162,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",",
 _UTF8_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), check_circular=False)
 
 
-def _text(body: bytes) -> str:
+def _text(body: bytes | bytearray) -> str:
     """Go reads each byte that is not UTF-8 as one U+FFFD; lone surrogates in their place keep that count."""
     text = body.decode("utf-8", "surrogateescape")
     if len(body) > MAX_BROKEN_BYTES and not text.isascii() and len(body) - len(text.encode("utf-8", "ignore")) > MAX_BROKEN_BYTES:

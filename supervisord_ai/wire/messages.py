@@ -265,7 +265,7 @@ STRUCTS: dict[Op, Struct] = {
 }
 
 
-def read_body(op: Op, body: bytes) -> Bound:
+def read_body(op: Op, body: bytes | bytearray) -> Bound:
     """Read a body as the route's handler does: known fields spelled and typed as Ollama knows them, others as they came.
 
     Raises:
