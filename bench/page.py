@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -42,8 +43,9 @@ class OpenPage(threading.Thread):
         connection = http.client.HTTPConnection("127.0.0.1", self.port)
         connection.request("GET", "/events")
         answer = connection.getresponse()
-        while data := answer.read1(65536):
-            self.read_bytes += len(data)
+        with suppress(http.client.IncompleteRead):  # the daemon ends first
+            while data := answer.read1(65536):
+                self.read_bytes += len(data)
 
 
 def scrape(port: int) -> tuple[float, int]:

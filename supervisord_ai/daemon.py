@@ -451,6 +451,7 @@ class Daemon:
     def _page(self) -> Web:
         return Web(
             moment=self._control.moment,
+            fleet=self._fleet.statistics,
             counted=self._counted,
             took=self._gateway.took,
             now=self._clock.monotonic,

@@ -248,14 +248,14 @@ class Control:
 
     # --- looks ---------------------------------------------------------------------------------------------------------
 
-    def moment(self) -> Moment:
-        """Return everything that a status is made of, as it is now."""
+    def moment(self, fleet: FleetView | None = None) -> Moment:
+        """Return everything that a status is made of, as it is now; but for a fleet that was looked at already."""
         return Moment(
             version=self._version,
             pid=self._pid,
             started_wall=self._started_wall,
             now_wall=self._clock.wall(),
-            fleet=self._fleet(),
+            fleet=fleet if fleet is not None else self._fleet(),
             gateway=self._gateway(0),
             identity=self._identity(),
             memory=self._memory,

@@ -51,9 +51,12 @@ class Past(Protocol):
 class Feed:
     """Tells followers. `look` returns the status and the agents as they are now; it is asked only while somebody follows."""
 
-    def __init__(self, events: Past, look: Callable[[], tuple[Json, list[Json]]]) -> None:
+    def __init__(
+        self, events: Past, look: Callable[[], tuple[Json, list[Json]]], *, look_every_s: float = LOOK_EVERY_S
+    ) -> None:
         self._events = events
         self._look = look
+        self._look_every_s = look_every_s
         self._followers: set[_Follower] = set()
         self._told_seq = events.last_seq
         self._known: tuple[Json, dict[str, Json]] | None = None  # what the followers of changes have been told
@@ -66,7 +69,7 @@ class Feed:
         """Tell what happens, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(kept_up, "telling events", self._tell_events)
-            nursery.start_soon(every, LOOK_EVERY_S, "telling changes", self._tell_changes)
+            nursery.start_soon(every, self._look_every_s, "telling changes", self._tell_changes)
             nursery.start_soon(every, ALIVE_EVERY_S, "keeping readers of events awake", self._tell_alive)
 
     # --- one reader ----------------------------------------------------------------------------------------------------

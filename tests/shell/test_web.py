@@ -47,6 +47,7 @@ class Rooms:
         )
         self.web = Web(
             moment=self.house.control.moment,
+            fleet=lambda: self.house.fleet,
             counted=Counted,
             took=lambda _since: self.took,
             now=clock.monotonic,
