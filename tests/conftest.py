@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from hypothesis import settings
 
@@ -10,3 +11,11 @@ from hypothesis import settings
 settings.register_profile("ci", derandomize=True, database=None, deadline=None, print_blob=True)
 if os.environ.get("CI", "").lower() in {"1", "true"}:
     settings.load_profile("ci")
+
+# A test that exhausts the stack takes the tracer of coverage along, and nothing would be counted any more: the next gets it back.
+_TRACER = sys.gettrace()
+
+
+def pytest_runtest_setup() -> None:
+    if sys.gettrace() is not _TRACER:
+        sys.settrace(_TRACER)

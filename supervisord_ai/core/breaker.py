@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from enum import StrEnum
+from typing import assert_never
 
 from supervisord_ai.core.machine import advance
 from supervisord_ai.core.policies import BreakerPolicy
@@ -84,6 +85,8 @@ class Breaker:
                 self._open(BreakerEvent.FAILED, now)
             case BreakerState.OPEN:
                 pass
+            case _:
+                assert_never(self.state)
 
     def success(self) -> None:
         """Ollama answered a call in good order. Only half-open is that news: five faults among many good calls still trip."""

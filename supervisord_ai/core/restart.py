@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import assert_never
 
 from supervisord_ai.core.policies import RestartPolicy
 from supervisord_ai.core.roster import Restart
@@ -87,6 +88,8 @@ class RestartLedger:
                 return self._again_in(self._backoff_s(draw), ran_s)
             case Blame.ITSELF:
                 return self._failed(verdict, ran_s, now, draw)
+            case nobodys:
+                assert_never(nobodys)
 
     def _again_in(self, delay_s: float, ran_s: float) -> Decision:
         if self.every_s is not None:

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import assert_never
 
 from supervisord_ai.core.machine import advance
 from supervisord_ai.core.policies import RolloutPolicy
@@ -250,6 +251,8 @@ class Rollout:
                 self._move(member, _Move.GIVE_UP)
             case End.FAILED:
                 pass
+            case _:
+                assert_never(end)
 
     def leave(self, names: Iterable[str]) -> None:
         """These are no matter of the rollout any more."""

@@ -28,3 +28,8 @@ def test_the_advice_names_the_one_thing_worth_doing(changed: dict[str, object], 
     said = advice(replace(BASE, **changed))  # type: ignore[arg-type]
     assert words in said
     assert len(said) < 240
+
+
+def test_much_time_saved_is_told_in_hours() -> None:
+    told = [advice(replace(BASE, saved_s=seconds)) for seconds in (90.0, 600.0, 9000.0)]
+    assert [words in one for words, one in zip(("90 s", "10 minutes", "2.5 hours"), told, strict=True)] == [True] * 3

@@ -23,6 +23,7 @@ from supervisord_ai.core.rollout import (
     TakeBack,
     TakeOn,
     WaitUntil,
+    end_of,
     taken_up,
 )
 
@@ -298,3 +299,49 @@ def test_in_no_history_are_more_than_a_group_down_at_once_and_each_one_ends(
             assert made_of[name] == "old"
         if state(rollout) is State.DONE and rollout.step(name) is Step.ROLLED:
             assert made_of[name] == "new"
+
+
+@pytest.mark.parametrize(
+    ("word", "is_after_gateway", "end"),
+    [
+        ("finished", False, End.FINISHED),
+        ("stopped:owner", False, End.STOPPED),
+        ("stopped:rollout", False, End.EXCUSED),
+        ("lost-while-down", False, End.EXCUSED),
+        ("oom:fleet", False, End.EXCUSED),
+        ("exit:1", True, End.EXCUSED),
+        ("exit:1", False, End.FAILED),
+        ("oom:own-cap", False, End.FAILED),
+    ],
+)
+def test_what_an_end_says_of_a_spec(word: str, is_after_gateway: bool, end: End) -> None:
+    assert end_of(word, is_after_gateway=is_after_gateway) is end
+
+
+def test_ready_said_twice_counts_from_the_first_time() -> None:
+    rollout = of("a")
+    begun(rollout, 0.0)
+    rollout.ready("a", 2.0)
+    rollout.ready("a", 9.0)
+    rollout.ready("nobody", 9.0)
+    assert rollout.next(3.0) == WaitUntil(12.0)
+
+
+def test_who_asks_for_time_is_waited_for_longer() -> None:
+    rollout = of("a")
+    begun(rollout, 0.0)
+    rollout.extended("a", 100.0)
+    rollout.extended("nobody", 100.0)
+    assert rollout.next(61.0) == WaitUntil(100.0)
+
+
+def test_going_on_after_a_pause_on_the_way_back_keeps_the_reason_for_going_back() -> None:
+    rollout = of("a", "b", "c")
+    begun(rollout, 0.0)
+    rollout.abort("its owner")
+    rollout.resume()
+    assert (rollout.written().heading, rollout.written().why) == (Heading.BACK, "its owner")
+    forward = of("a")
+    forward.pause("its owner")
+    forward.resume()
+    assert forward.written().why == ""

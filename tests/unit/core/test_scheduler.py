@@ -343,3 +343,38 @@ def test_a_waiting_ticket_knows_its_place_and_its_reason() -> None:
     assert scheduler.standing(running.id, 3) is None
     scheduler.backend_lost("main")
     assert scheduler.reason(second, 3) == "no backend answers"
+
+
+def test_what_is_told_of_the_whole_queue() -> None:
+    scheduler = ready(slots=2)
+    first, second = ticket("opus-1", model="m"), ticket("opus-1", at=1.0, model="m", is_async=True)
+    scheduler.push(first)
+    scheduler.push(second)
+    assert (scheduler.queued, scheduler.queued_of("opus-1"), scheduler.queued_async(), scheduler.slots) == (2, 2, 1, 2)
+    assert scheduler.waiting(second.id) == second
+    assert [one.id for one in scheduler.on_connections()] == [first.id]
+    assert scheduler.waiting_models() == {"m": 2}
+    assert [one.id for one in scheduler.order()] == [first.id, second.id]
+
+
+def test_a_load_is_wanted_once_and_until_it_has_come_to_its_end() -> None:
+    scheduler = ready()
+    wanted = Load("main", "m", False)
+    assert not scheduler.is_wanted(wanted)
+    scheduler.want(wanted)
+    scheduler.want(wanted)
+    assert scheduler.is_wanted(wanted)
+    assert [effect for effect in scheduler.decide(0.0) if isinstance(effect, Load)] == [wanted]
+    assert scheduler.is_wanted(wanted)  # it is being loaded
+
+
+def test_agents_whose_use_has_faded_are_forgotten_when_there_are_many() -> None:
+    scheduler = ready(slots=1000)
+    for number in range(600):
+        scheduler.push(ticket(f"guest-{number}"))
+    for one in started(scheduler, 0.0):
+        scheduler.settle(one.id, 1.0)
+    scheduler.push(ticket("opus-1", at=1e6))
+    (last,) = started(scheduler, 1e6)
+    scheduler.settle(last.id, 1e6 + 1)
+    assert len(scheduler._turn_at) <= 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from supervisord_ai.core.policies import BackendSpec, ModelsPolicy
-from supervisord_ai.core.serving import engine_environ, host_of
+from supervisord_ai.core.serving import engine_environ, engine_name, host_of, is_engine
 
 SPEC = BackendSpec(url="http://127.0.0.1:11500", slots=3, command=("ollama", "serve"))
 MODELS = ModelsPolicy(num_ctx=8192, keep_alive_s=1800.0)
@@ -53,3 +53,8 @@ def test_a_keep_alive_is_written_as_a_duration_that_go_reads(keep_alive_s: float
 )
 def test_an_address_is_said_as_ollama_host_says_it(url: str, host: str) -> None:
     assert host_of(url) == host
+
+
+def test_an_engine_of_ours_is_told_from_an_agent_by_its_name() -> None:
+    assert engine_name("gpu") == "engine-gpu"
+    assert (is_engine(engine_name("gpu")), is_engine("engineer-1")) == (True, False)

@@ -46,3 +46,25 @@ def test_every_config_that_is_printed_can_be_read() -> None:
     assert urls == ["http://127.0.0.1:11440", "windows", "http://127.0.0.1:11440"]
     for words in ("setx OLLAMA_HOST", "networkingMode=mirrored", "New-NetFirewallRule", "daemon-reload"):
         assert words in lines_by_hand()
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        (UnitFacts(), "systemd knows no ollama.service"),
+        (UnitFacts(True, True, {"OLLAMA_HOST": "192.168.1.5:11434"}), "not this machine's loopback: we serve no other"),
+        (UnitFacts(True, True, {"OLLAMA_HOST": "0.0.0.0:11434"}), "other machines may use it and would lose it. --yes says"),
+        (UnitFacts(True, True, {"OLLAMA_HOST": "127.0.0.1:11436"}), "listens at port 11436 already: name another with --port"),
+        (UnitFacts(True, True), 'no [[ollama]] of /c is the Ollama at port 11434: set url = "http://127.0.0.1:11434" first'),
+    ],
+)
+def test_what_cannot_be_moved_is_told_with_what_to_do_instead(facts: UnitFacts, words: str) -> None:
+    backends = [BackendSpec(name="far", url="http://10.0.0.1:11434")]
+    with pytest.raises(UsageError, match=re.escape(words)):
+        plan("ollama.service", facts, config="/c", backends=backends, port=11436, may_close=False)
+
+
+def test_an_ollama_that_is_searched_for_is_the_one_at_its_usual_port_and_others_may_lose_it_where_that_is_meant() -> None:
+    facts = UnitFacts(True, True, {"OLLAMA_HOST": "0.0.0.0"})
+    move = plan("o", facts, config="/c", backends=[BackendSpec(name="main", url="auto")], port=11436, may_close=True)
+    assert (move.backend, move.old_url, move.new_url) == (0, "http://127.0.0.1:11434", "http://127.0.0.1:11436")

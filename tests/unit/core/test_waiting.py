@@ -130,3 +130,16 @@ class Indexes(RuleBasedStateMachine):
 
 TestIndexes = Indexes.TestCase
 TestIndexes.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+def test_what_is_told_of_those_who_wait() -> None:
+    waiting = Waiting(LEVEL_S)
+    for one in (ticket("a", model="m"), ticket("b", "opus-2", 3, 7.0, model="m"), ticket("c", at=2.0, is_async=True)):
+        waiting.push(one)
+    assert (len(waiting), "a" in waiting, "z" in waiting, waiting.remove("z")) == (3, True, False, None)
+    assert sorted(one.id for one in waiting.on_connections()) == ["a", "b"]
+    assert waiting.models() == {"m": 2, None: 1}
+    assert waiting.levels() == {3: (1, 7.0), 5: (2, 0.0)}
+    assert (waiting.count_async(), waiting.count_async("opus-1"), waiting.count_async("opus-2")) == (1, 1, 0)
+    waiting.remove("c")
+    assert waiting.count_async() == 0

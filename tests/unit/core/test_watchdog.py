@@ -109,3 +109,16 @@ def test_one_that_was_stopped_is_not_hung() -> None:
     watch.refused()
     assert not watch.silent(10, 20)
     assert not watch.silent(21, 31)
+
+
+def test_a_byte_of_a_call_that_nobody_has_started_says_nothing() -> None:
+    assert SlotWatch().spoke("unknown", MODEL, 2, 1.0) is False
+
+
+def test_a_doubt_that_was_right_may_be_had_again_at_once_and_one_that_was_wrong_may_not() -> None:
+    for was_right, doubted in ((True, True), (False, False)):
+        watch = SlotWatch()
+        assert serve_in_turns(watch, 3)[-1]
+        watch.proved(MODEL, was_right=was_right)
+        watch.started("x", MODEL, 10.0)
+        assert watch.ended("x", MODEL, 20.0, was_silent=True) is doubted
