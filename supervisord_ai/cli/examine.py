@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from supervisord_ai.cli.probing import Asker, Probing, examine_engines
 from supervisord_ai.config import Config, Files, load
 from supervisord_ai.core import locate, places
 from supervisord_ai.core.doctor import (
+    EngineFacts,
     FilesFacts,
     Finding,
     MachineFacts,
@@ -74,7 +75,7 @@ def examine(asked: str | None, around: Surroundings, doors: Doors) -> Examined:
         now_wall=doors.now_wall,
     )
     sections = (
-        ("Windows", check_wsl(_wsl_facts(config, around, doors.tree, kernel))),
+        ("Windows", check_wsl(_wsl_facts(config, around, doors.tree, kernel, engines))),
         ("machine", check_machine(_machine_facts(config, around, doors, status, skew_s))),
         ("Ollama", check_engines(engines)),
         ("files", check_files(_files_facts(path, config, problems, around, doors.tree))),
@@ -113,7 +114,9 @@ def _kernel_facts(config: Config | None, around: Surroundings, tree: Tree) -> lo
 # --- Windows ------------------------------------------------------------------------------------------------------------
 
 
-def _wsl_facts(config: Config | None, around: Surroundings, tree: Tree, kernel: locate.Facts) -> WslFacts:
+def _wsl_facts(
+    config: Config | None, around: Surroundings, tree: Tree, kernel: locate.Facts, engines: Sequence[EngineFacts]
+) -> WslFacts:
     memory = meminfo(tree)
     drive = locate.windows_drive(kernel.osrelease, tree.read("/proc/mounts") or "")
     facts = WslFacts(
@@ -128,6 +131,7 @@ def _wsl_facts(config: Config | None, around: Surroundings, tree: Tree, kernel: 
         swap_total_bytes=memory.get("SwapTotal", 0),
         parts_bytes=None if config is None else parts_bytes(config.memory),
         windows_free_bytes=None if drive is None else tree.free_bytes(drive),
+        reaches_windows=any(one.is_on_windows for one in engines),
         asks_windows=config is None or any(one.url in {"auto", "windows"} for one in config.backends),
     )
     return facts if drive is None else _seen_on_windows(facts, drive, around, tree)

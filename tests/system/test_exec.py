@@ -146,3 +146,27 @@ def test_a_stop_of_the_daemon_ends_it_too(tmp_path: Path) -> None:
         assert daemon.stop() == 0
         assert process.wait(5) == -signal.SIGTERM
         assert journal(tmp_path, "SELECT verdict FROM agents WHERE name = 'long'") == [("stopped:shutdown",)]
+
+
+def test_without_cgroups_it_is_known_by_its_mark_and_whoever_started_it_lives_on(tmp_path: Path) -> None:
+    with (
+        ollama_double("--model", MODEL) as url,
+        running_daemon(tmp_path, ollama=url, extra=ROSTER, arguments=("--cages", "none")) as daemon,
+    ):
+        # A shell of its own session, as a terminal's: what ends with the command is the command's, and nothing else.
+        inner = " ".join(words(daemon, "--name", "nightly", "--", sys.executable, "-c", '"$ASKS"'))
+        script = f"sleep 300 & {inner}; code=$?; sleep 0.2; kill -0 $! && echo alive $code; kill $!"
+        done = subprocess.run(
+            ["sh", "-c", script],
+            cwd=ROOT,
+            env={**os.environ, "ASKS": ASKS},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            start_new_session=True,
+        )
+        told, alive = done.stdout.splitlines()
+        assert json.loads(told)["who"]["name"] == "nightly"
+        assert alive == "alive 7"
+        verdict(daemon, "nightly")

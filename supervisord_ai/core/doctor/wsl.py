@@ -32,7 +32,8 @@ class WslFacts:
 
     `wslconfig` is the text of %UserProfile%\\.wslconfig ("" where there is none), None where the Windows user was not found.
     `startup` holds what stands in the user's Startup folder: names with their text; None where nobody can look.
-    `parts_bytes` is what the memory plan gives away, None without a config. `asks_windows`: a backend may be on Windows.
+    `parts_bytes` is what the memory plan gives away, None without a config. `asks_windows`: a backend may be on
+    Windows; `reaches_windows`: one is, and answers.
     """
 
     osrelease: str
@@ -51,6 +52,7 @@ class WslFacts:
     parts_bytes: int | None = None
     windows_free_bytes: int | None = None
     asks_windows: bool = False
+    reaches_windows: bool = False
 
 
 def windows_users(names: Sequence[str], path: str, users: str) -> tuple[str, ...]:
@@ -199,7 +201,7 @@ def _network(facts: WslFacts, config: Ini) -> Finding:
         words = "networkingMode=mirrored is set and does not hold yet"
         return Finding(name, Severity.WARN, words, "", (Fix("PowerShell on Windows", ("wsl --shutdown",)),))
     words = f"{mode.upper()}: an Ollama on Windows is at the default gateway"
-    if not facts.asks_windows:
+    if not facts.asks_windows or facts.reaches_windows:
         return good(name, words)
     on_windows = (
         f'setx OLLAMA_HOST "0.0.0.0:{OLLAMA_PORT}"',

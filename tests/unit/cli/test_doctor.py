@@ -99,6 +99,7 @@ def test_an_ollama_on_windows_is_found_at_the_gateway_and_is_told_with_setx() ->
     assert bad(examined) == {}
     assert "http://192.168.80.1:11434 (Windows, default gateway)" in one(examined, "ollama.main.version").words
     assert lines(one(examined, "ollama.main.slots")) == ["setx OLLAMA_NUM_PARALLEL 2"]
+    assert one(examined, "wsl.network").severity is Severity.GOOD  # who is answered need change nothing
 
 
 def test_an_ollama_on_windows_that_does_not_listen_for_us_comes_with_both_ways() -> None:
