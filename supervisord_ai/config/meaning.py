@@ -87,7 +87,7 @@ MEANING: dict[str, str] = {
     "queue.result_keep": "How long the answer to a keyed or asynchronous request is kept for a caller that comes back.",
     "queue.orphan_grace": "After a crash, how long a request without a caller waits for him before it is worked off.",
     "limits.body": "Largest body of one request.",
-    "limits.ingest": "Bytes of all bodies that are being received.",
+    "limits.ingest": "Bytes of all request bodies that come, wait or run; who would exceed it is told 503 and when to come back.",
     "limits.headers": "Largest head of one request.",
     "limits.spool": "Answers on their way that may be held in memory, together;",
     "limits.spool_disk": "what is more goes to disk, up to this, and then ends as an error.",
