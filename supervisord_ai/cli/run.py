@@ -76,6 +76,9 @@ def options_of(args: Namespace) -> daemon.Options:
 def start_logging(level: str) -> None:
     """Log to stderr, one line a deed; also the stack of what systemd's watchdog ends with SIGABRT."""
     faulthandler.enable()
+    # No line of ours names thread, process or source, and to find them is half of what a line costs (Python's logging HOWTO).
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(for_journal=is_journal(os.environ, os.fstat(sys.stderr.fileno()))))
     logging.basicConfig(level=level.upper(), handlers=[handler])

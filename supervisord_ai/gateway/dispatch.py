@@ -125,7 +125,7 @@ class Dispatch:
             request.move(RowEvent.CLAIMED)
             request.times.started_at = now
             request.times.load_s = backend.load_wait_s(request.call.canonical_model, request.times.accepted_at)
-            log.info("request %s of %s starts on %s, attempt %d", request.id, request.agent, start.backend, request.attempt)
+            log.debug("request %s of %s starts on %s, attempt %d", request.id, request.agent, start.backend, request.attempt)
         return job
 
     async def _slot_job(self, deed: Callable[[], Awaitable[None]], give_back: Callable[[], None]) -> None:

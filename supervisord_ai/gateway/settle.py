@@ -204,12 +204,15 @@ class Settle:
             self._tally.generated_s += now - times.started_at
             self._measures.took(request.row.agent_class, request.call.canonical_model, times, now)
         request.finish(outcome, now)
+        started_at = now if times.started_at is None else times.started_at
         log.info(
-            "request %s of %s: %s %s%s",
+            "request %s of %s: %s %s after %.2f s of waiting and %.2f s on a slot%s",
             request.id,
             request.agent,
             request.call.path,
             outcome.end,
+            started_at - times.accepted_at,
+            now - started_at,
             f" ({outcome.message})" if outcome.message else "",
         )
 
