@@ -286,7 +286,7 @@ class ResponseParser:
         return Broken(502, detail, is_in_body=self._body is not None)
 
     def _parse(self, raw: bytes) -> ResponseHead | None:
-        if _NEVER_IN_A_HEAD.search(raw, 0, raw.index(b"\r\n")):
+        if _NEVER_IN_A_HEAD.search(raw):
             raise _BrokenHeadError(502)  # llhttp looks at every byte but those of the reason
         found = _HeadCollector()
         parser = httptools.HttpResponseParser(found)

@@ -79,7 +79,7 @@ def reencode(line: bytes) -> bytes:
     Raises:
         ValueError: the line is not one JSON object.
     """
-    bare = line.strip()
+    bare = line.strip(b" \t\r\n")  # what is blank to JSON; to Python more is
     if bare.isascii() and b"\n" not in bare and b"\r" not in bare:
         read_line(bare)
         return bare + b"\n"  # ASCII already: keep the number formats as they were written

@@ -52,12 +52,14 @@ class EventSplitter:
         self._held += data
         events = []
         start = 0
+        longest = 0
         for found in _END.finditer(self._held, max(0, self._seen - 3)):
             events.append(bytes(self._held[start : found.end()]))
+            longest = max(longest, found.start() - start)
             start = found.end()
         del self._held[:start]
         self._seen = len(self._held)
-        if self._seen > self._max_event_bytes:
+        if max(longest, self._seen) > self._max_event_bytes:
             raise LineTooLong(f"an event of more than {self._max_event_bytes} bytes")
         return [event for event in events if event.strip()]
 

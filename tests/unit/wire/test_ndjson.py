@@ -66,7 +66,7 @@ def test_what_is_no_object_is_no_line(line: bytes) -> None:
             reader(line)
 
 
-@pytest.mark.parametrize("line", [b'{}v"x\r\x00\x03"}', b'{"a":1} {"b":2}', b'{"a":1}]'])
+@pytest.mark.parametrize("line", [b'{}v"x\r\x00\x03"}', b'{"a":1} {"b":2}', b'{"a":1}]', b"{}\x0b"])
 def test_what_follows_the_object_of_a_line_is_not_passed_on(line: bytes) -> None:
     """Found by fuzzing: to a client it may be a second line."""
     with pytest.raises(ValueError, match="follows"):

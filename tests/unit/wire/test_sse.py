@@ -64,3 +64,9 @@ def test_an_event_written_again_is_ascii() -> None:
 )
 def test_a_stream_is_whole_only_with_the_final_event_of_its_dialect(face: Face, path: str, event: bytes, final: bool) -> None:
     assert is_final(face, event, path) is final
+
+
+def test_an_event_that_is_too_long_is_too_long_although_its_end_is_there() -> None:
+    """Found by fuzzing: in one piece it passed the bound."""
+    with pytest.raises(LineTooLong):
+        EventSplitter(100).feed(b"data: " + b"x" * 150 + b"\n\n")
