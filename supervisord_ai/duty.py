@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from supervisord_ai.errors import SupervisorError
+
 log = logging.getLogger(__name__)
 
 AGAIN_AFTER_S = 1.0
@@ -21,6 +23,8 @@ async def every(period_s: float, what: str, deed: Callable[[], Awaitable[object]
     while True:
         try:
             await deed()
+        except SupervisorError as exc:  # it says whose fault it is: where in our code is no news to anybody
+            log.error("%s failed: %s; next try in %.0f s", what, exc, period_s)
         except Exception:
             log.exception("%s failed; next try in %.0f s", what, period_s)
         await trio.sleep(period_s)

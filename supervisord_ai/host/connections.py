@@ -57,16 +57,23 @@ def dialled(ports: Set[int]) -> list[Dialled]:
 
 
 def own_sockets() -> frozenset[int]:
-    """Return the inodes of the sockets that this process holds."""
+    """Return the inodes of the sockets that this process holds.
+
+    Raises:
+        HostFault: it has no descriptor left to look with.
+    """
     found = set()
-    with os.scandir("/proc/self/fd") as entries:
-        for entry in entries:
-            try:
-                name = os.readlink(entry.path)
-            except OSError:  # the descriptor of the folder itself, closed by now
-                continue
-            if name.startswith("socket:["):
-                found.add(int(name[8:-1]))
+    try:
+        with os.scandir("/proc/self/fd") as entries:
+            for entry in entries:
+                try:
+                    name = os.readlink(entry.path)
+                except OSError:  # the descriptor of the folder itself, closed by now
+                    continue
+                if name.startswith("socket:["):
+                    found.add(int(name[8:-1]))
+    except OSError as exc:
+        raise HostFault(f"/proc/self/fd: {exc.strerror}") from exc
     return frozenset(found)
 
 
