@@ -34,7 +34,7 @@ ASKING: dict[str, int] = {
 OTHERS = {
     "run", "try", "demo", "stop", "metrics", "agents scale", "agents token", "agents add", "config init", "config show",
     "config check", "engine install", "doctor", "backup", "restore", "takeover", "install", "uninstall", "upgrade",
-    "check-state", "completion", "bench", "dashboards export",
+    "check-state", "completion", "bench", "dashboards export", "exec",
 }  # fmt: skip
 
 
