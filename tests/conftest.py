@@ -12,6 +12,9 @@ settings.register_profile("ci", derandomize=True, database=None, deadline=None, 
 if os.environ.get("CI", "").lower() in {"1", "true"}:
     settings.load_profile("ci")
 
+# How wide the terminal is from which the tests are run, or what a runner of tests takes it for, must decide nothing.
+os.environ.pop("COLUMNS", None)
+
 # A test that exhausts the stack takes the tracer of coverage along, and nothing would be counted any more: the next gets it back.
 _TRACER = sys.gettrace()
 

@@ -85,7 +85,7 @@ def test_what_nobody_asks_for_is_closed_with_a_word(tmp_path: Path, caplog: pyte
         assert caller.connect_ex(("127.0.0.1", port)) != 0
 
 
-@pytest.mark.parametrize(("pid", "fds"), [("", ""), ("1", "1"), (str(os.getpid()), "x")])
+@pytest.mark.parametrize(("pid", "fds"), [("", ""), ("1", "1"), (str(os.getpid()), "x")], ids=["nobody", "another", "us"])
 def test_what_is_meant_for_another_process_is_not_touched(pid: str, fds: str, tmp_path: Path) -> None:
     found = PassedSockets({"LISTEN_PID": pid, "LISTEN_FDS": fds})
     assert found.unix(tmp_path / "llm.sock") is None
