@@ -225,3 +225,12 @@ async def test_a_deadline_after_a_crash_is_the_grace_and_what_was_asked_for(tmp_
             began_at = trio.current_time()
             await wait_until(lambda: not has(bench, "opus-02"), within_s=200)
             assert trio.current_time() - began_at == pytest.approx(90, abs=2)
+
+
+async def test_an_answer_without_its_end_is_kept_for_nobody_who_comes_back(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with running(Double()) as double, life(tmp_path, double) as bench:
+        await bench.ask(agent("opus-01"), "[[n=3 nofinal=1]]", headers=key("mine"))
+        calls = double.statistics().calls[MODEL]
+        again = await bench.ask(agent("opus-01"), "[[n=3 nofinal=1]]", headers=key("mine"))
+        assert double.statistics().calls[MODEL] == calls + 1
+        assert "rejoined" not in (again.headers.get("Cache-Status") or "")
