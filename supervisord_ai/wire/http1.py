@@ -320,6 +320,8 @@ class ResponseParser:
 
 
 def _parse_request(raw: bytes, header_count: int) -> RequestHead:
+    if _NEVER_IN_A_HEAD.search(raw):
+        raise _BrokenHeadError(400)  # llhttp takes LF behind a query as the end of the request line, as HTTP/0.9 had it
     line = raw[: raw.index(b"\r\n")]
     method, _, after = line.partition(b" ")
     target, _, protocol = after.partition(b" ")

@@ -149,6 +149,7 @@ def test_keep_alive_is_the_versions_default_or_what_was_asked(lines: tuple[bytes
 
 
 SMUGGLING = {
+    "a header behind LF in the query": request(b"POST /a?b\nX-Y: z HTTP/1.1", b"Host: a"),
     "length and chunked": request(b"POST / HTTP/1.1", b"Host: a", b"Content-Length: 5", b"Transfer-Encoding: chunked"),
     "chunked and length": request(b"POST / HTTP/1.1", b"Host: a", b"Transfer-Encoding: chunked", b"Content-Length: 5"),
     "two lengths": request(b"POST / HTTP/1.1", b"Host: a", b"Content-Length: 5", b"Content-Length: 6"),
