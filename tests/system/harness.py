@@ -123,11 +123,18 @@ class Daemon:
                 cwd=ROOT,
                 env={**os.environ, **self.env},
             )
-        eventually(self._answers, what="the daemon's control socket")
+        try:
+            eventually(self._answers, what="the daemon's control socket")
+        except AssertionError as never:
+            if self.process.poll() is None:  # where it hangs: faulthandler writes the stacks at ABRT, as for systemd's watchdog
+                self.process.send_signal(signal.SIGABRT)
+                self.process.wait(10)
+            lines = self.log.splitlines()
+            raise AssertionError("\n".join([str(never), *lines[-60:]])) from None
 
     def _answers(self) -> bool:
         assert self.process is not None
-        assert self.process.poll() is None, f"the daemon ended with {self.process.returncode}:\n{self.log}"
+        assert self.process.poll() is None, f"the daemon ended with {self.process.returncode}"
         try:
             return ask(self.control, "/healthz").status in {200, 503}
         except OSError:
