@@ -106,9 +106,9 @@ class Releases:
 
         return self._build(fill)
 
-    def check(self, release: Release, *words: str) -> None:
-        """Run a command of a release to its end, which must be a good one."""
-        _run([str(release.command), *words], "it says")
+    def ask(self, release: Release, *words: str) -> str:
+        """Run a command of a release to its end, which must be a good one; returns what it printed."""
+        return _run([str(release.command), *words], "it says")
 
     def switch(self, release: Release) -> None:
         """Make it the current one; the one that was becomes the previous."""
@@ -195,7 +195,7 @@ def _copy_dependencies(site: Path) -> None:
                 continue  # scripts name the environment they were installed in
             target = site.joinpath(*file.parts)
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+            _copy(source, target)
 
 
 def _dependencies() -> Iterator[metadata.Distribution]:
@@ -238,7 +238,20 @@ def _key(name: str) -> str:
 
 def _copy_tree(source: Path, target: Path) -> None:
     ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(source, target, ignore=ignore, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    shutil.copytree(source, target, ignore=ignore, copy_function=_copy, dirs_exist_ok=True)
+
+
+def _copy(source: str | Path, target: str | Path) -> None:
+    """Copy a file, and the bytecode that Python has of it, which it knows to be of this file by its time."""
+    shutil.copyfile(source, target)
+    if not str(source).endswith(".py"):
+        return
+    times = os.stat(source)
+    os.utime(target, ns=(times.st_mtime_ns, times.st_mtime_ns))
+    compiled, wanted = (Path(importlib.util.cache_from_source(str(path))) for path in (source, target))
+    if compiled.is_file():
+        wanted.parent.mkdir(exist_ok=True)
+        shutil.copyfile(compiled, wanted)
 
 
 def _digest(site: Path) -> str:

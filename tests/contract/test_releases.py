@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -67,6 +68,11 @@ def test_a_release_of_what_runs_starts_by_itself_and_is_the_same_when_built_agai
         [release.command, "--version"], capture_output=True, text=True, check=True, cwd="/", env={"PATH": os.defpath}
     ).stdout
     assert said.startswith("ai-supervisor ")
+    # What Python had compiled came along, and is still known to be of these files.
+    python = [release.path / "bin" / "python", "-v", "-c", "import outcome, supervisord_ai"]
+    found = subprocess.run(python, capture_output=True, text=True, check=True, cwd="/", env={"PATH": os.defpath}).stderr
+    assert re.search(r"__pycache__/\S+ matches \S+/outcome/__init__\.py", found)
+    assert re.search(r"__pycache__/\S+ matches \S+/supervisord_ai/__init__\.py", found)
     built_at = release.command.stat().st_mtime_ns
     assert releases.from_running({"config/shipped.toml": b"# x\n"}) == release
     assert release.command.stat().st_mtime_ns == built_at  # the one that was there was not touched
@@ -112,8 +118,8 @@ def test_a_wheel_becomes_a_release_without_any_network(tmp_path: Path, monkeypat
     releases = Releases(tmp_path / "opt")
     release = releases.from_index(str(wheel), find_links=wheels)
     assert release.name.startswith("7.7.7-")
-    releases.check(release, "check-state", str(tmp_path), "--config", str(ROOT / "config.toml"))
+    releases.ask(release, "check-state", str(tmp_path), "--config", str(ROOT / "config.toml"))
     with pytest.raises(HostFault, match=r"it says: .*there is no /nowhere"):
-        releases.check(release, "check-state", str(tmp_path), "--config", "/nowhere")
+        releases.ask(release, "check-state", str(tmp_path), "--config", "/nowhere")
     printed = subprocess.run([release.command, "install", "--print"], capture_output=True, text=True, check=False, cwd="/")
     assert "MemoryMax=" in printed.stdout, printed  # the units came with it

@@ -36,7 +36,12 @@ listen = ""
 [listen]
 tcp = []
 [memory]
-agents = "1GB"
+total = "850MB"
+os = "100MB"
+ollama = "100MB"
+cache = "50MB"
+monitoring = "50MB"
+agents = "500MB"
 [class.sonnet]
 memory = "64MiB"
 user = "root"
@@ -89,7 +94,7 @@ def until(condition: Callable[[], bool], within_s: float = 120.0) -> bool:
 def main() -> int:
     FOLDER.mkdir(parents=True)
     (FOLDER / "config.toml").write_text(CONFIG)
-    command = [sys.executable, "-m", "supervisord_ai", "run", "--accept-smaller-machine", "--config", f"{FOLDER}/config.toml"]
+    command = [sys.executable, "-m", "supervisord_ai", "run", "--config", f"{FOLDER}/config.toml"]
     with (FOLDER / "daemon.log").open("wb") as log:
         daemon = subprocess.Popen(command, stdout=log, stderr=log)
     try:

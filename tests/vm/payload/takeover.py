@@ -58,7 +58,7 @@ def check(sentence: str, good: bool, detail: object = "") -> None:
 
 
 def unit(name: str, command: str, more: str = "") -> None:
-    text = f"[Service]\nExecStart={command}\nEnvironment=PYTHONPATH={SITE} PYTHONDONTWRITEBYTECODE=1\n{more}"
+    text = f"[Service]\nExecStart={command}\nEnvironment=PYTHONPATH={SITE}\n{more}"
     (UNITS / name).write_text(text)
 
 

@@ -61,7 +61,7 @@ def main() -> int:
     config = Path(ada.pw_dir, ".config/ai-supervisor/config.toml")
     environ = [f"HOME={ada.pw_dir}", "PATH=/usr/bin:/bin", f"XDG_RUNTIME_DIR={runtime}", "PYTHONPATH=/payload/site"]
     become = ["setpriv", f"--reuid={ada.pw_uid}", f"--regid={ada.pw_gid}", "--clear-groups"]
-    as_ada = [*become, "env", "-i", *environ, "PYTHONDONTWRITEBYTECODE=1"]
+    as_ada = [*become, "env", "-i", *environ]
     command(*as_ada, "mkdir", "-p", str(config.parent))
     config.write_text(TEXT)
     guest.RUN = runtime / "ai-supervisor"
