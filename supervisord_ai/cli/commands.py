@@ -295,7 +295,7 @@ def _add_takeover(commands: Any) -> None:
 
 def _add_installing(commands: Any) -> None:
     words = "make it a service: units, a release of its own, a user for agents, a first config"
-    install = _command(commands, "install", "install", words, config=True, action="install")
+    install = _command(commands, "install", "install", words, config=True, json=True, action="install")
     install.add_argument("--now", action="store_true", help="start it too, or restart it: agents stay")
     install.add_argument("--print", dest="print_units", action="store_true", help="print the units and change nothing")
     install.add_argument(
@@ -307,6 +307,7 @@ def _add_installing(commands: Any) -> None:
     upgrade = _command(commands, "upgrade", "upgrade", words, config=True, action="upgrade")
     upgrade.add_argument("what", nargs="?", metavar="VERSION|WHEEL", help="what to change to (default: the newest there is)")
     upgrade.add_argument("--rollback", action="store_true", help="change to the release of before")
+    upgrade.add_argument("--old-journal", action="store_true", help="roll back the journal too: what came since is lost")
     for one in (install, uninstall, upgrade):
         one.add_argument("--user", action="store_true", help="as a service of your own systemd, without root")
 

@@ -8,6 +8,7 @@ else. What is running goes on as it is until it is restarted, which leaves the a
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -73,12 +74,15 @@ class Ground:
 
 
 def run(args: Namespace) -> int:
+    if args.action == "install" and args.json and not args.print_units:
+        raise UsageError("--json is for what --print prints")
     ground = ground_of(args)
     if args.action == "uninstall":
         uninstall(ground)
         return Exit.GOOD
     if args.print_units:
-        print("\n".join(f"# {Path(ground.places.units) / name}\n{text}" for name, text in rendered(ground, plan(ground, args))))
+        units = {str(Path(ground.places.units) / name): text for name, text in rendered(ground, plan(ground, args))}
+        print(json.dumps({"units": units}) if args.json else "\n".join(f"# {path}\n{text}" for path, text in units.items()))
         return Exit.GOOD
     install(ground, plan(ground, args), is_now=args.now)
     return Exit.GOOD

@@ -96,24 +96,50 @@ def settle(path: Path, now_wall: float) -> None:
         copied.unlink()
 
 
-def put_back(path: Path) -> Path | None:
-    """Put the copy of before the last migration in the journal's place; nobody may have the journal open.
+def before_last_migration(path: Path) -> Path | None:
+    """Return the copy that was made before a newer version last changed the journal's tables; None where there is none."""
+    return max(before_migration(path), key=lambda found: found.stat().st_mtime, default=None)
 
-    Returns where the migrated one is now; None when there is no copy.
+
+def put_back(path: Path) -> Path:
+    """Put the copy of before the last migration in the journal's place; nobody may have the journal open. The copy stays.
+
+    Returns where the migrated one is now, for `undo_put_back`.
+
+    Raises:
+        StoreFault: there is no copy, or it cannot be copied.
+    """
+    copied = before_last_migration(path)
+    if copied is None:
+        raise StoreFault(f"{path}: there is no copy of it from before its tables were changed")
+    fresh, aside = path.with_name(f"{path.name}.fresh"), _aside(path)
+    copy(copied, fresh)  # whole, before anything is moved
+    _move(path, aside)
+    _move(fresh, path)
+    return aside
+
+
+def undo_put_back(path: Path) -> None:
+    """Have the migrated journal in its place again; nobody may have the journal open. What was written since is lost.
 
     Raises:
         StoreFault: it cannot be moved.
     """
-    copies = sorted(before_migration(path), key=lambda found: found.stat().st_mtime)
-    if not copies:
-        return None
-    aside = path.with_name(f"{path.name}.migrated")
+    _move(_aside(path), path)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.migrated")
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move a database over another, with what SQLite has beside it."""
     try:
         for suffix in ("-wal", "-shm", ""):  # the file last: without it the others are nothing
-            file = Path(f"{path}{suffix}")
+            file = Path(f"{source}{suffix}")
             if file.exists():
-                file.replace(f"{aside}{suffix}")
-        copies[-1].replace(path)
+                file.replace(f"{target}{suffix}")
+            elif suffix:
+                Path(f"{target}{suffix}").unlink(missing_ok=True)
     except OSError as exc:
-        raise StoreFault(f"{path}: {exc.strerror}") from exc
-    return aside
+        raise StoreFault(f"{target}: {exc.strerror}") from exc

@@ -53,7 +53,11 @@ def test_before_tables_change_the_journal_is_copied_and_that_copy_is_the_way_bac
     with closing(sqlite3.connect(path)) as conn:
         assert conn.execute("SELECT kind FROM events").fetchall() == [("before",)]
     assert version(tmp_path / "journal.db.migrated") == len(JOURNAL.migrations)
-    assert copies.put_back(path) is None
+    assert copies.before_last_migration(path) == tmp_path / "journal.db.schema-1"  # it stays until the next change
+    copies.undo_put_back(path)
+    assert version(path) == len(JOURNAL.migrations)
+    with pytest.raises(StoreFault, match="no copy of it"):
+        copies.put_back(tmp_path / "other.db")
 
 
 def test_a_newer_and_a_damaged_journal_are_refused(tmp_path: Path) -> None:

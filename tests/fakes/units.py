@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from supervisord_ai.core.units import HOLDER, SERVICE, SOCKETS
 from supervisord_ai.errors import HostFault
 from supervisord_ai.host.releases import Release
+from supervisord_ai.store import copies
 
 
 @dataclass
@@ -89,12 +91,18 @@ class FakeUsers:
 
 @dataclass
 class FakeReleases:
-    """Releases that are empty folders; `contents` is what the next one is built of."""
+    """Releases that are empty folders; `contents` is what the next one is built of.
+
+    A release reads journals up to the schema that `reads` says, and wants the units that `units` says: none, where it says none.
+    """
 
     prefix: Path
     contents: str = "1.0-aaa"
     refuses: set[str] = field(default_factory=set)  # releases that cannot go on from a state
+    reads: dict[str, int] = field(default_factory=dict)
+    units: dict[str, dict[str, str]] = field(default_factory=dict)
     asked: list[tuple[str, Path | None]] = field(default_factory=list)
+    told: list[tuple[str, ...]] = field(default_factory=list)
     linked: dict[str, Release] = field(default_factory=dict)
 
     @property
@@ -114,9 +122,15 @@ class FakeReleases:
         self.asked.append((requirement, find_links))
         return self._built(self.contents)
 
-    def check(self, release: Release, *words: str) -> None:
-        if release.name in self.refuses:
+    def ask(self, release: Release, *words: str) -> str:
+        self.told.append((release.name, *words))
+        if words[0] == "install":
+            return json.dumps({"units": {f"/units/{name}": text for name, text in self.units.get(release.name, {}).items()}})
+        journal = Path(words[1], "journal.db")
+        known = self.reads.get(release.name, 99)
+        if release.name in self.refuses or (journal.exists() and copies.schema_of(journal) > known):
             raise HostFault("it says: the journal has schema 3, this version knows up to 2")
+        return ""
 
     def switch(self, release: Release) -> None:
         was = self.current()

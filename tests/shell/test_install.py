@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 from argparse import Namespace
@@ -186,6 +187,18 @@ def test_what_fails_in_the_middle_is_finished_by_a_second_run(machine: Machine) 
         machine.install(now=True)
     machine.install(now=True)
     assert machine.units.active == {SERVICE, SOCKETS, HOLDER}
+
+
+def test_the_units_can_be_looked_at_as_text_or_by_a_program(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    machine.write(SMALL.replace('user = "ai-agents"', 'user = "root"'))
+    words = ["install", "--print", "--accept-smaller-machine", "--config", str(machine.config)]
+    assert main(words) == Exit.GOOD
+    text = capsys.readouterr().out
+    assert main([*words, "--json"]) == Exit.GOOD
+    units = json.loads(capsys.readouterr().out)["units"]
+    assert {Path(path).name for path in units} == set(UNITS)
+    assert all(f"# {path}\n{unit}" in text for path, unit in units.items())
+    assert main(["install", "--json"]) == Exit.USAGE
 
 
 def test_an_owner_who_cannot_reach_its_python_is_told(machine: Machine) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -14,7 +13,7 @@ from supervisord_ai.cli.exits import Exit
 from supervisord_ai.cli.main import main
 from supervisord_ai.cli.upgrade import Upgrade, Wanted, wanted
 from supervisord_ai.core.places import Surroundings
-from supervisord_ai.core.units import SERVICE
+from supervisord_ai.core.units import HOLDER, SERVICE, SOCKETS
 from supervisord_ai.errors import HostFault, UsageError
 from tests.fakes.units import FakeReleases, FakeUnits
 
@@ -60,13 +59,23 @@ class World:
 
     def upgrade(self) -> Upgrade:
         return Upgrade(
-            releases=self.releases, units=self.units, running=self, config="/c.toml", state=self.state, say=self.said.append
+            releases=self.releases,
+            units=self.units,
+            running=self,
+            config="/c.toml",
+            state=self.state,
+            unit_folder=self.units.folder,
+            say=self.said.append,
         )
 
-    def journal(self, text: str) -> None:
-        with closing(sqlite3.connect(self.state / "journal.db")) as conn, conn:
+    def journal(self, text: str, *, schema: int = 2, file: str = "journal.db") -> None:
+        with closing(sqlite3.connect(self.state / file)) as conn, conn:
             conn.execute("CREATE TABLE IF NOT EXISTS said (text)")
             conn.execute("INSERT INTO said VALUES (?)", (text,))
+            conn.execute(f"PRAGMA user_version = {schema}")
+
+    def unit(self, name: str = SERVICE) -> str:
+        return (self.units.folder / name).read_text()
 
     def told(self) -> list[str]:
         with closing(sqlite3.connect(self.state / "journal.db")) as conn:
@@ -161,17 +170,123 @@ def test_an_agent_that_ended_meanwhile_is_nobodys_fault(world: World) -> None:
 
 
 def test_the_journal_of_before_is_put_back_where_the_old_release_cannot_read_the_changed_one(world: World) -> None:
-    world.journal("before")
-    os.link(world.state / "journal.db", world.state / "journal.db.schema-2")
-    (world.state / "journal.db").unlink()
-    world.journal("changed")
+    world.journal("before", file="journal.db.schema-2")
+    world.journal("changed", schema=3)
     world.dead = {"1.1-bbb"}
-    world.releases.refuses = {"1.0-aaa"}
+    world.releases.reads = {"1.0-aaa": 2}
     with pytest.raises(HostFault, match=r"1\.0-aaa runs again"):
         world.upgrade().to("1.1")
     assert world.told() == ["before"]
     assert world.units.deeds[1:] == [f"restart {SERVICE}", f"leave {SERVICE}", f"stop {SERVICE}", f"restart {SERVICE}"]
     assert f"the journal of before is back; the changed one is {world.state / 'journal.db.migrated'}" in world.said
+
+
+@pytest.fixture
+def migrated(world: World) -> World:
+    """1.1 runs, and has changed the tables; the copy of before is there."""
+    world.upgrade().to("1.1")
+    world.journal("before", file="journal.db.schema-2")
+    world.journal("changed", schema=3)
+    world.releases.reads = {"1.0-aaa": 2}
+    world.units.deeds.clear()
+    world.said.clear()
+    return world
+
+
+def test_a_way_back_that_loses_something_is_refused_and_says_what_and_how(migrated: World) -> None:
+    lost = r"1\.0-aaa cannot read this journal: .*schema 3.*nothing was changed.*: ai-supervisor upgrade --rollback --old-journal"
+    with pytest.raises(UsageError, match=lost):
+        migrated.upgrade().back()
+    assert (migrated.current(), migrated.told(), migrated.units.deeds) == ("1.1-bbb", ["changed"], [])
+
+
+def test_and_is_taken_with_the_journal_of_before_where_the_owner_says_so(migrated: World) -> None:
+    migrated.upgrade().back(old_journal=True)
+    assert (migrated.current(), migrated.told()) == ("1.0-aaa", ["before"])
+    # Who runs leaves its agents and lets go of the file before it is exchanged.
+    assert migrated.units.deeds == [f"leave {SERVICE}", f"stop {SERVICE}", f"restart {SERVICE}"]
+    assert (migrated.state / "journal.db.schema-2").exists()  # until the next change of the tables
+    assert migrated.said[1:] == [
+        f"the journal of before is back; the changed one is {migrated.state / 'journal.db.migrated'}",
+        "1.0-aaa runs, with the same 2 agents",
+    ]
+
+
+def test_a_way_back_that_fails_leads_to_the_newer_one_with_its_own_journal(migrated: World) -> None:
+    migrated.dead = {"1.0-aaa"}
+    with pytest.raises(HostFault, match=r"1\.0-aaa: it does not answer .*; 1\.1-bbb runs again"):
+        migrated.upgrade().back(old_journal=True)
+    assert (migrated.current(), migrated.told()) == ("1.1-bbb", ["changed"])
+    with pytest.raises(UsageError, match="--old-journal"):  # and the way back is still there
+        migrated.upgrade().back()
+
+
+def test_an_older_journal_is_not_taken_without_need(world: World) -> None:
+    world.upgrade().to("1.1")
+    world.journal("x")
+    with pytest.raises(UsageError, match=r"1\.0-aaa can read the journal as it is: leave --old-journal out"):
+        world.upgrade().back(old_journal=True)
+    assert world.current() == "1.1-bbb"
+
+
+def test_without_a_copy_there_is_no_way_back_across_a_change_of_the_tables(migrated: World) -> None:
+    (migrated.state / "journal.db.schema-2").unlink()
+    with pytest.raises(HostFault, match=r"1\.0-aaa cannot go on from this state: .*; 1\.1-bbb stays"):
+        migrated.upgrade().back(old_journal=True)
+
+
+OLD_UNITS = {SERVICE: "old\n", HOLDER: "same\n"}
+NEW_UNITS = {SERVICE: "new\n", HOLDER: "same\n", "ai-more.timer": "more\n"}
+
+
+@pytest.fixture
+def with_units(world: World) -> World:
+    world.releases.units = {"1.0-aaa": OLD_UNITS, "1.1-bbb": NEW_UNITS}
+    for name, text in OLD_UNITS.items():
+        (world.units.folder / name).write_text(text)
+    return world
+
+
+def test_a_release_brings_its_units_before_it_is_started(with_units: World) -> None:
+    with_units.upgrade().to("1.1")
+    assert with_units.units.deeds[1:] == ["reload", f"restart {SERVICE}"]
+    assert {name: with_units.unit(name) for name in NEW_UNITS} == NEW_UNITS
+    assert f"wrote {with_units.units.folder / SERVICE}" in with_units.said
+    assert f"wrote {with_units.units.folder / HOLDER}" not in with_units.said  # it says that already
+
+
+def test_the_way_back_brings_those_of_before(with_units: World) -> None:
+    with_units.upgrade().to("1.1")
+    with_units.upgrade().back()
+    assert with_units.unit() == "old\n"
+
+
+@pytest.mark.parametrize("is_active", [True, False])
+def test_one_that_is_taken_back_leaves_none_of_its_units(with_units: World, is_active: bool) -> None:
+    if is_active:
+        with_units.dead = {"1.1-bbb"}
+    else:
+        with_units.units.active.clear()
+        with_units.units.fails = {"reload"}
+    with pytest.raises(HostFault, match=r"1\.0-aaa runs again" if is_active else r"1\.0-aaa is current again"):
+        with_units.upgrade().to("1.1")
+    assert {path.name: path.read_text() for path in with_units.units.folder.iterdir()} == OLD_UNITS
+    assert (SERVICE in with_units.units.active) is is_active
+
+
+def test_what_the_installation_accepted_is_said_to_the_release(with_units: World) -> None:
+    with_units.upgrade().to("1.1")
+    assert with_units.releases.told[-1] == ("1.1-bbb", "install", "--print", "--json", "--config", "/c.toml")
+    (with_units.units.folder / SERVICE).write_text("ExecStart=x run --config /c.toml --accept-smaller-machine\n")
+    with_units.upgrade().back()
+    assert with_units.releases.told[-1][-1] == "--accept-smaller-machine"
+
+
+def test_other_sockets_are_not_opened_behind_the_callers_backs(with_units: World) -> None:
+    with_units.releases.units["1.1-bbb"] = {**NEW_UNITS, SOCKETS: "more\n"}
+    with_units.upgrade().to("1.1")
+    assert f"restart {SOCKETS}" not in with_units.units.deeds
+    assert with_units.said[-2].endswith(f"which callers notice: systemctl restart {SOCKETS}")
 
 
 def test_where_both_fail_the_owner_hears_of_both(world: World) -> None:
