@@ -273,11 +273,10 @@ class Daemon:
         )
         caged = cages.cage("any").identity  # not one of the roster: a reload may bring the first agent
         fleet_cgroup = caged.rpartition("/")[0] if caged is not None else None
-        externals = {name: spec.policy.name for name, spec in config.roster.agents.items() if spec.external}
         firewall = doors.firewall() if config.isolation_mode == "nft" else None
         if firewall is not None and (fleet_cgroup is None or cages.guarantee is not Guarantee.HARD):
             raise UsageError(f'{WANTS} needs cgroup v2, by which agents are told from others: {cages.detail}')
-        self._accept = Accept(_identity_policy(config, fleet_cgroup), state.secret(), externals=externals)
+        self._accept = Accept(_identity_policy(config, fleet_cgroup), state.secret(), externals=config.roster.externals)
         self._gateway = Gateway(
             roster=config.roster,
             queue=config.queue,
@@ -480,6 +479,7 @@ class Daemon:
     def _follow(self, roster: Roster, memory: MemoryPolicy) -> None:
         """Have every room go by another roster, in one turn of the loop."""
         self._fleet.follow(roster.agents)
+        self._accept.follow(roster.externals)
         self._gateway.follow(roster)
         self._control.follow(roster, memory)
 

@@ -56,7 +56,7 @@ def add(args: Namespace) -> int:
     _write(Path(path), data)
     print(f"wrote {path}")
     if args.external:
-        print(f"after the next start of the daemon: ai-supervisor agents token {args.name}")
+        print(f"next: ai-supervisor reload && ai-supervisor agents token {args.name}")
     else:
         print("to start it: ai-supervisor reload (or with the next start of the daemon)")
     return Exit.GOOD

@@ -138,6 +138,10 @@ class Register:
         self._by_pid: dict[int, AgentStarted] = {}
         self._by_tag: dict[str, AgentStarted] = {}
 
+    def follow(self, externals: Mapping[str, str]) -> None:
+        """Have these external agents from now on; the token of any other is nobody's."""
+        self._externals = dict(externals)
+
     def tell(self, event: Event) -> None:
         """Note a start or an end; an end of an older generation than the one that runs changes nothing."""
         if isinstance(event, AgentStarted):

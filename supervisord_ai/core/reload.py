@@ -102,16 +102,9 @@ def plan_reload(running: Settings, wanted: Settings) -> ReloadPlan:
         if old is None:
             added.append(name)
         elif fields := differing(old, spec):
-            changed.append(AgentChange(name, How.RESTART if needs_restart(old, spec) else How.LIVE, fields))
-    removed: list[str] = []
-    for name, old in old_agents.items():
-        if name in wanted.roster.agents:
-            continue
-        if old.external:
-            refused.append(NeedsRestart(f"agents.{name}", "an external agent leaves with a restart of the daemon"))
-            agents[name] = old
-        else:
-            removed.append(name)
+            is_live = spec.external or not needs_restart(old, spec)  # an external agent is no generation of ours
+            changed.append(AgentChange(name, How.LIVE if is_live else How.RESTART, fields))
+    removed = [name for name in old_agents if name not in wanted.roster.agents]
     keys, live_keys = _keys(running.keys, wanted.keys, refused)
     kept = {name: running.roster.classes[name] for name in _classes_of(agents) if name in running.roster.classes}
     classes = kept | wanted.roster.classes
@@ -144,10 +137,10 @@ def _differing_policy(old: ClassPolicy, new: ClassPolicy) -> list[str]:
 
 def _refusal(old: AgentSpec | None, new: AgentSpec, users: Counter[str | None]) -> tuple[str, str] | None:
     """Return which part of an agent's change a running daemon cannot make, and why."""
-    if (old is not None and old.external) or new.external:
-        if old == new:
-            return None
-        return ".external", "an external agent comes, goes and changes with a restart of the daemon"
+    if old is not None and old.external != new.external:
+        return ".external", "who is started by us and by others is not one agent: give the other another name"
+    if new.external:
+        return None  # nobody's user tells who it is
     user = new.policy.user
     if old is not None and old.policy.user == user:
         return None

@@ -133,3 +133,8 @@ class Roster:
 
     agents: dict[str, AgentSpec] = field(default_factory=dict)
     classes: dict[str, ClassPolicy] = field(default_factory=lambda: dict(CLASS_DEFAULTS))
+
+    @property
+    def externals(self) -> dict[str, str]:
+        """The agents that others start, with the names of their classes."""
+        return {name: spec.policy.name for name, spec in self.agents.items() if spec.external}

@@ -83,6 +83,10 @@ class Accept:
     def __repr__(self) -> str:
         return f"<Accept running={len(self._register.running)} refused={self._refused}>"
 
+    def follow(self, externals: Mapping[str, str]) -> None:
+        """Have these external agents, with their classes, from now on."""
+        self._register.follow(externals)
+
     def tell(self, event: Event) -> None:
         """Note that an agent started or ended. From the end on, its processes, groups and tokens are nobody's."""
         self._register.tell(event)

@@ -21,7 +21,10 @@ class Callers:
 
     def follow(self, roster: Roster) -> None:
         """Go by this roster from now on. Whoever is no longer in it is served as before until it has ended."""
-        gone = {name: spec.policy for name, spec in self.roster.agents.items() if name not in roster.agents}
+        # Nobody tells of the end of an external agent: its token is nobody's at once, and what it asked is served.
+        gone = {
+            name: spec.policy for name, spec in self.roster.agents.items() if name not in roster.agents and not spec.external
+        }
         self._leaving = {name: policy for name, policy in (self._leaving | gone).items() if name not in roster.agents}
         self.roster = roster
 

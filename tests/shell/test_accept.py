@@ -423,6 +423,18 @@ async def test_an_external_agents_token_works_on_tcp_and_does_not_end(autojump_c
             door.tell(AgentEnded("opus-01", 1, "finished"))
 
 
+async def test_a_reload_brings_external_agents_and_takes_them_away(autojump_clock: MockClock) -> None:
+    door = with_externals(A)
+    editor, nightly = (door.token_for(name, 0) for name in ("editor", "nightly"))
+    async with socket_of(door, OWNER) as sock, face(door, TcpFacts()) as tcp:
+        assert (await tcp.ask(f"/@{nightly}/api/tags"))[0] == 401
+        door.follow({"nightly": "sonnet"})
+        assert await tcp.ask(f"/@{nightly}/api/tags") == (200, "nightly/token")
+        assert await sock.ask(f"/@{nightly}/api/tags") == (200, "nightly/token")
+        assert (await tcp.ask(f"/@{editor}/api/tags"))[0] == 401
+        assert (await sock.ask("/api/tags", f"Authorization: Bearer {editor}")) == (200, "owner/proved")
+
+
 async def test_without_external_agents_a_token_on_the_socket_is_not_looked_at(autojump_clock: MockClock) -> None:
     door = accept(A)
     async with socket_of(door, OWNER) as sock:

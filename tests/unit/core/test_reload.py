@@ -120,6 +120,17 @@ def test_every_field_of_a_spec_is_seen(field: str) -> None:
     assert plan.settings.roster.agents["a"] == new
 
 
+def test_an_external_agent_comes_changes_and_goes_without_anybody_starting_anew() -> None:
+    old = spec("far", external=True)
+    assert plan_of(spec("a"), old).refused == ()
+    assert plan_reload(settings(), settings(old)).added == ("far",)
+    assert plan_reload(settings(old), settings()).removed == ("far",)
+    new = replace(old, policy=replace(OPUS, name="other", inject=("openai",), user="somebody"))
+    plan = plan_of(old, new)
+    assert [one.how for one in plan.changed] == [How.LIVE]
+    assert (plan.refused, plan.settings.roster.externals) == ((), {"far": "other"})
+
+
 @given(st.dictionaries(st.sampled_from(sorted(OTHER_POLICY)), st.booleans()))
 def test_an_agent_is_started_again_only_for_what_its_generation_is_made_of(changes: dict[str, bool]) -> None:
     old = spec("a")
