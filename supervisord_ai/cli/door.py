@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,6 +13,7 @@ from typing import Any, NoReturn
 from urllib.parse import quote
 
 from supervisord_ai.core import places
+from supervisord_ai.core.own_unit import Unit, unit_of
 from supervisord_ai.core.places import CONTROL_SOCKET, Surroundings
 from supervisord_ai.errors import ConfigError, Denied, NotRunning, Problem, UsageError
 
@@ -169,6 +171,17 @@ class Door:
             except OSError:
                 return False
             return True
+
+    def unit(self) -> Unit | None:
+        """Return the unit that the daemon is of; None where systemd did not start it, or nobody listens."""
+        with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
+            try:
+                sock.connect(self.path)
+                pid, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+                with open(f"/proc/{pid}/cgroup") as file:
+                    return unit_of(file.read())
+            except OSError:
+                return None
 
     def _ask(
         self, method: str, target: str, also: tuple[int, ...] = (), *, within_s: float | None = ANSWER_WITHIN_S

@@ -11,6 +11,7 @@ from typing import Any
 from supervisord_ai.cli.door import open_door
 from supervisord_ai.cli.exits import Exit
 from supervisord_ai.cli.screen import printable
+from supervisord_ai.core.own_unit import Unit
 from supervisord_ai.errors import ConfigError
 
 SHOWN = 5
@@ -19,7 +20,8 @@ SHOWN = 5
 def run(args: Namespace) -> int:
     is_plan = args.action == "plan"
     try:
-        told = open_door(args).post("/v1/reload" + ("?plan=1" if is_plan else ""))
+        door = open_door(args)
+        told = door.post("/v1/reload" + ("?plan=1" if is_plan else ""))
     except ConfigError as exc:
         print(exc, file=sys.stderr)
         print("nothing was changed, the daemon runs as before; once it is mended: ai-supervisor reload", file=sys.stderr)
@@ -27,7 +29,7 @@ def run(args: Namespace) -> int:
     if args.json:
         print(json.dumps(told, indent=2))
     else:
-        print("\n".join(lines_of(told)))
+        print("\n".join(lines_of(told, door.unit() if told["refused"] else None)))
     if is_plan:
         return Exit.NO if args.exit_code and changes(told) else Exit.GOOD
     return Exit.REFUSED if told["refused"] else Exit.GOOD
@@ -38,8 +40,8 @@ def changes(told: Any) -> bool:
     return any(told[key] for key in ("added", "changed", "removed", "classes", "keys", "refused"))
 
 
-def lines_of(told: Any) -> list[str]:
-    """Return what a reload did, or would do, one line for each kind of change."""
+def lines_of(told: Any, unit: Unit | None = None) -> list[str]:
+    """Return what a reload did, or would do, one line for each kind of change; `unit` is the daemon's."""
     lines = []
     if told["added"]:
         lines.append(f"add      {_some(told['added'])}")
@@ -56,7 +58,10 @@ def lines_of(told: Any) -> list[str]:
     if not lines:
         lines = ["nothing has changed"]
     if told["refused"]:
-        lines.append("what is refused needs a restart: ai-supervisor stop, then ai-supervisor run")
+        how = "ai-supervisor stop, then ai-supervisor run"
+        if unit is not None:
+            how = f"{unit.systemctl} restart {unit.name.removesuffix('.service')} (agents stay)"
+        lines.append(f"what is refused needs a restart: {how}")
     lines += _outdated(told)
     return [printable(line) for line in lines]
 

@@ -9,6 +9,8 @@ from argparse import Namespace
 from supervisord_ai.cli.door import open_door
 from supervisord_ai.cli.exits import Exit
 from supervisord_ai.cli.progress import working
+from supervisord_ai.core.own_unit import Unit
+from supervisord_ai.core.units import SERVICE, SOCKETS
 
 PATIENCE_S = 20.0  # the daemon promises 8
 POLL_S = 0.05
@@ -16,9 +18,11 @@ POLL_S = 0.05
 
 def run(args: Namespace) -> int:
     door = open_door(args)
+    unit = door.unit()
     pid = door.stop()
     if args.no_wait:
         print("stopping")
+        _say_who_listens(unit)
         return Exit.GOOD
     deadline = time.monotonic() + PATIENCE_S
     with working("stopping: agents have their grace"):
@@ -28,7 +32,15 @@ def run(args: Namespace) -> int:
         print(f"still not gone after {PATIENCE_S:.0f} s (pid {pid}): see its log; at worst: kill -9 {pid}")
         return Exit.NO
     print("stopped")
+    _say_who_listens(unit)
     return Exit.GOOD
+
+
+def _say_who_listens(unit: Unit | None) -> None:
+    """A socket that systemd holds is not ours to close: callers wait in it, and the first one starts us again."""
+    if unit is not None and unit.name == SERVICE:
+        print(f"{SOCKETS} still listens: the next call of an agent or a client starts it again")
+        print(f"to stop both: {unit.systemctl} stop {SOCKETS} {SERVICE.removesuffix('.service')}")
 
 
 def _is_alive(pid: int) -> bool:

@@ -26,6 +26,7 @@ from supervisord_ai.core.agent_state import AgentState
 from supervisord_ai.core.cap_advice import Peak
 from supervisord_ai.core.identity import PeerFacts
 from supervisord_ai.core.memory_plan import MemoryPolicy
+from supervisord_ai.core.own_unit import Unit
 from supervisord_ai.core.roster import CLASS_DEFAULTS, AgentSpec, Roster
 from supervisord_ai.host import sockets
 from supervisord_ai.host.peers import KernelPeers
@@ -295,6 +296,17 @@ def test_who_may_not_control_is_told_so_with_exit_code_four(daemon: Daemon, caps
 def test_stop_returns_when_the_daemon_is_gone(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     assert out(capsys, "stop") == "stopped\n"
     assert "no daemon answers" in err(capsys, "status", code=Exit.NOT_RUNNING)
+
+
+def test_stop_says_what_systemd_still_holds_open_and_how_to_end_that_too(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supervisord_ai.cli.door.Door.unit", lambda _: Unit("ai-supervisor.service", "sudo systemctl"))
+    assert out(capsys, "stop").splitlines() == [
+        "stopped",
+        "ai-supervisor.socket still listens: the next call of an agent or a client starts it again",
+        "to stop both: sudo systemctl stop ai-supervisor.socket ai-supervisor",
+    ]
 
 
 def test_what_answers_and_is_not_ours_is_said(

@@ -12,6 +12,8 @@ from supervisord_ai.agents.rollout import RolledAgentView, RolloutView
 from supervisord_ai.cli.exits import Exit
 from supervisord_ai.cli.main import main
 from supervisord_ai.cli.models import progress
+from supervisord_ai.cli.reload import lines_of
+from supervisord_ai.core.own_unit import Unit
 from supervisord_ai.core.policies import QueuePolicy
 from supervisord_ai.errors import ConfigError, Problem, UpstreamCut, UsageError
 from tests.fakes.owner_views import gateway_view
@@ -174,6 +176,13 @@ def test_a_reload_says_what_it_did_and_four_where_something_was_refused(daemon: 
     assert house.followed == []
     assert out(capsys, "reload", code=Exit.REFUSED).splitlines() == wanted
     assert len(house.followed) == 1
+
+
+def test_what_a_reload_refuses_is_brought_by_a_restart_in_the_words_of_whoever_runs_it() -> None:
+    told = {"refused": [{"key": "queue.deadline", "what": "x"}], "applied": True, "outdated": []}
+    told |= {key: [] for key in ("added", "changed", "removed", "classes", "keys")}
+    unit = Unit("ai-supervisor.service", "systemctl --user")
+    assert lines_of(told, unit)[-1].endswith(": systemctl --user restart ai-supervisor (agents stay)")
 
 
 def test_a_broken_config_is_told_with_every_problem_and_exit_code_two(daemon: Daemon, house: House, capsys: Caps) -> None:
