@@ -175,7 +175,7 @@ class Takeover:
         world, services = self._world, self._services
         services.write_drop_in(self._unit, DROP_IN, drop_in(move))
         services.restart(self._unit)
-        if not world.wait(lambda: self._version(move.new_url) is not None, ANSWER_WITHIN_S):
+        if not self._comes_up(move.new_url):
             raise HostFault(f"{self._unit} does not answer at {move.new_url}: see journalctl -u {self._unit}")
         if not world.wait(lambda: world.is_free(move.address), ANSWER_WITHIN_S):
             raise HostFault(f"somebody else than {self._unit} listens at {move.address}")
@@ -226,7 +226,7 @@ class Takeover:
             services.stop(OUR_UNIT)
         services.remove_drop_in(self._unit, DROP_IN)
         services.restart(self._unit)
-        came_back = self._world.wait(lambda: self._version(move.old_url) is not None, ANSWER_WITHIN_S)
+        came_back = self._comes_up(move.old_url)
         if we_run:
             services.start(OUR_UNIT)
         if not came_back:
@@ -249,6 +249,11 @@ class Takeover:
         if move is None:
             raise UsageError(f"{DROP_IN} of {self._unit} was changed by somebody: remove it by hand (systemctl daemon-reload)")
         return move
+
+    def _comes_up(self, url: str) -> bool:
+        """Tell whether the service answers there, once it does, or has ended for good, or had time enough."""
+        self._world.wait(lambda: self._version(url) is not None or self._services.facts(self._unit).has_failed, ANSWER_WITHIN_S)
+        return self._version(url) is not None
 
     def _is_us(self, url: str) -> bool:
         return "kind" in (self._world.ask(f"{url}/supervisor/v1/whoami") or {})

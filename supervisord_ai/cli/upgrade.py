@@ -22,7 +22,7 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from supervisord_ai.cli.door import Door
 from supervisord_ai.cli.exits import Exit
@@ -326,7 +326,7 @@ class Upgrade:
 
     # --- the way back -----------------------------------------------------------------------------------------------------
 
-    def _take_back(self, was: Was, *, why: str) -> None:
+    def _take_back(self, was: Was, *, why: str) -> NoReturn:
         """Have the old release run again, and say so.
 
         Raises:

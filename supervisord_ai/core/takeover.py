@@ -48,11 +48,12 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class UnitFacts:
-    """What systemd says of a service."""
+    """What systemd says of a service. `has_failed`: it ended, and systemd does not start it again by itself."""
 
     is_loaded: bool = False
     is_active: bool = False
     environment: Mapping[str, str] | None = None
+    has_failed: bool = False
 
 
 def plan(

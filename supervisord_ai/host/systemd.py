@@ -131,7 +131,8 @@ class Systemctl:
         except ValueError as exc:
             raise HostFault(f"systemctl show {unit}: Environment cannot be read: {exc}") from exc
         environment = dict(word.split("=", 1) for word in words if "=" in word)
-        return UnitFacts(said.get("LoadState") == "loaded", said.get("ActiveState") == "active", environment)
+        state = said.get("ActiveState")
+        return UnitFacts(said.get("LoadState") == "loaded", state == "active", environment, has_failed=state == "failed")
 
     def reload(self) -> None:
         self._run("daemon-reload")

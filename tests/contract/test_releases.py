@@ -69,7 +69,7 @@ def test_a_release_of_what_runs_starts_by_itself_and_is_the_same_when_built_agai
     ).stdout
     assert said.startswith("ai-supervisor ")
     # What Python had compiled came along, and is still known to be of these files.
-    python = [release.path / "bin" / "python", "-v", "-c", "import outcome, supervisord_ai"]
+    python = [str(release.path / "bin" / "python"), "-v", "-c", "import outcome, supervisord_ai"]
     found = subprocess.run(python, capture_output=True, text=True, check=True, cwd="/", env={"PATH": os.defpath}).stderr
     assert re.search(r"__pycache__/\S+ matches \S+/outcome/__init__\.py", found)
     assert re.search(r"__pycache__/\S+ matches \S+/supervisord_ai/__init__\.py", found)

@@ -29,6 +29,7 @@ class FakeSystem:
     we_run: bool = True
     has_stray_daemon: bool = False
     ollama_hates_new_port: bool = False
+    has_no_restart: bool = False  # Ollama's unit fails for good, where it fails
     we_do_not_start: bool = False
     taken: set[str] = field(default_factory=set)
     fails: set[str] = field(default_factory=set)
@@ -37,7 +38,7 @@ class FakeSystem:
     listening: dict[str, str] = field(default_factory=dict)  # address -> unit
     deeds: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
-    asked_s: float = 0.0
+    waits_to_the_end: int = 0
 
     def __post_init__(self) -> None:
         if self.has_ollama:
@@ -49,7 +50,8 @@ class FakeSystem:
 
     def facts(self, unit: str) -> UnitFacts:
         if unit == OLLAMA and self.has_ollama:
-            return UnitFacts(True, OLLAMA in self.listening.values(), self._environment())
+            is_active = OLLAMA in self.listening.values()
+            return UnitFacts(True, is_active, self._environment(), has_failed=self.has_no_restart and not is_active)
         if unit == OUR_UNIT:
             return UnitFacts(self.we_run, self.we_run and OUR_UNIT in self.listening.values(), {})
         return UnitFacts()
@@ -136,7 +138,9 @@ class FakeSystem:
         return self.has_stray_daemon or OUR_UNIT in self.listening.values()
 
     def wait(self, condition: Callable[[], bool], within_s: float) -> bool:
-        return condition()
+        came = condition()
+        self.waits_to_the_end += not came
+        return came
 
     def say(self, line: str) -> None:
         self.said.append(line)

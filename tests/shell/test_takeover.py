@@ -101,6 +101,14 @@ def test_one_that_does_not_come_up_is_put_back(tmp_path: Path, trouble: dict[str
     assert (made.listening, made.config.read_text(), made.drop_ins) == (before, TEXT, {})
 
 
+@pytest.mark.parametrize("has_no_restart", [True, False])
+def test_one_that_failed_for_good_is_not_waited_for(tmp_path: Path, has_no_restart: bool) -> None:
+    made, takeover, config = system(tmp_path, ollama_hates_new_port=True, has_no_restart=has_no_restart)
+    with pytest.raises(HostFault, match="everything is as it was before"):
+        takeover.move(config, port=11436)
+    assert made.waits_to_the_end == (not has_no_restart)
+
+
 def test_when_the_way_back_fails_too_both_are_said_and_undo_still_works(tmp_path: Path) -> None:
     made, takeover, config = system(tmp_path, ollama_hates_new_port=True, fails={f"remove {DROP_IN}"})
     with pytest.raises(HostFault, match=r"does not answer at .*11436.*putting it back failed too.*--undo"):

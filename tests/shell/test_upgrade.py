@@ -276,7 +276,8 @@ def test_one_that_is_taken_back_leaves_none_of_its_units(with_units: World, is_a
 
 def test_what_the_installation_accepted_is_said_to_the_release(with_units: World) -> None:
     with_units.upgrade().to("1.1")
-    assert with_units.releases.told[-1] == ("1.1-bbb", "install", "--print", "--json", "--config", "/c.toml")
+    first = with_units.releases.told[-1]
+    assert first == ("1.1-bbb", "install", "--print", "--json", "--config", "/c.toml")
     (with_units.units.folder / SERVICE).write_text("ExecStart=x run --config /c.toml --accept-smaller-machine\n")
     with_units.upgrade().back()
     assert with_units.releases.told[-1][-1] == "--accept-smaller-machine"

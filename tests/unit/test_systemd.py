@@ -62,7 +62,8 @@ import sys
 words = sys.argv[1:]
 open({log!r}, "a").write(" ".join(words) + "\\n")
 if words[0] == "show":
-    print("LoadState=loaded\\nActiveState=active\\nEnvironment=PATH=/usr/bin:/bin \\"OLLAMA_HOST=0.0.0.0:1\\" \\"A=b c=d\\" FLAG")
+    state = "failed" if words[-1] == "failed.service" else "active"
+    print(f"LoadState=loaded\\nActiveState={{state}}\\nEnvironment=PATH=/usr/bin:/bin \\"OLLAMA_HOST=0.0.0.0:1\\" \\"A=b c=d\\" FLAG")
 if words[-1] == "broken.service":
     sys.exit("Job for broken.service failed.")
 """
@@ -79,6 +80,7 @@ def test_what_systemd_says_of_a_service_is_read_with_its_quotes(tmp_path: Path) 
     services, _ = systemctl(tmp_path)
     facts = services.facts("ollama.service")
     assert facts == UnitFacts(True, True, {"PATH": "/usr/bin:/bin", "OLLAMA_HOST": "0.0.0.0:1", "A": "b c=d"})
+    assert (services.facts("failed.service").has_failed, services.facts("failed.service").is_active) == (True, False)
 
 
 def test_a_drop_in_is_written_whole_read_by_systemd_and_removed_with_its_empty_folder(tmp_path: Path) -> None:
