@@ -82,7 +82,7 @@ class Releases:
         """Build a release of what runs now; `extras` are files of the package that a checkout has elsewhere."""
 
         def fill(site: Path) -> None:
-            _copy_dependencies(site)
+            self._take_dependencies(site)
             own = site / "supervisord_ai"
             _copy_tree(Path(supervisord_ai.__file__).parent, own)
             for name, content in extras.items():
@@ -98,7 +98,7 @@ class Releases:
         """
 
         def fill(site: Path) -> None:
-            _copy_dependencies(site)
+            self._take_dependencies(site)
             offline = [] if find_links is None else ["--no-index", "--find-links", str(find_links)]
             python = site.parent.parent.parent / "bin" / "python"
             _run([str(python), *_pip(site), "install", "--quiet", "--disable-pip-version-check", "--no-compile", *offline,
@@ -173,6 +173,20 @@ class Releases:
             shutil.rmtree(draft, ignore_errors=True)
         return release
 
+    def _take_dependencies(self, site: Path) -> None:
+        """Bring what the running package needs. A release never changes, so what lies in one is linked: most of the next."""
+        made: set[str] = set()
+        for found in _dependencies():
+            for file in found.files or ():
+                source, target = str(found.locate_file(file)), str(site.joinpath(*file.parts))
+                if ".." in file.parts or file.is_absolute() or "__pycache__" in file.parts or not os.path.isfile(source):
+                    continue  # scripts name the environment they were installed in
+                folder = os.path.dirname(target)
+                if folder not in made:
+                    os.makedirs(folder, exist_ok=True)
+                    made.add(folder)
+                _copy(source, target, link=source.startswith(f"{self._all}/"))
+
     def _linked(self, name: str) -> Release | None:
         link = self._prefix / name
         return Release(link.resolve()) if link.is_symlink() and link.exists() else None
@@ -185,17 +199,6 @@ class Releases:
 
 
 # --- what a release is made of ------------------------------------------------------------------------------------------
-
-
-def _copy_dependencies(site: Path) -> None:
-    for found in _dependencies():
-        for file in found.files or ():
-            source = Path(str(found.locate_file(file)))
-            if ".." in file.parts or file.is_absolute() or "__pycache__" in file.parts or not source.is_file():
-                continue  # scripts name the environment they were installed in
-            target = site.joinpath(*file.parts)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _copy(source, target)
 
 
 def _dependencies() -> Iterator[metadata.Distribution]:
@@ -241,25 +244,41 @@ def _copy_tree(source: Path, target: Path) -> None:
     shutil.copytree(source, target, ignore=ignore, copy_function=_copy, dirs_exist_ok=True)
 
 
-def _copy(source: str | Path, target: str | Path) -> None:
-    """Copy a file, and the bytecode that Python has of it, which it knows to be of this file by its time."""
-    shutil.copyfile(source, target)
-    if not str(source).endswith(".py"):
+def _copy(source: str, target: str, *, link: bool = False) -> None:
+    """Copy or link a file, and the bytecode that Python has of it, which it knows to be of this file by its time."""
+    _copy_one(source, target, link=link)
+    if not source.endswith(".py"):
         return
+    compiled, wanted = (importlib.util.cache_from_source(path) for path in (source, target))
+    if os.path.isfile(compiled):
+        os.makedirs(os.path.dirname(wanted), exist_ok=True)
+        _copy_one(compiled, wanted, link=link)
+
+
+def _copy_one(source: str, target: str, *, link: bool) -> None:
+    if link:
+        try:
+            os.link(source, target)
+        except FileExistsError:  # two packages name it
+            return
+        except OSError:  # not every file system has links
+            log.debug("%s cannot be linked", source)
+        else:
+            return
+    shutil.copyfile(source, target)
     times = os.stat(source)
     os.utime(target, ns=(times.st_mtime_ns, times.st_mtime_ns))
-    compiled, wanted = (Path(importlib.util.cache_from_source(str(path))) for path in (source, target))
-    if compiled.is_file():
-        wanted.parent.mkdir(exist_ok=True)
-        shutil.copyfile(compiled, wanted)
 
 
 def _digest(site: Path) -> str:
     total = hashlib.sha256()
-    for file in sorted(site.rglob("*")):
-        if file.is_file() and "__pycache__" not in file.parts and file.name not in _HOW_IT_CAME:
-            total.update(f"{file.relative_to(site)}\0{file.stat().st_size}\0".encode())
-            total.update(file.read_bytes())
+    for folder, folders, files in os.walk(site):
+        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        for name in sorted(set(files) - _HOW_IT_CAME):
+            path = os.path.join(folder, name)
+            total.update(f"{os.path.relpath(path, site)}\0{os.path.getsize(path)}\0".encode())
+            with open(path, "rb") as file:
+                total.update(file.read())
     return total.hexdigest()[:12]
 
 

@@ -82,6 +82,25 @@ def test_a_release_of_what_runs_starts_by_itself_and_is_the_same_when_built_agai
     assert not list(tmp_path.parent.glob(f"{tmp_path.name}/*"))
 
 
+def test_what_the_next_release_has_in_common_with_the_last_is_there_once(tmp_path: Path) -> None:
+    releases = Releases(tmp_path)
+    first = releases.from_running({"config/shipped.toml": b"# x\n"})
+    again = (
+        "import sys; from pathlib import Path; from supervisord_ai.host.releases import Releases;"
+        "print(Releases(Path(sys.argv[1])).from_running({'config/shipped.toml': b'# y'}).path)"
+    )
+    command = [str(first.path / "bin" / "python"), "-P", "-c", again, str(tmp_path)]
+    second = Path(subprocess.run(command, capture_output=True, text=True, check=True, cwd="/").stdout.strip())
+    assert second != first.path
+    (outcome,) = first.path.glob("lib/*/site-packages/outcome/__init__.py")
+    site = outcome.parents[1].relative_to(first.path)
+    assert (second / site / "outcome/__init__.py").samefile(outcome)
+    # Its own files are its own: what is written into them must not change the other.
+    for name in ("__init__.py", "config/shipped.toml"):
+        assert not (second / site / "supervisord_ai" / name).samefile(first.path / site / "supervisord_ai" / name)
+    assert (first.path / site / "supervisord_ai/config/shipped.toml").read_bytes() == b"# x\n"
+
+
 def test_a_wheel_that_is_none_leaves_nothing(tmp_path: Path) -> None:
     releases = Releases(tmp_path / "opt")
     (tmp_path / "x-1.0-py3-none-any.whl").write_text("no wheel")

@@ -62,8 +62,8 @@ import sys
 words = sys.argv[1:]
 open({log!r}, "a").write(" ".join(words) + "\\n")
 if words[0] == "show":
-    state = "failed" if words[-1] == "failed.service" else "active"
-    print(f"LoadState=loaded\\nActiveState={{state}}\\nEnvironment=PATH=/usr/bin:/bin \\"OLLAMA_HOST=0.0.0.0:1\\" \\"A=b c=d\\" FLAG")
+    print("LoadState=loaded\\nActiveState=" + ("failed" if words[-1] == "failed.service" else "active"))
+    print("Environment=PATH=/usr/bin:/bin \\"OLLAMA_HOST=0.0.0.0:1\\" \\"A=b c=d\\" FLAG")
 if words[-1] == "broken.service":
     sys.exit("Job for broken.service failed.")
 """
