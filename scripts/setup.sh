@@ -2,6 +2,7 @@
 # Sourced by the scripts beside it: makes the virtual environment they all use, from Python 3.11 and the locks alone.
 #
 #   setup_venv base|dev     create or refresh $VENV (default: .venv in the checkout); sets $PY
+#   check_engine            end at once where the machine lacks what the embedded engine needs, before anything is fetched
 #   setup_engine            bring the embedded engine and its model into $VENV
 #   setup_clients           bring the SDKs that tests run as agents into $VENV/clients, an environment of their own
 #
@@ -28,17 +29,30 @@ find_python() {
     return 1
 }
 
+check_engine() {
+    python=$(find_python) || die "ai-supervisor needs Python 3.11 or newer, and its engine libgomp: $(apt_line python3 python3-venv libgomp1)"
+    missing=
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || missing="python3-venv"
+    "$python" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null || missing="$missing libgomp1"
+    # shellcheck disable=SC2086 # one word a package
+    [ -z "$missing" ] || die "this machine lacks something: $(apt_line $missing)"
+}
+
+apt_line() {
+    printf 'apt-get install -y %s (as root; on a fresh system after apt-get update)' "$*"
+}
+
 setup_venv() {
     lock=$ROOT/requirements/$1.lock
     PY=$VENV/bin/python
     stamp=$VENV/.installed-$1
     want=$(cksum <"$lock"; cksum <"$ROOT/pyproject.toml"; printf '%s' "$ROOT")
-    if [ -x "$PY" ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then
+    if [ -x "$PY" ] && [ -x "$VENV/bin/ai-supervisor" ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then
         return 0
     fi
-    python=$(find_python) || die "ai-supervisor needs Python 3.11 or newer: apt-get install -y python3 python3-venv"
+    python=$(find_python) || die "ai-supervisor needs Python 3.11 or newer: $(apt_line python3 python3-venv)"
     if [ ! -x "$PY" ]; then
-        "$python" -c 'import ensurepip, venv' 2>/dev/null || die "Python's venv module is missing: apt-get install -y python3-venv"
+        "$python" -c 'import ensurepip, venv' 2>/dev/null || die "Python's venv module is missing: $(apt_line python3-venv)"
         say "making a virtual environment in $VENV"
         "$python" -m venv "$VENV" || die "could not make $VENV"
     fi
@@ -50,13 +64,14 @@ setup_venv() {
         # No build step for those who only want to see it work: the package is pure Python.
         site=$("$PY" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
         printf '%s\n' "$ROOT" >"$site/ai-supervisor-checkout.pth"
+        # -P: what lies in the folder where the command is typed is none of its modules.
+        printf '#!/bin/sh\nexec "%s" -P -m supervisord_ai "$@"\n' "$PY" >"$VENV/bin/ai-supervisor"
+        chmod +x "$VENV/bin/ai-supervisor"
     fi
     printf '%s' "$want" >"$stamp"
 }
 
 setup_engine() {
-    "$PY" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null ||
-        die "the embedded engine needs libgomp: apt-get install -y libgomp1"
     "$PY" -m supervisord_ai engine install
 }
 
