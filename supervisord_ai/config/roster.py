@@ -103,7 +103,8 @@ def _policy(reader: Reader, entry: Entry, base: ClassPolicy, values: dict[str, A
     if changes.get("user") == "":
         changes["user"] = None
     policy = dataclasses.replace(base, **changes)
-    if policy.ceiling > policy.priority:
+    is_of_class = base.ceiling > base.priority and not changes.keys() & {"ceiling", "priority"}  # said there, once
+    if policy.ceiling > policy.priority and not is_of_class:
         key = "ceiling" if "ceiling" in changes else "priority"
         reader.problem(
             entry.document,

@@ -130,6 +130,13 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
             "/e/c.toml:3: class.guest.user: has no meaning for guest: we start none of them",
         ],
     ),
+    "a priority before its ceiling, said once and not for each of its agents": (
+        "[class.opus]\npriority = 1\n" + AGENT,
+        [
+            "/e/c.toml:2: class.opus.priority: priority 1 comes before ceiling 2, the first it may ask for: "
+            "set `ceiling` to 1 or less"
+        ],
+    ),
     "a priority before its ceiling": (
         "[class.opus]\npriority = 1\n",
         [
