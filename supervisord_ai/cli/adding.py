@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 from argparse import Namespace
 from pathlib import Path, PurePosixPath
 
-from supervisord_ai.cli.door import surroundings
+from supervisord_ai.cli.door import open_door, surroundings
 from supervisord_ai.cli.exits import Exit
 from supervisord_ai.cli.files import DiskFiles
 from supervisord_ai.cli.run import check_users
@@ -58,7 +59,9 @@ def add(args: Namespace) -> int:
     if args.external:
         print(f"next: ai-supervisor reload && ai-supervisor agents token {args.name}")
     else:
-        print("to start it: ai-supervisor reload (or with the next start of the daemon)")
+        named = "" if args.config is None else f" --config {shlex.quote(args.config)}"
+        verb = "reload" if open_door(args).is_open() else "run"
+        print(f"to start it: ai-supervisor {verb}{named}")
     return Exit.GOOD
 
 
@@ -77,11 +80,20 @@ def entry(args: Namespace) -> str:
     lines.append("external = true" if args.external else f"command = {braced(words)}")
     if args.cwd is not None:
         lines.append(f"cwd = {braced(os.path.abspath(args.cwd))}")
+    if args.env:
+        lines.append("env = { " + ", ".join(f"{name} = {braced(value)}" for name, value in map(_variable, args.env)) + " }")
     if args.env_file is not None:
         lines.append(f"env_file = {braced(os.path.abspath(args.env_file))}")
     if args.memory is not None:
         lines.append(f"memory = {text(args.memory)}")
     return "\n".join(lines) + "\n"
+
+
+def _variable(typed: str) -> tuple[str, str]:
+    name, equals, value = typed.partition("=")
+    if not equals or not (name.isascii() and name.isidentifier()):
+        raise UsageError(f"--env {typed}: write NAME=VALUE")
+    return name, value
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -8,6 +8,7 @@ import re
 from typing import Any, NoReturn
 
 from supervisord_ai import __version__
+from supervisord_ai.cli.kinds import at_once, count, days, lines, pin_time, port
 
 _CHOICE = re.compile(r"invalid choice: '(?P<word>.*?)' \(choose from (?P<known>.*)\)$")
 QUICK = frozenset({"status", "health", "events"})  # who looks waits for these alone: the whole grammar takes 20 ms
@@ -140,7 +141,7 @@ def _add_looks(commands: Any) -> None:
     health.add_argument("--once", action="store_true", help="check once and exit (the default)")
 
     events = _command(commands, "events", "events", "what happened, oldest first", config=True, json=True)
-    events.add_argument("-n", "--lines", type=_lines, default=50, metavar="N", help="the last N (default: 50)")
+    events.add_argument("-n", "--lines", type=lines, default=50, metavar="N", help="the last N (default: 50)")
     events.add_argument("-f", "--follow", action="store_true", help="go on as they happen, until ^C")
     events.add_argument("--since", metavar="WHEN", help="from then on: 10m, 2h, 1d, 07:30, 2026-11-27 07:30")
     events.add_argument("--agent", metavar="AGENT", help="only of this agent")
@@ -163,7 +164,7 @@ def _add_agents(commands: Any) -> None:
 
     scale = _command(agents, "scale", "agents", "have more or fewer agents of an entry", config=True, json=True, action="scale")
     scale.add_argument("name", metavar="NAME", help="the entry: its class, or its agents' names as a pattern ('sonnet-*')")
-    scale.add_argument("count", metavar="COUNT", type=_count, help="how many; the highest numbers go, the lowest come")
+    scale.add_argument("count", metavar="COUNT", type=count, help="how many; the highest numbers go, the lowest come")
 
     token = _command(agents, "token", "agents", "what an external agent shows to be known", config=True, action="token")
     token.add_argument("name", metavar="NAME")
@@ -173,6 +174,7 @@ def _add_agents(commands: Any) -> None:
     add.add_argument("--class", dest="agent_class", metavar="CLASS", required=True, help="its class")
     add.add_argument("--memory", metavar="SIZE", help="its memory cap (default: its class's)")
     add.add_argument("--cwd", metavar="DIR", help="where it runs")
+    add.add_argument("--env", metavar="NAME=VALUE", action="append", default=[], help="a variable for it")
     add.add_argument("--env-file", metavar="FILE", help="a file of NAME=VALUE lines for it, readable by its owner alone (0600)")
     add.add_argument("--external", action="store_true", help="it is started by others: it gets an identity and a token")
     add.ends_in_words = True
@@ -192,7 +194,7 @@ def _add_agents(commands: Any) -> None:
 def _add_work(commands: Any) -> None:
     queue = _group(commands, "queue", "look at the backlog and rule it")
     listed = _command(queue, "list", "queue", "who runs and who waits, in order", config=True, json=True, action="list")
-    listed.add_argument("-n", "--lines", type=_lines, default=50, metavar="N", help="of those who wait the first N (default: 50)")
+    listed.add_argument("-n", "--lines", type=lines, default=50, metavar="N", help="of those who wait the first N (default: 50)")
     listed.add_argument("--watch", action="store_true", help="show it anew every second, until ^C")
     for verb, words in (("show", "why one request waits"), ("cancel", "take a request out of the queue, or off its slot")):
         one = _command(queue, verb, "queue", words, config=True, json=True, action=verb)
@@ -226,7 +228,7 @@ def _add_work(commands: Any) -> None:
     _command(level, "show", "level", words, config=True, json=True, action="show")
     pin = _command(level, "pin", "level", "hold a level whatever the machine says", config=True, json=True, action="pin")
     pin.add_argument("level", metavar="LEVEL", choices=["0", "1", "2", "3"], help="0 normal, 1 minor, 2 major, 3 critical")
-    pin.add_argument("--for", dest="for_s", metavar="TIME", type=_pin_time, help="let go by itself after this, such as 10m")
+    pin.add_argument("--for", dest="for_s", metavar="TIME", type=pin_time, help="let go by itself after this, such as 10m")
     _command(level, "unpin", "level", "go by what the machine says again", config=True, json=True, action="unpin")
 
     cache = _group(commands, "cache", "the cache of answers")
@@ -268,8 +270,8 @@ def _add_keeping(commands: Any) -> None:
     bench = _command(commands, "bench", "bench", words, config=True, json=True)
     bench.add_argument("models", nargs="*", metavar="MODEL", help="which models (default: those that are loaded)")
     bench.add_argument("--ollama", metavar="URL", help="which Ollama (default: the config's, else the one that is found)")
-    bench.add_argument("--at-once", type=_at_once, default=(1, 2), metavar="N,N", help="how many calls at once (default: 1,2)")
-    bench.add_argument("--tokens", type=_lines, default=100, metavar="N", help="how long each answer is (default: 100)")
+    bench.add_argument("--at-once", type=at_once, default=(1, 2), metavar="N,N", help="how many calls at once (default: 1,2)")
+    bench.add_argument("--tokens", type=lines, default=100, metavar="N", help="how long each answer is (default: 100)")
     bench.add_argument("--anyway", action="store_true", help="although agents are asking: they wait longer")
 
     words = "write state and config into one file, while the daemon runs or not"
@@ -289,7 +291,7 @@ def _add_takeover(commands: Any) -> None:
     how.add_argument("--undo", action="store_true", help="move it back")
     how.add_argument("--print", dest="print_lines", action="store_true", help="print what to do by hand, also on Windows")
     takeover.add_argument("--unit", metavar="NAME", default="ollama.service", help="its service (default: ollama.service)")
-    takeover.add_argument("--port", metavar="PORT", type=_port, default=11436, help="where it is to listen (default: 11436)")
+    takeover.add_argument("--port", metavar="PORT", type=port, default=11436, help="where it is to listen (default: 11436)")
     takeover.add_argument("--yes", action="store_true", help="other machines that use it may lose it")
 
 
@@ -320,49 +322,11 @@ def _add_check_state(commands: Any) -> None:
     check.set_defaults(module="state", action="", parser=check)
 
 
-def _lines(word: str) -> int:
-    if not word.isdecimal() or not 0 < int(word) <= 10_000:
-        raise argparse.ArgumentTypeError(f"{word} is not a number from 1 to 10000")
-    return int(word)
-
-
-def _at_once(word: str) -> tuple[int, ...]:
-    numbers = word.split(",")
-    if not all(one.isascii() and one.isdecimal() and 1 <= int(one[:3]) <= 64 for one in numbers):
-        raise argparse.ArgumentTypeError(f"{word} is not a list of numbers from 1 to 64, such as 1,2,4")
-    return tuple(sorted({int(one) for one in numbers}))
-
-
-def _pin_time(word: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)", word)
-    seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]] if found else 0.0
-    if not 1 <= seconds <= 7 * 86_400:
-        raise argparse.ArgumentTypeError(f"{word} is not a time: 30s, 10m or 2h, at most a week")
-    return seconds
-
-
-def _count(word: str) -> int:
-    if not (word.isascii() and word.isdecimal()) or int(word[:6]) > 10_000:
-        raise argparse.ArgumentTypeError(f"{word} is not a number of agents: 0 to 10000")
-    return int(word)
-
-
-def _days(word: str) -> int:
-    if not word.isdecimal() or not 0 < int(word) <= 366:
-        raise argparse.ArgumentTypeError(f"{word} is not a number from 1 to 366")
-    return int(word)
-
-
-def _port(word: str) -> int:
-    if not word.isdecimal() or not 0 < int(word) < 65_536:
-        raise argparse.ArgumentTypeError(f"{word} is not a port: 1 to 65535")
-    return int(word)
-
-
 def _add_config_and_engine(commands: Any) -> None:
     config = _group(commands, "config", "write, show and check the config")
     init = _command(config, "init", "configs", "write a first config that explains itself", action="init")
     init.add_argument("file", nargs="?", metavar="FILE", help="where (default: the usual place)")
+    init.add_argument("--ollama", metavar="URL", help="the Ollama to ask: an address, auto, windows or embedded")
     init.add_argument("--force", action="store_true", help="overwrite a file that is there")
     for name, words in (("show", "every key with its value, defaults included"), ("check", "say everything that is wrong")):
         one = _command(config, name, "configs", words, config=True, json=True, action=name)
@@ -375,7 +339,7 @@ def _add_config_and_engine(commands: Any) -> None:
 
     words = "memory caps from what agents needed on the last days, as lines to paste"
     suggest = _command(config, "suggest", "caps", words, config=True, json=True, action="suggest")
-    suggest.add_argument("--days", type=_days, default=7, metavar="N", help="of how many days, today included (default: 7)")
+    suggest.add_argument("--days", type=days, default=7, metavar="N", help="of how many days, today included (default: 7)")
 
     engine = _group(commands, "engine", "the embedded engine")
     install = _command(engine, "install", "engine", "install the embedded engine and its model", action="install")

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
+import shlex
+import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from typing import Protocol
 from supervisord_ai.cli.door import surroundings
 from supervisord_ai.cli.exits import Exit
 from supervisord_ai.cli.files import Instead, shipped_config, shipped_unit
+from supervisord_ai.cli.first import AGENTS_USER, first_config
 from supervisord_ai.cli.run import check_users
 from supervisord_ai.config import Config, load
 from supervisord_ai.config.editing import with_owner
@@ -37,8 +39,7 @@ from supervisord_ai.host.state_folder import holder_of
 from supervisord_ai.host.systemd import Systemctl, UnitFiles, replace_file
 from supervisord_ai.host.users import SystemUsers, Users
 
-AGENTS_USER = "ai-agents"
-_USER_LINE = re.compile(rf'^# (user = "{AGENTS_USER}".*)$', re.MULTILINE)
+SUDO_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # secure_path of Debian's sudoers
 
 
 class ReleaseDoor(Protocol):
@@ -98,7 +99,7 @@ def ground_of(args: Namespace) -> Ground:
     verb = args.action
     only_looks = verb == "install" and args.print_units
     if not args.user and here.uid != 0 and not only_looks:
-        raise UsageError(f"only root may {verb} a system's service: sudo ai-supervisor {verb}, or for yourself alone: --user")
+        raise UsageError(f"only root may {verb} a system's service: sudo {as_root()} {verb}, or for yourself alone: --user")
     if args.user and here.uid == 0:
         raise UsageError(f"root {verb}s a service of the system: leave --user out")
     runtime = here.env.get("XDG_RUNTIME_DIR", "")
@@ -130,6 +131,14 @@ def ground_of(args: Namespace) -> Ground:
     )
 
 
+def as_root(prefix: Path = Path(sys.prefix), path: str = SUDO_PATH) -> str:
+    """Return how root types our command: sudo looks in the system's folders alone, and ours may be in none of them yet."""
+    own = prefix / "bin" / "ai-supervisor"
+    if shutil.which("ai-supervisor", path=path) is not None:
+        return "ai-supervisor"
+    return shlex.quote(str(own)) if own.exists() else f"{shlex.quote(sys.executable)} -P -m supervisord_ai"
+
+
 def _has_memory_limits() -> bool:
     mounts = parse_mounts(Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text())
     return any(mount.is_v2 and "memory" in word(mount.point / "cgroup.controllers").split() for mount in mounts)
@@ -155,7 +164,7 @@ def plan(ground: Ground, args: Namespace) -> Plan:
         ConfigError, UsageError: everything that is wrong with the config; nothing was changed.
     """
     is_first = not ground.config.exists()
-    text = first_config(is_user=ground.is_user) if is_first else _text_of(ground.config)
+    text = first_config(ground.machine_bytes, has_agents_user=not ground.is_user) if is_first else _text_of(ground.config)
     if ground.owner is not None:
         text = with_owner(text, ground.owner)
     config = load(str(ground.config), Instead(str(ground.config), text), ground.around)
@@ -166,12 +175,6 @@ def plan(ground: Ground, args: Namespace) -> Plan:
     if small is not None and not is_first and not args.accept_smaller_machine:
         raise UsageError(too_small(small).replace("run with", "install with"))
     return Plan(config, text, is_first, args.accept_smaller_machine)
-
-
-def first_config(*, is_user: bool) -> str:
-    """Return the config that explains itself, with the agents' user where the daemon is root."""
-    text = shipped_config().decode()
-    return text if is_user else _USER_LINE.sub(r"\1", text)
 
 
 def _user_problems(config: Config, ground: Ground) -> Iterator[Problem]:
@@ -243,7 +246,8 @@ def _start(ground: Ground, *, was_active: bool, has_new_sockets: bool) -> None:
 def _next(ground: Ground, planned: Plan, *, was_active: bool, is_now: bool) -> Iterator[str]:
     systemctl = "systemctl --user" if ground.is_user else "sudo systemctl"
     if planned.is_first and not is_now:
-        yield f"next: edit the [[agents]] of {ground.config}, then: ai-supervisor config check && {systemctl} start {SERVICE}"
+        sudo = "" if ground.is_user else "sudo "
+        yield f"next: {sudo}ai-supervisor agents add NAME --class sonnet -- CMD, then: {systemctl} start {SERVICE}"
     elif was_active and not is_now:
         yield f"next: {systemctl} restart {SERVICE} (its agents stay)"
     elif not is_now:

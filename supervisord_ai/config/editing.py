@@ -91,6 +91,21 @@ def with_folders(text: str, folders: Mapping[str, str]) -> str:
     return _checked(text, meant, by_hand)
 
 
+def with_memory(text: str, parts: Mapping[str, str]) -> str:
+    """Return the config with these sizes in its [memory], each where it stands already. Raises: as with_backend_url."""
+    meant = _parsed(text)
+    where = key_lines(text)
+    lines = text.splitlines(keepends=True)
+    by_hand = "in [memory], set " + ", ".join(f"{key} = {quoted(size)}" for key, size in parts.items())
+    for key, size in parts.items():
+        if ("memory", key) not in where:
+            raise UsageError(by_hand)
+        meant["memory"][key] = size
+        at = where["memory", key] - 1
+        lines[at] = re.sub(_STRING, quoted(size).replace("\\", r"\\"), lines[at], count=1)
+    return _checked("".join(lines), meant, by_hand)
+
+
 def with_agent_count(text: str, index: int, count: int) -> str:
     """Return the config with `count` as the number of agents of its entry `index`. Raises: as with_backend_url."""
     meant = _parsed(text)

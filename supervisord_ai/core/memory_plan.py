@@ -134,3 +134,30 @@ def judge_machine(policy: MemoryPolicy, machine_bytes: int) -> MachineTooSmall |
     """
     given = parts_bytes(policy)
     return MachineTooSmall(given, machine_bytes) if machine_bytes < given else None
+
+
+STEP_BYTES = 100 * MB
+
+
+def fitted(machine_bytes: int) -> MemoryPolicy:
+    """Return the shipped plan where the machine can hold it, else one of the same shape for what it has, in steps of 100 MB.
+
+    The system and the engine need a least part however small the machine is; what is left is for agents.
+    """
+    shipped = MemoryPolicy()
+    if judge_machine(shipped, machine_bytes) is None:
+        return shipped
+    total = _down(machine_bytes)
+    part = machine_bytes / shipped.total_bytes
+    system = max(_down(shipped.os_bytes * part), 300 * MB)
+    ollama = max(_down(shipped.ollama_bytes * part), 200 * MB)
+    cache = max(_down(shipped.cache_bytes * part), 300 * MB)
+    monitoring = max(_down(shipped.monitoring_bytes * part), 100 * MB)
+    reserve = max(_down(shipped.reserve_bytes * part), 200 * MB)
+    agents = max(0, total - system - ollama - cache - monitoring)
+    total = max(total, system + ollama + cache + monitoring)  # below 1 GB nothing fits, and `run` says so
+    return MemoryPolicy(total, system, ollama, cache, monitoring, agents, reserve_bytes=reserve)
+
+
+def _down(size_bytes: float) -> int:
+    return int(size_bytes // STEP_BYTES) * STEP_BYTES

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from supervisord_ai.cli.exits import Exit
-from supervisord_ai.cli.install import AGENTS_USER, Ground, install, plan, rendered, uninstall
+from supervisord_ai.cli.first import AGENTS_USER
+from supervisord_ai.cli.install import Ground, as_root, install, plan, rendered, uninstall
 from supervisord_ai.cli.main import main
 from supervisord_ai.core.places import InstallPlaces, Surroundings, install_places
 from supervisord_ai.core.units import HOLDER, SERVICE, SOCKETS, UNITS
@@ -96,7 +97,8 @@ def test_a_bare_machine_gets_everything_and_the_owner_is_told_what_to_type(machi
     assert text.count('\nuser = "ai-agents"') == 2
     assert (machine.config.parent / "agents.d").is_dir()
     assert machine.files()["usr/local/bin/ai-supervisor"] == str(machine.releases.command)
-    assert machine.said[-2].startswith(f"next: edit the [[agents]] of {machine.config}, then: ai-supervisor config check && sudo")
+    words = "next: sudo ai-supervisor agents add NAME --class sonnet -- CMD, then: sudo systemctl start "
+    assert machine.said[-2] == words + SERVICE
     assert machine.said[-1] == "ada may use it without sudo: ai-supervisor status"
 
 
@@ -278,10 +280,20 @@ def test_who_may_not_or_cannot_is_told_what_to_do(capsys: pytest.CaptureFixture[
         assert main(list(words)) == Exit.USAGE
         return capsys.readouterr().err
 
-    assert "only root may install a system's service: sudo ai-supervisor install, or for yourself alone: --user" in told(
+    assert f"only root may install a system's service: sudo {as_root()} install, or for yourself alone: --user" in told(
         1000, "install"
     )
     assert "leave --user out" in told(0, "uninstall", "--user")
     assert "your own systemd does not run: log in as yourself" in told(1000, "install", "--user")
     if not os.path.isdir("/run/systemd/system"):
         assert "this system is not run by systemd: on WSL2: [boot] systemd=true" in told(0, "install")
+
+
+def test_root_is_told_a_command_that_sudo_finds(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    own = tmp_path / "bin" / "ai-supervisor"
+    own.write_text("")
+    assert as_root(tmp_path, path="/nowhere") == str(own)
+    assert as_root(tmp_path / "none", path="/nowhere").endswith(" -P -m supervisord_ai")
+    own.chmod(0o755)
+    assert as_root(tmp_path, path=f"/nowhere:{own.parent}") == "ai-supervisor"
