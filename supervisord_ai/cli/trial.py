@@ -8,15 +8,18 @@ Nothing is left behind, whether CMD ends, the daemon fails or somebody presses ^
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
@@ -24,7 +27,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from supervisord_ai.cli.door import Door
+from supervisord_ai.cli.door import Door, surroundings
 from supervisord_ai.cli.embedded import EMBEDDED, require_engine
 from supervisord_ai.cli.exits import Exit
 from supervisord_ai.cli.screen import printable, size_of, span_of
@@ -32,7 +35,8 @@ from supervisord_ai.config.units import MemoryCap, Unreadable
 from supervisord_ai.config.writing import braced, text
 from supervisord_ai.core.agent_state import AgentState
 from supervisord_ai.core.locate import Place, Way, places, what_to_do
-from supervisord_ai.core.places import CONTROL_SOCKET
+from supervisord_ai.core.places import CONTROL_SOCKET, config_path
+from supervisord_ai.core.roster import CLASS_DEFAULTS, MB
 from supervisord_ai.core.serving import OLLAMA_PORT
 from supervisord_ai.errors import Denied, HostFault, NotRunning, UsageError
 from supervisord_ai.host import wsl
@@ -43,6 +47,8 @@ PROBE_S = 3.0
 POLL_S = 0.1
 UP_WITHIN_S = 20.0
 STOP_WITHIN_S = 15.0
+SILENT_S = 5.0  # after so long without a word of the agent its owner is told what it waits for
+ROOM = 1.25
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ENDED = {AgentState.FINISHED, AgentState.STOPPED, AgentState.QUARANTINED}
 
@@ -62,7 +68,9 @@ def run(args: Namespace) -> int:
     if args.json:
         print(json.dumps({"ollama": found.url, **result.as_json()}, indent=2), file=sys.stderr)
     else:
-        print(summary(result, found.kept, words), file=sys.stderr)
+        has_config = os.path.exists(config_path(surroundings(), None))
+        kept = kept_lines(words, found.kept, env=args.env, peak_bytes=result.agent["peak_bytes"], has_config=has_config)
+        print(summary(result, kept), file=sys.stderr)
     if result.was_interrupted:
         return Exit.INTERRUPTED
     return Exit.GOOD if result.agent.get("verdict") == "finished" else Exit.NO
@@ -97,7 +105,7 @@ def find_ollama(asked: str | None, env: Mapping[str, str]) -> Found:
     others = "name another with --ollama URL, or use the embedded engine with --engine embedded"
     if asked:
         raise UsageError(f"no Ollama answers at {tried[0][0].url.removeprefix('http://')}: start one, {others}")
-    raise UsageError(f"{what_to_do('auto', facts, tried)}; or {others}")
+    raise UsageError(f"{what_to_do('auto', facts, tried).rstrip('.')}, {others}")
 
 
 def _asked_for(url: str) -> Place:
@@ -258,8 +266,14 @@ class Trial:
             time.sleep(POLL_S / 2)
 
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
-        """Show what the agent writes until it ended."""
+        """Show what the agent writes until it ended; where it is silent, what it waits for."""
+        heard_at, heard_bytes, silent_s = time.monotonic(), 0, SILENT_S
         while True:
+            if self._shown_bytes != heard_bytes:
+                heard_at, heard_bytes, silent_s = time.monotonic(), self._shown_bytes, SILENT_S
+            elif time.monotonic() - heard_at > silent_s:
+                print(f"ai-supervisor: {waits_for(self._door.get('/v1/status'))}", file=sys.stderr, flush=True)
+                silent_s *= 2  # who is silent by nature is not told of for ever
             self._check(process)
             try:
                 agent = self._look()
@@ -301,10 +315,20 @@ class Trial:
         sys.stdout.flush()
 
 
+def waits_for(status: dict[str, Any]) -> str:
+    """Return what is going on while the agent says nothing."""
+    running = [one for backend in status["backends"] for one in backend["running"]]
+    waiting = status["queue"]["queued"]
+    parts = [f"{one['model']} answers since {span_of(one['since_s'])}, {one['tokens']} tokens so far" for one in running]
+    parts += [f"{backend['name']}: {backend['state']}" for backend in status["backends"] if backend["state"] != "ready"]
+    parts += [f"{waiting} waiting"] if waiting else []
+    return ("; ".join(parts) or "it runs, and has asked nothing by now") + " (^C ends it)"
+
+
 # --- what it came to ----------------------------------------------------------------------------------------------------
 
 
-def summary(result: Result, url: str, words: list[str]) -> str:
+def summary(result: Result, lines_to_keep: list[str]) -> str:
     """Return the figures, and the lines that keep the agent."""
     agent, totals = result.agent, result.totals
     lines = [
@@ -318,10 +342,19 @@ def summary(result: Result, url: str, words: list[str]) -> str:
         lines.append(f"time      {waited} waited, {generated} generated, {totals['tokens']} tokens")
     if agent["verdict"] != "finished" and agent["detail"]:
         lines += ["detail", *(f"  {printable(line)}" for line in agent["detail"].splitlines())]
-    if agent["verdict"] != "failed:exec":
-        lines += ["", "to keep it, in a config (ai-supervisor config init):", ""]
-        lines += [f"  {line}".rstrip() for line in kept_lines(words, url)]
-    return "\n".join(lines)
+    if agent["verdict"] == "failed:exec":
+        return "\n".join(lines)
+    if not totals["asked"]:
+        lines += ["", *NOTHING_ASKED]
+    return "\n".join([*lines, "", "to keep it:", "", *(f"  {line}" for line in lines_to_keep)])
+
+
+# An SDK reads OLLAMA_HOST; a script that names Ollama's own port has to be told, or Ollama moved.
+NOTHING_ASKED = (
+    "It asked nothing here. A program finds us by OLLAMA_HOST, or by the socket in",
+    "AI_SUPERVISOR_SOCKET; one that names localhost:11434 itself goes past us:",
+    "change that line, or see ai-supervisor takeover --help.",
+)
 
 
 def _counted(totals: dict[str, Any]) -> str:
@@ -330,11 +363,23 @@ def _counted(totals: dict[str, Any]) -> str:
     return f"{totals['asked']} asked" + (f": {', '.join(parts)}" if parts else "")
 
 
-def kept_lines(words: list[str], url: str) -> list[str]:
-    """Return the entry that makes this command an agent for good."""
+def kept_lines(
+    words: list[str], url: str, *, has_config: bool, env: Sequence[str] = (), peak_bytes: int | None = None
+) -> list[str]:
+    """Return what to type to make this command an agent for good, from the first config to the start of a daemon.
+
+    The program is named with its folder: a daemon has not the PATH of this shell.
+    """
     name = next((Path(word).stem for word in reversed(words) if Path(word).suffix in {".py", ".sh", ".js"}), Path(words[0]).name)
     safe = re.sub(r"[^A-Za-z0-9_-]", "-", name).strip("-_") or "my-agent"
-    lines = ["[[agents]]", f"name = {text(safe)}", 'class = "opus"', f"command = {braced(words)}", f"cwd = {braced(os.getcwd())}"]
-    if url != DEFAULT_OLLAMA:
-        lines += ["", "[[ollama]]", f"url = {text(url)}"]
-    return lines
+    program = words[0] if "/" in words[0] else shutil.which(words[0]) or words[0]
+    options = ["--class", "opus", "--cwd", os.getcwd()]
+    if peak_bytes is not None and peak_bytes * ROOM > CLASS_DEFAULTS["opus"].memory_bytes:
+        options += ["--memory", f"{math.ceil(peak_bytes * ROOM / (100 * MB)) * 100}MB"]
+    # A variable that was passed on by its name is perhaps a secret: the shell puts it in, and nobody reads it here.
+    given = [f"--env {shlex.quote(one)}" if "=" in one else f'--env {one}="${one}"' for one in env]
+    added = " ".join(["ai-supervisor agents add", safe, shlex.join(options), *given, "--", shlex.join([program, *words[1:]])])
+    if has_config:
+        return [added]
+    init = ["ai-supervisor", "config", "init", *(() if url == DEFAULT_OLLAMA else ("--ollama", url))]
+    return [shlex.join(init), added, "ai-supervisor run"]

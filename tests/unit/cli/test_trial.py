@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import socket
 import threading
 from argparse import Namespace
@@ -11,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from supervisord_ai.cli.trial import Result, config_of, find_ollama, kept_lines, summary
+from supervisord_ai.cli.exits import Exit
+from supervisord_ai.cli.files import DiskFiles
+from supervisord_ai.cli.main import main
+from supervisord_ai.cli.trial import Result, config_of, find_ollama, kept_lines, summary, waits_for
 from supervisord_ai.config import Config, load
 from supervisord_ai.core.places import Surroundings
 from supervisord_ai.errors import UsageError
@@ -102,16 +107,35 @@ def test_what_is_no_address(url: str) -> None:
     [
         (["python3", "my agent.py", "--x"], "my-agent"),
         (["/usr/bin/agent"], "agent"),
-        (["sh", "-c", "echo"], "sh"),
+        (["sh", "-c", "echo {n} \"$HOME\""], "sh"),
         (["./..."], "my-agent"),
     ],
 )
-def test_the_lines_that_keep_it_are_a_good_config(words: list[str], name: str) -> None:
-    for url in ("http://127.0.0.1:11434", "embedded"):
-        config = read("\n".join(kept_lines(words, url)))
-        assert list(config.roster.agents) == [name]
-        assert config.roster.agents[name].command == tuple(words)
-        assert config.backends[0].url == url
+@pytest.mark.parametrize("url", ["http://127.0.0.1:11434", "embedded"])
+def test_the_lines_that_keep_it_do(
+    words: list[str], name: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supervisord_ai.cli.adding.check_users", lambda *_: ())  # whoever runs the tests
+    monkeypatch.setenv("AI_SUPERVISOR_CONFIG", str(tmp_path / "config.toml"))
+    monkeypatch.setenv("AI_SUPERVISOR_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("MY_KEY", "secret")
+    *lines, last = kept_lines(words, url, env=["A=b c", "MY_KEY"], peak_bytes=500_000_000, has_config=False)
+    for line in lines:
+        assert "secret" not in line
+        assert main(shlex.split(line.replace('"$MY_KEY"', "secret"))[1:]) == Exit.GOOD
+    assert last == "ai-supervisor run"
+    config = load(str(tmp_path / "config.toml"), DiskFiles(), AROUND)
+    assert list(config.roster.agents) == [name]
+    agent = config.roster.agents[name]
+    assert agent.command == (shutil.which(words[0]) or words[0], *words[1:])
+    assert (agent.cwd, dict(agent.env)) == (os.getcwd(), {"A": "b c", "MY_KEY": "secret"})
+    assert agent.policy.memory_bytes == 700_000_000
+    assert config.backends[0].url == url
+
+
+def test_beside_a_config_that_is_there_one_line_is_enough() -> None:
+    (line,) = kept_lines(["./x.sh"], "embedded", has_config=True)
+    assert line.startswith("ai-supervisor agents add x --class opus --cwd ")
 
 
 def result(**agent: object) -> Result:
@@ -121,19 +145,39 @@ def result(**agent: object) -> Result:
 
 
 def test_the_summary_says_what_was_asked_waited_and_made() -> None:
-    assert summary(result(), "http://127.0.0.1:11434", ["run.sh"]).splitlines()[:8] == [
+    assert summary(result(), ["ai-supervisor run"]).splitlines() == [
         "",
         "ended     finished after 75 s",
         "memory    peak 12 MB of 64 MB (hard-v1)",
         "requests  3 asked: 2 answered, 1 cached",
         "time      1.2 s waited, 70 s generated, 40 tokens",
         "",
-        "to keep it, in a config (ai-supervisor config init):",
+        "to keep it:",
         "",
+        "  ai-supervisor run",
     ]
 
 
+def test_who_asked_nothing_here_is_told_how_we_are_found() -> None:
+    quiet = result()
+    quiet.totals.update(asked=0, answered=0, cached=0)
+    text = summary(quiet, ["ai-supervisor run"])
+    assert "It asked nothing here." in text
+    assert "OLLAMA_HOST" in text
+    assert "ai-supervisor takeover" in text
+
+
+def test_while_the_agent_says_nothing_its_owner_learns_what_it_waits_for() -> None:
+    running = [{"model": "m", "since_s": 12.0, "tokens": 40}]
+    busy = {"backends": [{"name": "main", "state": "ready", "running": running}], "queue": {"queued": 2}}
+    assert waits_for(busy) == "m answers since 12 s, 40 tokens so far; 2 waiting (^C ends it)"
+    idle = {"backends": [{"name": "main", "state": "ready", "running": []}], "queue": {"queued": 0}}
+    assert waits_for(idle) == "it runs, and has asked nothing by now (^C ends it)"
+    gone = {"backends": [{"name": "main", "state": "unreachable", "running": []}], "queue": {"queued": 1}}
+    assert waits_for(gone) == "main: unreachable; 1 waiting (^C ends it)"
+
+
 def test_a_command_that_cannot_be_executed_is_not_recommended_for_keeping() -> None:
-    text = summary(result(verdict="failed:exec", detail="no such\x1b file"), "embedded", ["x"])
+    text = summary(result(verdict="failed:exec", detail="no such\x1b file"), ["ai-supervisor run"])
     assert "to keep it" not in text
     assert "  no such\\x1b file" in text
