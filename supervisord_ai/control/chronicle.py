@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Protocol, assert_never
 
 from supervisord_ai.clock import Clock
-from supervisord_ai.core.downtime import Downtime
+from supervisord_ai.core.downtime import Downtime, LastLife
 from supervisord_ai.core.events import (
     AgentAsked,
     AgentCalls,
@@ -37,6 +37,7 @@ from supervisord_ai.core.events import (
     SlotLost,
 )
 from supervisord_ai.core.relief import RestoreAgent, ShedAgents
+from supervisord_ai.store.journal import EventJournal
 
 QUIET_VERDICTS = ("stopped", "finished")
 
@@ -135,9 +136,7 @@ class Chronicle:
                 self._note("request.poisoned", agent, {"why": why}, request_id)
                 self._count("request.poisoned", "", "request was given up: it ended whoever ran it")
             case LevelChanged(before=before, after=after, reason=reason, cause=cause):
-                self._note(
-                    "level.changed", None, {"before": int(before), "after": int(after), "cause": cause, "reason": reason}
-                )
+                self._note("level.changed", None, {"before": int(before), "after": int(after), "cause": cause, "reason": reason})
                 self._count("level.changed", str(int(after)), f"the level became {int(after)}")
             case RequestsRecovered(count):
                 self._note("request.recovered", None, {"count": count})
@@ -161,11 +160,20 @@ class Chronicle:
             case ReliefDecided(deed, reason, available_bytes):
                 self._note(f"memory.{deed.word}", None, {"reason": reason, "available_bytes": available_bytes})
 
-    def _note(
-        self, kind: str, agent: str | None, detail: Mapping[str, object], request_id: str | None = None
-    ) -> None:
+    def _note(self, kind: str, agent: str | None, detail: Mapping[str, object], request_id: str | None = None) -> None:
         self._journal.note(kind, agent, request_id, detail)
 
     def _count(self, kind: str, apart: str, what: str) -> None:
         known = self._happened.get((kind, apart))
         self._happened[kind, apart] = Occurrence(kind, 1 if known is None else known.count + 1, self._clock.wall(), what)
+
+
+def last_life(alive_wall: float | None, events: EventJournal) -> LastLife | None:
+    """Return what is known of the daemon before this one; None when there was none."""
+    started, stopped = events.last("daemon.started"), events.last("daemon.stopped")
+    if alive_wall is None or started is None:
+        return None
+    boot_id = str(started.detail.get("boot_id", ""))
+    if stopped is None or stopped.seq < started.seq:
+        return LastLife(alive_wall, boot_id)
+    return LastLife(alive_wall, boot_id, stopped.at_wall, str(stopped.detail.get("why", "")))

@@ -1,4 +1,4 @@
-"""What rooms tell each other. Frozen facts in the past tense; `daemon.py` carries them from room to room.
+"""What rooms tell each other. Frozen facts in the past tense; `rooms.py` carries them from room to room.
 
 Sibling rooms (gateway, agents, health) never import each other: each has `tell(event)` and acts on what it knows.
 """
