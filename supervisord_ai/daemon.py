@@ -32,7 +32,8 @@ from supervisord_ai.core.progress import Signs
 from supervisord_ai.doors import Doors, Options
 from supervisord_ai.duty import every, kept_up
 from supervisord_ai.errors import SupervisorError
-from supervisord_ai.gateway.gateway import Gateway, shape_refusal
+from supervisord_ai.gateway.gateway import Gateway
+from supervisord_ai.gateway.refusals import shape_refusal
 from supervisord_ai.health.alive import stay_alive
 from supervisord_ai.health.back_doors import LOOK_EVERY_S
 from supervisord_ai.health.sampler import EVERY_S

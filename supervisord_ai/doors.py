@@ -13,7 +13,7 @@ from pathlib import Path
 from supervisord_ai.clock import Clock, SystemClock
 from supervisord_ai.config import Config
 from supervisord_ai.core.policies import BackendSpec
-from supervisord_ai.gateway.gateway import in_own_thread
+from supervisord_ai.gateway.reading import in_own_thread
 from supervisord_ai.health.back_doors import Connections
 from supervisord_ai.health.notify import Courier, RealCourier
 from supervisord_ai.health.sampler import in_sensor_thread

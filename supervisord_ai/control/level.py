@@ -10,8 +10,6 @@ from supervisord_ai.core.effects import Effects, Level, effects_at
 from supervisord_ai.errors import Refused
 from supervisord_ai.health.view import LevelView
 
-PIN_MAX_S = 7 * 86_400.0
-
 
 class Levels(Protocol):
     """The ladder, as far as its owner commands it."""

@@ -63,11 +63,6 @@ class Manifest:
     files: tuple[Item, ...] = ()
     format: int = FORMAT
 
-    @property
-    def has_secrets(self) -> bool:
-        return any(item.kind in SECRETS for item in self.files)
-
-
 @dataclass(frozen=True, slots=True)
 class _Format:
     """The one field that every version's manifest has."""

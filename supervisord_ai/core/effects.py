@@ -40,7 +40,6 @@ class Effects:
         allow_stale: an answer past that may still be given, marked in `Cache-Status`.
         light_model: asked instead of the model that was asked for, where the class allows it and it can; None for none.
         pauses_starts: no new batch of agents begins.
-        may_shed: agents that are not critical may be ended, if memory is the cause.
         priority_only: requests behind this priority are not let in; None lets all in.
     """
 
@@ -50,7 +49,6 @@ class Effects:
     allow_stale: bool = False
     light_model: str | None = None
     pauses_starts: bool = False
-    may_shed: bool = False
     priority_only: int | None = None
 
 
@@ -66,6 +64,5 @@ def effects_at(policy: LevelsPolicy, level: Level) -> Effects:
         allow_stale=is_major and policy.stale,
         light_model=policy.light_model or None if is_major else None,
         pauses_starts=is_major and policy.pause_starts,
-        may_shed=is_major,
         priority_only=policy.priority_only if is_critical else None,
     )

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-INJECTABLE = ("ollama", "openai", "anthropic")
-
 
 def injected(
     inject: Sequence[str], *, agent: str, run_tag: str | None, llm_socket: str, tcp_url: str | None, token: str

@@ -33,14 +33,12 @@ from supervisord_ai.gateway.relay import pull
 from supervisord_ai.gateway.request import End, Outcome, Request, SlotJob
 from supervisord_ai.gateway.settle import Settle
 from supervisord_ai.gateway.view import RunningView
-from supervisord_ai.store.disk import RunSync
 from supervisord_ai.store.requests import Requests
 from supervisord_ai.wire.ollama import bounded, load_request
 from supervisord_ai.wire.usage import TAIL_BYTES, generated_tokens
 
 log = logging.getLogger(__name__)
 
-READ_ELSEWHERE_BYTES = 1_000_000  # reading this much takes about 20 ms
 _LEFT = Outcome(End.LEFT, 499, "request canceled")
 
 
@@ -60,10 +58,8 @@ class Dispatch:
         pins: Pins,
         clock: Clock,
         level: LevelInForce,
-        run_sync: RunSync,
     ) -> None:
         self._level = level
-        self._run_sync = run_sync
         self._scheduler = scheduler
         self._backlog = backlog
         self._backends = backends

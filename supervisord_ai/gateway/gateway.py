@@ -5,16 +5,14 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
 
 import trio
 
 from supervisord_ai.clock import Clock
 from supervisord_ai.core.batch import BatchPolicy
 from supervisord_ai.core.cache_policy import Freshness
-from supervisord_ai.core.calls import Call, Kind, Matched, ModelPins, Pins, find_route
+from supervisord_ai.core.calls import Call, Kind, Matched, find_route
 from supervisord_ai.core.events import AgentAsked, AgentEnded, AgentStarted, Event, GatewayRefused, LevelChanged, ReliefDecided
 from supervisord_ai.core.identity import Caller, CallerKind
 from supervisord_ai.core.model_facts import canonical_name
@@ -42,7 +40,6 @@ from supervisord_ai.gateway.backlog import Backlog
 from supervisord_ai.gateway.cache import AnswerCache
 from supervisord_ai.gateway.callers import Callers
 from supervisord_ai.gateway.calls_under_way import CallsUnderWay
-from supervisord_ai.gateway.classify import classify
 from supervisord_ai.gateway.desk import Desk
 from supervisord_ai.gateway.dispatch import Dispatch
 from supervisord_ai.gateway.forward import Forward
@@ -50,18 +47,20 @@ from supervisord_ai.gateway.headers import not_granted, rfc3339
 from supervisord_ai.gateway.inference import Inference
 from supervisord_ai.gateway.ingest import Ingest
 from supervisord_ai.gateway.level import LevelInForce
+from supervisord_ai.gateway.looks import priority_views, queue_view
 from supervisord_ai.gateway.measures import Measures, MeasuresView, Took
 from supervisord_ai.gateway.models import Models
 from supervisord_ai.gateway.outlook import Outlook
+from supervisord_ai.gateway.reading import Reading, in_own_thread, pins_of
 from supervisord_ai.gateway.recovery import Recovery
+from supervisord_ai.gateway.refusals import answer_refusal
 from supervisord_ai.gateway.rejoin import Rejoin
 from supervisord_ai.gateway.settle import Settle
 from supervisord_ai.gateway.spool import SpoolSpace
 from supervisord_ai.gateway.stand_in import StandIn
 from supervisord_ai.gateway.tally import Ending, Tally
-from supervisord_ai.gateway.understood import Understood
 from supervisord_ai.gateway.upkeep import Lanes, Upkeep
-from supervisord_ai.gateway.view import CacheReport, GatewayPulse, GatewayView, LedgerView, PriorityView, QueuedView
+from supervisord_ai.gateway.view import CacheReport, GatewayPulse, GatewayView, LedgerView
 from supervisord_ai.gateway.vram import VRAM_EVERY_S, VramKeeper
 from supervisord_ai.ollama.client import OllamaClient
 from supervisord_ai.serve.http import Exchange, Handler
@@ -69,31 +68,13 @@ from supervisord_ai.store.cache import CacheFile
 from supervisord_ai.store.disk import RunSync
 from supervisord_ai.store.requests import Requests
 from supervisord_ai.store.rows import RequestRow
-from supervisord_ai.wire.faces import refusal
 from supervisord_ai.wire.gzip_body import is_gzip
-from supervisord_ai.wire.http1 import RequestHead
 from supervisord_ai.wire.ollama import unload_body
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
-
 RETENTION_EVERY_S = 60.0
 WAITING_SHOWN = 1000
-READ_ELSEWHERE_BYTES = 1_000_000  # reading this much takes about 20 ms
-
-_reading = trio.CapacityLimiter(1)  # threads that read bodies take turns at the interpreter anyhow
-
-
-async def in_own_thread(fn: Callable[[*Ts], T], *args: *Ts) -> T:
-    """Run it in a thread that is for reading bodies only: an acknowledgement must not wait behind it."""
-    return await trio.to_thread.run_sync(fn, *args, limiter=_reading)
-
-
-def shape_refusal(head: RequestHead | None, refused: Refused) -> tuple[list[tuple[str, str]], bytes]:
-    """Shape a refusal in the caller's face; for `serve_listener(..., shape=...)`."""
-    return refusal(head.method, head.path, refused) if head is not None else refusal("GET", "/", refused)
 
 
 class Gateway:
@@ -124,7 +105,6 @@ class Gateway:
         levels: LevelsPolicy | None = None,
     ) -> None:
         patience = patience or Patience()
-        self._run_sync = run_sync
         self._callers = Callers(roster)
         self._calls_under_way = CallsUnderWay(tell)
         self._queue = queue
@@ -132,8 +112,8 @@ class Gateway:
         self._requests = requests
         self._clock = clock
         self._tell = tell
-        self._pins = pins_of(models)
-        self._understood = Understood()
+        pins = pins_of(models)
+        self._reading = Reading(pins, run_sync)
         self._tally = Tally()
         self._space = SpoolSpace(spool_dir, memory_bytes=limits.spool_bytes, disk_bytes=limits.spool_disk_bytes)
         self._scheduler = Scheduler(
@@ -206,14 +186,12 @@ class Gateway:
             settle=settle,
             measures=self._measures,
             patience=patience,
-            pins=self._pins,
+            pins=pins,
             clock=clock,
             level=self._level,
-            run_sync=run_sync,
         )
         self._upkeeps = [
-            Upkeep(backend, scheduler=self._scheduler, pins=self._pins, clock=clock, on_change=self._pump)
-            for backend in self._backends
+            Upkeep(backend, scheduler=self._scheduler, pins=pins, clock=clock, on_change=self._pump) for backend in self._backends
         ]
         self._lanes = Lanes(self._upkeeps, self._scheduler)
         self._vram = VramKeeper(
@@ -254,9 +232,9 @@ class Gateway:
                 level=self._level,
                 callers=self._callers,
                 cache=self._cache,
-                pins=self._pins,
+                pins=pins,
                 backend_of=self._backend,
-                read=lambda path, body: self._classify("POST", path, body, is_owner=False),
+                read=lambda path, body: self._reading.call("POST", path, body, is_owner=False),
             ),
         )
 
@@ -354,7 +332,7 @@ class Gateway:
 
     async def _read(self, exchange: Exchange, caller: Caller, body: bytes | bytearray) -> Call:
         head, is_owner = exchange.head, caller.kind is CallerKind.OWNER
-        return await self._classify(head.method, head.path, body, is_owner=is_owner, query=head.query)
+        return await self._reading.call(head.method, head.path, body, is_owner=is_owner, query=head.query)
 
     async def _serve_call(self, exchange: Exchange, caller: Caller, call: Call) -> None:
         match call.route.kind:
@@ -371,19 +349,6 @@ class Gateway:
                 await self._desk.serve(exchange, caller, call)
             case Kind.REFUSED:
                 raise Refused(403, "this route is not carried")
-
-    async def _classify(self, method: str, path: str, body: bytes | bytearray, *, is_owner: bool, query: str = "") -> Call:
-        """Read a body. A large one (images) takes up to a second, in which everybody else would wait: not on the loop."""
-        judge = partial(classify, method, path, is_admin_allowed=is_owner, pins=self._pins, query=query)
-        if len(body) >= READ_ELSEWHERE_BYTES:
-            return await self._run_sync(judge, body)
-        asked = (is_owner, method, path, query, bytes(body))
-        known = self._understood.get(asked, self._pins)
-        if known is not None:
-            return known
-        call = judge(asked[4])
-        self._understood.keep(asked, self._pins, call)
-        return call
 
     def _backend(self, model: str | None = None) -> Backend:
         """The backend for what needs no slot: the first that answers, of those that have the model if any has."""
@@ -460,7 +425,7 @@ class Gateway:
         if policy is None:
             raise Refused(403, f"{row.agent} is not in the roster any more")
         is_owner = row.agent_class == CallerKind.OWNER
-        return await self._classify(row.method, row.path, row.body, is_owner=is_owner), policy
+        return await self._reading.call(row.method, row.path, row.body, is_owner=is_owner), policy
 
     async def _forget_old(self) -> None:
         """Kept answers are kept for `result_keep`, then their rows go."""
@@ -514,33 +479,13 @@ class Gateway:
     def statistics(self, waiting_max: int = WAITING_SHOWN) -> GatewayView:
         """Return everything at this instant; of those who wait, at most so many one by one."""
         now = self._clock.monotonic()
-        queue = []
-        for ticket in self._scheduler.order(waiting_max):
-            request, sleeper = self._backlog.get(ticket.id), self._backlog.asleep.get(ticket.id)
-            if request is not None:
-                model, path, accepted_at = request.call.model, request.call.path, request.times.accepted_at
-            elif sleeper is not None:
-                model, path, accepted_at = sleeper.model, sleeper.path, sleeper.accepted_at
-            else:
-                continue
-            reason = self._scheduler.reason(ticket, now)
-            queue.append(QueuedView(ticket.id, ticket.agent, model, path, now - accepted_at, ticket.priority, reason))
-        levels = tuple(
-            PriorityView(
-                one.priority,
-                one.queued,
-                now - one.oldest_at,
-                None if one.newcomer_starts_at is None else one.newcomer_starts_at - now,
-            )
-            for one in self._scheduler.priorities(now)
-        )
         backends = tuple(backend.view(self._dispatch.running(backend.spec.name)) for backend in self._backends)
         return GatewayView(
             backends=backends,
             queued=self._backlog.queued,
             running=sum(len(backend.running) for backend in backends),
-            by_priority=levels,
-            queue=tuple(queue),
+            by_priority=priority_views(self._scheduler, now),
+            queue=queue_view(self._scheduler, self._backlog, waiting_max, now),
             cache=self._cache.statistics(),
             spool=self._space.statistics(),
             totals=self._tally.totals(),
@@ -548,26 +493,6 @@ class Gateway:
         )
 
 
-async def answer_refusal(exchange: Exchange, refused: Refused) -> None:
-    """Answer a refusal in the caller's face."""
-    headers, body = shape_refusal(exchange.head, refused)
-    if refused.retry_after_s is not None:
-        headers = [*headers, ("Retry-After", f"{max(1, min(60, -int(-refused.retry_after_s // 1)))}")]
-    if refused.close:
-        exchange.keeps_connection = False
-    await exchange.respond(refused.status, headers, body)
-
-
 def named_models(models: ModelsPolicy, levels: LevelsPolicy | None) -> list[str]:
     """Return the models that the config names."""
     return [*(name for name, _ in models.each), *([levels.light_model] if levels and levels.light_model else [])]
-
-
-def pins_of(models: ModelsPolicy) -> Pins:
-    """Return what the gateway pins for each model: its own `num_ctx` where the config names one, else the common one."""
-    default = ModelPins(num_ctx=models.num_ctx, keep_alive_s=models.keep_alive_s)
-    each = {
-        canonical_name(name): ModelPins(num_ctx=policy.num_ctx or models.num_ctx, keep_alive_s=models.keep_alive_s)
-        for name, policy in models.each
-    }
-    return Pins(default=default, each=each)

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 COMM = "ai-shim"
 CAGED = b"caged\n"
 GO = b"go\n"
-NOT_CAGED = 219
 
 _ENTER = """\
 set -e

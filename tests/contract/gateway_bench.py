@@ -18,7 +18,8 @@ from supervisord_ai.core.identity import Caller, CallerKind, Proof
 from supervisord_ai.core.policies import BackendSpec, CachePolicy, LimitsPolicy, ModelsPolicy, QueuePolicy
 from supervisord_ai.core.roster import CLASS_DEFAULTS, AgentSpec, Roster
 from supervisord_ai.errors import PeerGone
-from supervisord_ai.gateway.gateway import Gateway, shape_refusal
+from supervisord_ai.gateway.gateway import Gateway
+from supervisord_ai.gateway.refusals import shape_refusal
 from supervisord_ai.ollama.client import OllamaClient
 from supervisord_ai.serve.connection import MemoryClient, MemoryConnection, memory_pair
 from supervisord_ai.serve.http import Bounds, ServeCounts, serve_connection
@@ -76,10 +77,7 @@ class Bench:
         finally:
             client.close()
 
-
-    async def ask(
-        self, method: str, target: str, body: Body = None, *headers: tuple[str, str], caller: Caller = OWNER
-    ) -> Answer:
+    async def ask(self, method: str, target: str, body: Body = None, *headers: tuple[str, str], caller: Caller = OWNER) -> Answer:
         """The one answer to one well-formed request, without the word that the connection closes after it."""
         request = http(method, target, body, *headers, ("Connection", "close"))
         (answer,) = parse_answers(await self.exchange(request, caller))

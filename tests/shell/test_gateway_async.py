@@ -224,7 +224,7 @@ async def test_one_that_sleeps_is_cancelled_while_it_is_read_back(tmp_path: Path
             await go.wait()
             return fn(*args)
 
-        bench.gateway._run_sync = slowly  # type: ignore[assignment]
+        bench.gateway._reading._run_sync = slowly  # type: ignore[assignment]
         await held.wait()
         assert (await told_of(bench, request_id, method="DELETE")).json()["state"] == "cancelled"
         go.set()

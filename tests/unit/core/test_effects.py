@@ -27,7 +27,6 @@ def test_each_level_adds_to_the_one_below() -> None:
         allow_stale=True,
         light_model="tinyllama",
         pauses_starts=True,
-        may_shed=True,
     )
     assert critical == replace(major, level=Level.CRITICAL, ttl_factor=24.0, priority_only=3)
 
