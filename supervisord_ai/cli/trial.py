@@ -38,6 +38,7 @@ from supervisord_ai.core.locate import Place, Way, places, what_to_do
 from supervisord_ai.core.places import CONTROL_SOCKET, config_path
 from supervisord_ai.core.roster import CLASS_DEFAULTS, MB
 from supervisord_ai.core.serving import OLLAMA_PORT
+from supervisord_ai.engine.location import MODEL
 from supervisord_ai.errors import Denied, HostFault, NotRunning, UsageError
 from supervisord_ai.host import wsl
 
@@ -59,6 +60,7 @@ def run(args: Namespace) -> int:
         raise UsageError("what is to be run? For example: ai-supervisor try -- python3 my_agent.py")
     if args.engine:
         require_engine()
+        print(f"ai-supervisor: the embedded engine, with {MODEL}", file=sys.stderr)
     found = Found(EMBEDDED, EMBEDDED) if args.engine else find_ollama(args.ollama, os.environ)
     for number in STOPPING:
         signal.signal(number, signal.default_int_handler)  # as ^C: nothing may be left behind
@@ -344,7 +346,9 @@ def summary(result: Result, lines_to_keep: list[str]) -> str:
         lines += ["detail", *(f"  {printable(line)}" for line in agent["detail"].splitlines())]
     if agent["verdict"] == "failed:exec":
         return "\n".join(lines)
-    if not totals["asked"]:
+    if str(agent["verdict"]).startswith("oom:"):
+        lines.append(f"it needs more: --memory {2 * agent['cap_bytes'] // MB}MB")
+    elif not totals["asked"] and agent["verdict"] in {None, "finished"}:
         lines += ["", *NOTHING_ASKED]
     return "\n".join([*lines, "", "to keep it:", "", *(f"  {line}" for line in lines_to_keep)])
 

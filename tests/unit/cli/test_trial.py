@@ -167,6 +167,14 @@ def test_who_asked_nothing_here_is_told_how_we_are_found() -> None:
     assert "ai-supervisor takeover" in text
 
 
+def test_one_that_needed_more_memory_is_told_how_to_give_it(tmp_path: Path) -> None:
+    hungry = result(verdict="oom:own-cap")
+    hungry.totals.update(asked=0, answered=0, cached=0)
+    text = summary(hungry, ["ai-supervisor run"])
+    assert "it needs more: --memory 128MB" in text
+    assert "It asked nothing here" not in text
+
+
 def test_while_the_agent_says_nothing_its_owner_learns_what_it_waits_for() -> None:
     running = [{"model": "m", "since_s": 12.0, "tokens": 40}]
     busy = {"backends": [{"name": "main", "state": "ready", "running": running}], "queue": {"queued": 2}}
