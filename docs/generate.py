@@ -40,7 +40,7 @@ from supervisord_ai.control.metrics import _PARTS, PREFIX
 from supervisord_ai.core.policies import BackendSpec, ModelPolicy, ModelsPolicy
 from supervisord_ai.core.relief import Deed
 from supervisord_ai.core.roster import CLASS_DEFAULTS, ClassPolicy
-from supervisord_ai.core.verdict import LOST, OOM_OWN_CAP, Blame, blame
+from supervisord_ai.core.verdict import LOST, OOM_OWN_CAP, OOM_RLIMIT, Blame, blame
 
 ROOT = Path(__file__).parent.parent
 HERE = Path(__file__).parent / "reference"
@@ -186,7 +186,7 @@ _WHOSE = {
 
 def verdict_words() -> set[str]:
     """Return every verdict that the code can give, with what varies in capitals."""
-    found = {LOST, OOM_OWN_CAP}
+    found = {LOST, OOM_OWN_CAP, OOM_RLIMIT}
     for name, nodes in (("Verdict", trees("core/verdict.py")), ("SpawnFailed", trees("agents", "host"))):
         for call in calls(nodes, name):
             match call.args[:1]:
@@ -259,7 +259,7 @@ _VARIES = {
 def event_kinds() -> set[str]:
     """Return every kind that the code writes, with what varies in capitals; those of the owner are one."""
     found = set()
-    nodes = trees("control/chronicle.py", "gateway/vram.py", "health/alerts.py", "daemon.py")
+    nodes = trees("control/chronicle.py", "gateway/vram.py", "health/alerts.py", "rooms.py", "daemon.py")
     found |= {f"owner.{_VARIES['owner.']}" for call in calls(trees("control/verbs.py"), "note") if isinstance(call.args[0], ast.JoinedStr)}
     for call in (*calls(nodes, "_note"), *calls(nodes, "note")):
         for node in possible(call.args[:1], nodes):

@@ -39,7 +39,7 @@ from supervisord_ai.core.policies import LevelsPolicy, LogsPolicy, RestartPolicy
 from supervisord_ai.core.relief import Deed, FleetRoom, PauseStarts, RestoreAgent, ResumeStarts, ShedAgents
 from supervisord_ai.core.roster import AgentSpec
 from supervisord_ai.core.startup import StartGate
-from supervisord_ai.core.verdict import OOM_OWN_CAP, REMOVED, SHUTDOWN
+from supervisord_ai.core.verdict import AT_OWN_CAP, REMOVED, SHUTDOWN
 from supervisord_ai.duty import every
 from supervisord_ai.errors import HostFault, SpawnFailed, UsageError
 from supervisord_ai.host.cgroup import Cages, Guarantee
@@ -312,7 +312,7 @@ class Fleet:
                 self._relieve(deed, reason)
             case GatewayRefused(agent, generation) if agent in self._agents:
                 self._agents[agent].refused(generation)
-            case AgentEnded(agent, verdict=verdict, cap_bytes=cap_bytes) if verdict == OOM_OWN_CAP and self._memory is not None:
+            case AgentEnded(agent, verdict=verdict, cap_bytes=cap_bytes) if verdict in AT_OWN_CAP and self._memory is not None:
                 self._memory.killed(agent, cap_bytes)
             case _:
                 pass

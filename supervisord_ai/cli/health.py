@@ -18,4 +18,6 @@ def run(args: Namespace) -> int:
         print("good" if is_good else "degraded")
         for reason in told["reasons"]:
             print(f"  {printable(reason)}")
+        if not is_good:
+            print("what to type: ai-supervisor status")
     return Exit.GOOD if is_good else Exit.NO

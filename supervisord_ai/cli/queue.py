@@ -22,6 +22,16 @@ NOW = {
     "open": "open",
 }
 
+# What to type about a request that waits, by what it waits for.
+WHY_MORE = {
+    "slot": "queue list",
+    "load": "models loaded",
+    "backend": "doctor",
+    "breaker": "events --kind breaker",
+    "level": "level show",
+    "owner": "queue resume",
+}
+
 
 def run(args: Namespace) -> int:
     door = open_door(args)
@@ -76,6 +86,8 @@ def _show(args: Namespace, door: Door) -> int:
     for key, value in told.items():
         if value is not None and value != "":
             print(f"{key.removesuffix('_s').replace('_', ' '):<12} {printable(_said(key, value))}")
+    if told.get("waits_for") in WHY_MORE:
+        print(f"{'type':<12} ai-supervisor {WHY_MORE[told['waits_for']]}")
     return Exit.GOOD
 
 

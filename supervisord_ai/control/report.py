@@ -38,6 +38,7 @@ from supervisord_ai.core.identity import EXTERNAL_GENERATION
 from supervisord_ai.core.memory_plan import MemoryPolicy, parts
 from supervisord_ai.core.roster import AgentSpec
 from supervisord_ai.core.samples import Machine as Sampled
+from supervisord_ai.core.verdict import AT_OWN_CAP
 from supervisord_ai.gateway.accept import AcceptView
 from supervisord_ai.gateway.view import GatewayView
 from supervisord_ai.health.view import HealthView
@@ -178,18 +179,22 @@ def next_steps(moment: Moment) -> list[Step]:
         why = f'{past[0]} is to call OLLAMA_HOST as it was given; [isolation] mode = "nft" closes the other way'
         steps.append(Step(f"ai-supervisor agents show {past[0]}", why))
     resting = [view for view in moment.fleet.agents if view.state is AgentState.QUARANTINED]
+    returning = [view for view in moment.fleet.agents if view.state is AgentState.BACKOFF]
+    over = [view for view in moment.fleet.agents if needs_attention(view) and view.verdict in AT_OWN_CAP]
+    if over:
+        why = f"{over[0].name} went past its memory cap: a larger one, or find the leak"
+        steps.append(Step("ai-supervisor config suggest", why))
     if resting:
         name = resting[0].name
         steps.append(Step(f"ai-supervisor agents logs {name}", "its last words"))
         steps.append(Step(f"ai-supervisor agents release {_pattern_of(resting)}", "once it is mended"))
+    elif returning:
+        one_back = returning[0]
+        steps.append(Step(f"ai-supervisor agents show {one_back.name}", f"why it ended: {one_back.verdict}, and its last words"))
     exceeding = [view.name for view in moment.fleet.agents if view.excess_bytes is not None]
     if exceeding:
         why = f"{len(exceeding)} would be over their caps, which are only observed: {_some(exceeding)}"
         steps.append(Step("ai-supervisor config suggest", why))
-    over = [view for view in moment.fleet.agents if needs_attention(view) and view.verdict == "oom:own-cap"]
-    if over and not resting:
-        why = "it went past its memory cap: raise `memory` in its class, or find the leak"
-        steps.append(Step(f"ai-supervisor agents show {over[0].name}", why))
     return steps
 
 

@@ -19,6 +19,8 @@ SIGNAL_NAMES = {
 
 OWN_CAP = "own-cap"  # the one intent that is not a stop: we ended it because it was over its cap
 OOM_OWN_CAP = "oom:own-cap"
+OOM_RLIMIT = "oom:rlimit(likely)"
+AT_OWN_CAP = frozenset({OOM_OWN_CAP, OOM_RLIMIT})  # it needed more than it has
 SHUTDOWN = "shutdown"  # the intent of a supervisor that ends and takes everyone along
 WATCHDOG = "watchdog"  # it broke its promise of heartbeats: we ended it, and it is to blame
 SHED = "shed"  # of one whose memory had to come back
@@ -136,7 +138,7 @@ def _decide(evidence: Evidence) -> Verdict:
     if status.code == 0:
         return Verdict("finished", child)
     if evidence.is_capped_by_rlimit and any(_OUT_OF_MEMORY.search(line) for line in evidence.last_lines):
-        return Verdict("oom:rlimit(likely)", _join(_memory(evidence), _last(evidence)))
+        return Verdict(OOM_RLIMIT, _join(_memory(evidence), _last(evidence)))
     return Verdict(f"exit:{status.code}", _join(child, _last(evidence)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -93,11 +94,19 @@ def dial_tcp(host: str, port: int) -> Dialer:
         except trio.TooSlowError as exc:
             raise UpstreamUnreachable(f"{host}:{port}: no connection within {CONNECT_S:.0f} s") from exc
         except OSError as exc:
-            raise UpstreamUnreachable(f"{host}:{port}: {exc}") from exc
+            raise UpstreamUnreachable(f"{host}:{port}: {_why(exc)}") from exc
         # trio's stream has done its work: connecting to whichever address of the name answers. It has set TCP_NODELAY too.
         return RawStream(socket.socket(fileno=stream.socket.detach()))
 
     return dial
+
+
+def _why(error: OSError) -> str:
+    """Return the kernel's words: trio says only that every attempt failed, and keeps what each said as its cause."""
+    cause = error.__cause__
+    if isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    return os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno is not None else str(error)
 
 
 def dial_unix(path: str) -> Dialer:

@@ -136,8 +136,37 @@ def test_the_socket_is_found_by_the_config_that_is_named(
     # What else is wrong in it does not matter: the daemon runs with what it was before.
     config.write_text(f'[daemon]\nruntime_dir = "{tmp_path}"\n[nonsense]\n')
     assert out(capsys, "health", "--config", str(config)) == "good\n"
-    config.write_text("[daemon")
-    assert "is not TOML" in err(capsys, "health", "--config", str(config), code=Exit.USAGE)
+
+
+def test_a_config_that_breaks_while_the_daemon_runs_hides_it_from_nobody(
+    daemon: Daemon, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("AI_SUPERVISOR_RUNTIME_DIR")
+    config = tmp_path / "c.toml"
+    config.write_text(f"[daemon]\nruntime_dir = '{tmp_path}'\n[[[\n")
+    assert main(["health", "--config", str(config)]) == Exit.GOOD
+    told = capsys.readouterr()
+    assert told.out == "good\n"
+    assert "is not TOML" in told.err
+    assert "ai-supervisor config check" in told.err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "daemon.runtime_dir = '{}'",
+        'daemon = {{ runtime_dir = "{}" }}',
+        '[daemon]\n"runtime\\u005fdir" = "{}"',
+        "[daemon]\n  runtime_dir='{}'#",
+    ],
+)
+def test_however_the_key_is_written(
+    line: str, daemon: Daemon, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("AI_SUPERVISOR_RUNTIME_DIR")
+    config = tmp_path / "c.toml"
+    config.write_text(line.format(tmp_path))
+    assert out(capsys, "health", "--config", str(config)) == "good\n"
 
 
 def test_agents_are_listed_by_class_and_state(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
@@ -282,7 +311,11 @@ def test_the_queue_lists_runners_and_waiters(daemon: Daemon, capsys: pytest.Capt
 def test_health_has_an_exit_code_for_scripts(daemon: Daemon, capsys: pytest.CaptureFixture[str]) -> None:
     assert out(capsys, "health", "--once") == "good\n"
     daemon.gateway = gateway_view(backend_view(state="unreachable", detail="refused"))
-    assert out(capsys, "health", "--once", code=Exit.NO) == "degraded\n  backend main is unreachable: refused\n"
+    assert out(capsys, "health", "--once", code=Exit.NO).splitlines() == [
+        "degraded",
+        "  backend main is unreachable: refused",
+        "what to type: ai-supervisor status",
+    ]
     assert from_json(capsys, "health", code=Exit.NO)["status"] == "degraded"
 
 

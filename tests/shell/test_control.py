@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from supervisord_ai.agents.view import FleetView
+from supervisord_ai.agents.view import AgentView, FleetView
 from supervisord_ai.clock import VirtualClock
 from supervisord_ai.control.api import Control
 from supervisord_ai.control.report import Usage
@@ -264,6 +264,27 @@ async def test_attention_goes_to_those_in_trouble_the_worst_first(autojump_clock
     )
     _, _, told = await ask(house, "/v1/status")
     assert [one["agent"] for one in told["agents"]["attention"]] == ["opus-06", "opus-05", "opus-03"]
+
+
+async def next_steps(*agents: AgentView) -> list[tuple[str, str]]:
+    house = House()
+    house.fleet = fleet_view(*agents)
+    return [(step["command"], step["why"]) for step in (await ask(house, "/v1/status"))[2]["next"]]
+
+
+async def test_who_waits_to_be_started_again_has_a_command_that_says_why(autojump_clock: object) -> None:
+    failing = agent_view("opus-05", verdict="exit:1", state=AgentState.BACKOFF)
+    assert await next_steps(failing) == [("ai-supervisor agents show opus-05", "why it ended: exit:1, and its last words")]
+
+
+@pytest.mark.parametrize("verdict", ["oom:own-cap", "oom:rlimit(likely)"])
+async def test_who_needs_more_than_his_cap_has_a_command_that_says_how_much(verdict: str, autojump_clock: object) -> None:
+    resting = agent_view("opus-05", verdict=verdict, state=AgentState.QUARANTINED)
+    assert [command for command, _ in await next_steps(resting)] == [
+        "ai-supervisor config suggest",
+        "ai-supervisor agents logs opus-05",
+        "ai-supervisor agents release opus-05",
+    ]
 
 
 # --- stop ---------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from supervisord_ai.core.cap_advice import Peak
 from supervisord_ai.core.events import AgentEnded, AgentWouldExceed
 from supervisord_ai.core.memory_plan import Enforce
 from supervisord_ai.core.roster import MB
-from supervisord_ai.core.verdict import OOM_OWN_CAP
+from supervisord_ai.core.verdict import OOM_OWN_CAP, OOM_RLIMIT
 from supervisord_ai.host.cgroup import Guarantee
 from supervisord_ai.store.database import Database, Durability
 from supervisord_ai.store.disk import inline
@@ -139,7 +139,7 @@ async def test_an_end_at_the_own_cap_is_counted(autojump_clock: MockClock, tmp_p
     world.peaks = notes
     async with world.running() as fleet:
         await trio.sleep(5)
-        for verdict in (OOM_OWN_CAP, "exit:1", OOM_OWN_CAP):
+        for verdict in (OOM_OWN_CAP, "exit:1", OOM_RLIMIT):  # the last one: where there is no cgroup that could say so
             fleet.tell(AgentEnded("one", 1, verdict, 99 * MB, CAP))
         await trio.sleep(5)
     assert notes.of_days(1) == {"one": Peak("one", CAP, days=1, kills=2)}

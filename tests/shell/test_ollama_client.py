@@ -482,6 +482,16 @@ async def test_nobody_there_is_unreachable(tmp_path: Path) -> None:
         await client.aclose()
 
 
+async def test_a_port_where_nobody_listens_is_told_in_the_words_of_the_kernel() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(UpstreamUnreachable, match=f"^127.0.0.1:{port}: Connection refused$"):
+        await dial_tcp("127.0.0.1", port)()
+    with pytest.raises(UpstreamUnreachable, match=r"^localhost:\d+: Connection refused$"):  # also where it has two
+        await dial_tcp("localhost", port)()
+
+
+
 async def test_a_kept_socket_tells_that_it_has_input_or_ended() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         stream = await dial_tcp("127.0.0.1", listener.getsockname()[1])()
