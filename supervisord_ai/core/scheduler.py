@@ -15,11 +15,8 @@ The order, when a slot of a backend is free:
    not fit together are swapped once for many calls. Then the model is loaded.
 6. Whoever starts takes along all twins that wait for the same answer, and, when nothing else of the backend is free for its
    model, embeds that came with it (`core/coalesce.py`, `core/batch.py`).
-7. A backend on the processor takes what is not urgent, and what is urgent only while no other that has the model answers. It
-   chooses last: whom the graphics processor has room for goes there.
-
-Of several backends the one with the least calls chooses first, among those that have the model at all. A model that another
-backend holds and has room for is not loaded here as well.
+7. Of several backends the one with the least calls chooses first, one on the processor last, each among those that it suits
+   (`core/placement.py`).
 
 A load takes a slot and nothing else starts on its backend until it is done: Ollama replaces a runner only when nobody uses
 it, and new calls would keep it busy for ever (ollama#14578). There is one load at a time, because a call cancelled while it
@@ -36,6 +33,7 @@ from dataclasses import dataclass, field, replace
 
 from supervisord_ai.core.batch import BatchPolicy, merge
 from supervisord_ai.core.estimate import Forecast, Lanes, Line, ServiceTimes, forecast, newcomers_start
+from supervisord_ai.core.placement import Placement
 from supervisord_ai.core.shares import Shares
 from supervisord_ai.core.slots import BackendSlots, Lease, Load
 from supervisord_ai.core.wait_cause import WaitCause, why
@@ -105,6 +103,7 @@ class Scheduler:
         self.policy = policy if policy is not None else SchedulerPolicy()
         self.service = ServiceTimes()
         self._backends = {name: BackendSlots(name, count, is_cpu=name in on_cpu) for name, count in slots.items()}
+        self._placement = Placement(self._backends.values(), self.policy.urgent)
         self._turn_at: dict[str, float] = {}  # by agent: when its turn began
         self._shares = Shares(self.policy.window_s)
         self._waiting = Waiting(self.policy.level_s)
@@ -321,38 +320,8 @@ class Scheduler:
         return self._first(at_hand, now)
 
     def _startable(self, backend: BackendSlots) -> Iterator[Entry]:
-        heads = self._waiting.heads(lambda model: self._may_go(model, backend))
-        return (head for head in heads if self._suits(head[2], backend))
-
-    def _suits(self, ticket: Ticket, backend: BackendSlots) -> bool:
-        """Whether a call may begin on this backend: 7, and nothing is loaded where something is being unloaded."""
-        if backend.holds_loads and (ticket.is_load or backend.needs_load(ticket)):
-            return False
-        return self._takes(ticket, backend) and not self._is_at_hand_elsewhere(ticket, backend)
-
-    def _is_at_hand_elsewhere(self, ticket: Ticket, backend: BackendSlots) -> bool:
-        """Whether a model would be loaded here that another backend holds, or will, and has room for, and for this call."""
-        model = ticket.model
-        if model is None or not backend.needs_load(ticket):
-            return False
-        others = (other for other in self._backends.values() if other is not backend and self._takes(ticket, other))
-        return any(other.has_at_hand(model) or other.loading == model for other in others)
-
-    def _takes(self, ticket: Ticket, backend: BackendSlots) -> bool:
-        if not backend.is_cpu or ticket.priority > self.policy.urgent:
-            return True
-        return not any(one.is_ready and not one.is_cpu and self._has(one, ticket.model) for one in self._backends.values())
-
-    def _may_go(self, model: str | None, backend: BackendSlots) -> bool:
-        """Whether a call of this model may begin on this backend, or wait for it to be loaded there."""
-        if not backend.can_take(model):
-            return False
-        others = [other for other in self._backends.values() if other is not backend]
-        return model is None or not others or self._has(backend, model)
-
-    def _has(self, backend: BackendSlots, model: str | None) -> bool:
-        """Whether a backend has a model; what none has is anybody's, and Ollama says that it is not there."""
-        return model in backend.installed or all(model not in other.installed for other in self._backends.values())
+        heads = self._waiting.heads(lambda model: self._placement.may_go(model, backend))
+        return (head for head in heads if self._placement.suits(head[2], backend))
 
     def _turn_key(self, entry: Entry) -> float:
         """The key with which a ticket competes: of its arrival, or of the beginning of its agent's turn if that was later."""
@@ -508,7 +477,7 @@ class Scheduler:
 
     def _lanes(self, now: float, mine: Ticket | None = None) -> Lanes | None:
         """The slots of the backends that answer, and that take this one; None when nothing starts at all."""
-        ready = [one for one in self._backends.values() if one.is_ready and (mine is None or self._takes(mine, one))]
+        ready = [one for one in self._backends.values() if one.is_ready and (mine is None or self._placement.takes(mine, one))]
         if not ready or self.is_paused:
             return None
         limited = {model for backend in ready for model, slots in backend.model_slots.items() if slots > 0}
@@ -526,5 +495,5 @@ class Scheduler:
         return self._why(ticket, now)[0]
 
     def _why(self, ticket: Ticket, now: float) -> tuple[WaitCause, str]:
-        having = [backend for backend in self._backends.values() if self._has(backend, ticket.model)]
+        having = [backend for backend in self._backends.values() if self._placement.has(backend, ticket.model)]
         return why(ticket, self._backends.values(), having, is_paused=self.is_paused, now=now)
