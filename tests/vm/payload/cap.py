@@ -91,6 +91,27 @@ def until(condition: Callable[[], bool], within_s: float = 120.0) -> bool:
     return False
 
 
+def observed(command: list[str]) -> None:
+    """The same fleet with caps that are only observed: the hog lives, and is told of."""
+    (FOLDER / "hog-was-here").unlink()
+    (FOLDER / "config.toml").write_text(CONFIG.replace("[memory]", '[memory]\nenforce = "observe"'))
+    with (FOLDER / "daemon.log").open("ab") as log:
+        daemon = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        told = until(lambda: (agents().get("hog", {}).get("excess_bytes") or 0) > 100_000_000)
+        hog = agents().get("hog", {})
+        check("observed: who would be over its cap is told of", told, hog)
+        check("observed: and lives", hog.get("state") == "running" and hog.get("restarts") == 0, hog)
+        group = Path("/sys/fs/cgroup") / Path(f"/proc/{hog['pid']}/cgroup").read_text().strip().partition("::/")[2]
+        limit = (group / "memory.max").read_text().strip()
+        check("observed: no limit is set", limit == "max", limit)
+        level = get("/v1/status")["guarantee"]["level"]
+        check("observed: and the guarantee says so", level == "observed", level)
+    finally:
+        daemon.send_signal(signal.SIGTERM)
+        check("observed: TERM ends it with exit code 0", daemon.wait(60) == 0)
+
+
 def main() -> int:
     FOLDER.mkdir(parents=True)
     (FOLDER / "config.toml").write_text(CONFIG)
@@ -118,6 +139,7 @@ def main() -> int:
         code = daemon.wait(60)
     check("TERM ends it with exit code 0", code == 0, code)
     check("no agent is left", not any(Path(f"/proc/{pid}").exists() for pid in pids.values()), pids)
+    observed(command)
     if failures:
         print((FOLDER / "daemon.log").read_text()[-6000:])
     os.sync()

@@ -83,7 +83,7 @@ def shown(unit: str, what: str) -> str:
 
 
 class Caller:
-    """Calls llm.sock again and again, until told to stop. `refused` are connects that failed, `cut` answers that did not come."""
+    """Calls llm.sock twice a second, until told to stop. `refused` are connects that failed, `cut` answers that did not come."""
 
     def __init__(self) -> None:
         self.answered = self.cut = 0
@@ -93,7 +93,7 @@ class Caller:
         self._thread.start()
 
     def _call(self) -> None:
-        while not self._is_over.wait(0.2):
+        while not self._is_over.wait(0.5):  # each call costs an emulated guest 50 ms
             try:
                 ask("/supervisor/v1/whoami", at="llm.sock", timeout_s=120)
                 self.answered += 1

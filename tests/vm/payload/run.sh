@@ -7,9 +7,12 @@ for story; do
     echo "## $story, at $(up) s"
     if [ "$story" = suite ]; then
         # The same tests that run on every machine, here where cgroup v2 has the memory controller.
-        # What was compiled outside is imported as it is: no bytecode of pytest's own, which takes minutes here.
-        (cd /payload/suite && PYTHONPATH=/payload/site python3 -m pytest -p pytest_trio.plugin -p no:cacheprovider \
-            --noconftest --assert=plain -k "v2 and not 131" tests/contract/test_cages.py tests/system/test_fleet.py) || failed=1
+        # What was compiled outside is imported as it is: bytecode of pytest's own takes minutes here, and is for who failed.
+        suite() {
+            (cd /payload/suite && PYTHONPATH=/payload/site python3 -m pytest -p pytest_trio.plugin --color=no -o cache_dir=/tmp/pytest \
+                --noconftest "$@" -k "v2 and not 131" tests/contract/test_cages.py tests/system/test_fleet.py)
+        }
+        suite --assert=plain || { suite --lf; failed=1; }
     else
         PYTHONPATH=/payload/site python3 -u "/payload/$story.py" || failed=1
     fi

@@ -127,10 +127,22 @@ def everybody_runs() -> bool:
     return len(known) == 20 and all(one["pid"] for name, one in known.items() if name != "greedy")
 
 
+def holder() -> Path:
+    return Path("/sys/fs/cgroup") / shown(HOLDER, "ControlGroup").lstrip("/")
+
+
 def in_holder() -> set[int]:
     """Everybody in the holder's cgroup but the one that waits."""
-    top = Path("/sys/fs/cgroup") / shown(HOLDER, "ControlGroup").lstrip("/")
-    return {int(line) for file in top.rglob("cgroup.procs") if file.parent.name != "holder" for line in file.read_text().split()}
+    files = holder().rglob("cgroup.procs")
+    return {int(line) for file in files if file.parent.name != "holder" for line in file.read_text().split()}
+
+
+def counted(group: Path, what: str, file: str = "memory.events.local") -> int:
+    return int(dict(line.split() for line in (group / file).read_text().splitlines())[what])
+
+
+def group_of(pid: int) -> Path:
+    return Path("/sys/fs/cgroup") / Path(f"/proc/{pid}/cgroup").read_text().strip().partition("::/")[2]
 
 
 def spied(pid: int) -> dict[str, Any]:
@@ -176,13 +188,13 @@ def alive() -> None:
     check("twenty agents are up", until(everybody_runs, 180), agents())
     guarantee = ask("/v1/status")["guarantee"]
     check("their caps are hard", guarantee["level"] == "hard", guarantee)
-    limit = (Path("/sys/fs/cgroup") / shown(HOLDER, "ControlGroup").lstrip("/") / "memory.max").read_text().strip()
+    limit = (holder() / "memory.max").read_text().strip()
     check("the holder has the fleet's limit", abs(int(limit) - FLEET_BYTES) < 4096, limit)
     ended = until(lambda: agents()["greedy"]["verdict"] == "oom:own-cap", 120)
     check("the cap binds from the first instruction", ended, agents()["greedy"])
     mine = pids()
-    groups = {Path(f"/proc/{pid}/cgroup").read_text().strip().rpartition("/")[0] for pid in mine.values()}
-    check("all of them live below the holder", len(groups) == 1 and HOLDER in groups.pop(), mine)
+    above = {group_of(pid).parent for pid in mine.values()}
+    check("all of them live below the holder", len(above) == 1 and HOLDER in str(above), above)
     told = spied(mine["spy"])
     check("an agent is known by its cgroup", "spy" in str(told.get("whoami")), told)
     identity = ask("/v1/status")["identity"]
@@ -233,7 +245,7 @@ def restarted() -> None:
 
 
 def upgraded() -> None:
-    """Wheels of this version with other numbers; the daemon of the last one cannot start."""
+    """Wheels of this version with other numbers, units and tables; the daemon of the last one cannot start."""
     first, better, broken = ask("/v1/status")["version"], "9.0.1", "9.0.2"
     wheel = "/payload/wheels/supervisord_ai-{}-py3-none-any.whl"
     before, caller = pids(), Caller()
@@ -242,6 +254,7 @@ def upgraded() -> None:
     print(done.stdout, flush=True)
     version = ask("/v1/status")["version"]
     check("upgrade: it is the other one", version == better, version)
+    check("upgrade: with its own units", shown(US, "Description") == f"ai-supervisor {better}", shown(US, "Description"))
     nobody_noticed("upgrade", before, caller)
 
     caller = Caller()
@@ -249,13 +262,18 @@ def upgraded() -> None:
     check("upgrade: one that does not start is taken back", done.returncode == 1 and "runs again" in done.stderr, done)
     version = ask("/v1/status")["version"]
     check("upgrade: the one of before runs", version == better, version)
+    check("upgrade: with its own units again", shown(US, "Description") == f"ai-supervisor {better}", shown(US, "Description"))
     nobody_noticed("a failed upgrade", before, caller)
 
-    caller = Caller()
     done = cli("upgrade", "--rollback")
-    check("rollback: ends well", done.returncode == 0, done)
+    check("rollback: what came since would be lost, so it is refused", done.returncode == 2 and "--old-journal" in done.stderr, done)
+    caller = Caller()
+    done = cli("upgrade", "--rollback", "--old-journal")
+    check("rollback: with the journal of before it ends well", done.returncode == 0, done)
+    print(done.stdout, flush=True)
     version = ask("/v1/status")["version"]
     check("rollback: the first release runs", version == first, version)
+    check("rollback: with its own units", shown(US, "Description") == "ai-supervisor", shown(US, "Description"))
     nobody_noticed("rollback", before, caller)
 
 
@@ -284,6 +302,8 @@ def fleet_cap() -> None:
     before = agents()
     hogs = {name: one["pid"] for name, one in before.items() if name.startswith("hog") and one["pid"]}
     check("the hogs are there", len(hogs) == 8, before)
+    groups = {name: group_of(pid) for name, pid in hogs.items()}
+    fleets = counted(holder(), "oom")
     for pid in hogs.values():
         os.kill(pid, 10)
     hit = until(lambda: any(one["verdict"] == "oom:fleet" for one in agents().values()), 180)
@@ -291,6 +311,11 @@ def fleet_cap() -> None:
     check("the fleet's limit has victims, who are told that it was the fleet's", hit, now)
     others = {one["verdict"] for name, one in now.items() if name.startswith("hog") and one["verdict"]}
     check("none of them is taken for its own fault", others <= {"oom:fleet"}, others)
+    hit_by = counted(holder(), "oom") - fleets, {name: counted(group, "oom") for name, group in groups.items()}
+    check("as the kernel counted: the limit that was reached is the holder's alone", hit_by[0] and not any(hit_by[1].values()), hit_by)
+    whole = [name for name, group in groups.items() if counted(group, "oom_group_kill", "memory.events")]
+    victims = [name for name, one in now.items() if one["verdict"] == "oom:fleet"]
+    check("and its victims went whole", victims and set(victims) <= set(whole), (victims, whole))
     check("they come back", until(lambda: all(agents()[name]["pid"] for name in hogs), 180), agents())
     states = {name: one["state"] for name, one in agents().items() if one["state"] == "quarantined"}
     check("nobody is in quarantine", not states, states)
