@@ -266,7 +266,8 @@ def upgraded() -> None:
     nobody_noticed("a failed upgrade", before, caller)
 
     done = cli("upgrade", "--rollback")
-    check("rollback: what came since would be lost, so it is refused", done.returncode == 2 and "--old-journal" in done.stderr, done)
+    refused = done.returncode == 2 and "--old-journal" in done.stderr
+    check("rollback: what came since would be lost, so it is refused", refused, done)
     caller = Caller()
     done = cli("upgrade", "--rollback", "--old-journal")
     check("rollback: with the journal of before it ends well", done.returncode == 0, done)
@@ -311,8 +312,9 @@ def fleet_cap() -> None:
     check("the fleet's limit has victims, who are told that it was the fleet's", hit, now)
     others = {one["verdict"] for name, one in now.items() if name.startswith("hog") and one["verdict"]}
     check("none of them is taken for its own fault", others <= {"oom:fleet"}, others)
-    hit_by = counted(holder(), "oom") - fleets, {name: counted(group, "oom") for name, group in groups.items()}
-    check("as the kernel counted: the limit that was reached is the holder's alone", hit_by[0] and not any(hit_by[1].values()), hit_by)
+    hits, own_hits = counted(holder(), "oom") - fleets, {name: counted(group, "oom") for name, group in groups.items()}
+    is_fleets = hits > 0 and not any(own_hits.values())
+    check("as the kernel counted: the limit that was reached is the holder's alone", is_fleets, (hits, own_hits))
     whole = [name for name, group in groups.items() if counted(group, "oom_group_kill", "memory.events")]
     victims = [name for name, one in now.items() if one["verdict"] == "oom:fleet"]
     check("and its victims went whole", victims and set(victims) <= set(whole), (victims, whole))
