@@ -174,6 +174,7 @@ class Rooms:
             fences=FenceFolder(self._runtime_dir / "fences"),
             enforce=config.memory.enforce,
             peaks=self.peaks,
+            engines={one.engine.launch.name: one.engine for one in self.upstreams if one.engine is not None},
         )
 
     def _new_gateway(self) -> Gateway:

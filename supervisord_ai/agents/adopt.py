@@ -21,6 +21,7 @@ import trio
 
 from supervisord_ai.agents.generation import Doors, Generation, notify_socket
 from supervisord_ai.agents.lifecycle import Agent
+from supervisord_ai.agents.managed import ManagedEngine
 from supervisord_ai.agents.survivors import Remnant
 from supervisord_ai.core.adoption import Adopt, EndStrays, Found, LastRun, LostWhileDown, NothingLeft, StopUnknown, decide
 from supervisord_ai.core.events import AgentEnded
@@ -36,8 +37,10 @@ from supervisord_ai.store.rows import AgentRecord
 logger = logging.getLogger(__name__)
 
 
-async def take_over(doors: Doors, agents: Mapping[str, Agent]) -> None:
+async def take_over(doors: Doors, agents: Mapping[str, Agent], engines: Mapping[str, ManagedEngine]) -> None:
     """Settle what an earlier supervisor left. Every agent knows afterwards what the journal says of it.
+
+    `engines` are those that we keep beside the agents; one that is taken over goes on when its task begins.
 
     Raises:
         HostFault, StoreFault: who is there could not be found out, or written down.
@@ -47,7 +50,7 @@ async def take_over(doors: Doors, agents: Mapping[str, Agent]) -> None:
     settled: dict[str, tuple[int, ...] | None] = {}  # who does not end; None: taken over
 
     async def settle(name: str) -> None:
-        settled[name] = await _settle(doors, agents.get(name), name, records.get(name))
+        settled[name] = await _settle(doors, agents.get(name) or engines.get(name), name, records.get(name))
 
     async with trio.open_nursery() as nursery:
         for name in sorted(running | set(doors.cages.leftovers())):
@@ -62,8 +65,12 @@ async def take_over(doors: Doors, agents: Mapping[str, Agent]) -> None:
             agents[name].quarantine(f"processes {', '.join(map(str, left))} of its last run do not end when killed")
 
 
-async def _settle(doors: Doors, agent: Agent | None, name: str, record: AgentRecord | None) -> tuple[int, ...] | None:
+async def _settle(
+    doors: Doors, agent: Agent | ManagedEngine | None, name: str, record: AgentRecord | None
+) -> tuple[int, ...] | None:
     """Returns the pids that do not end, or None when it was taken over."""
+    if isinstance(agent, ManagedEngine) and record is not None and not agent.is_of(record):
+        agent = None  # it would be started otherwise now
     last = None if record is None else _last_run(doors, record)
     is_running = record is not None and record.ended_wall is None
     main = _main(doors, record) if record is not None and is_running else None
@@ -83,6 +90,10 @@ async def _settle(doors: Doors, agent: Agent | None, name: str, record: AgentRec
         match decision:
             case Adopt(ending):
                 assert agent is not None and record is not None and main is not None and cage is not None  # noqa: PT018
+                if isinstance(agent, ManagedEngine):
+                    agent.adopt(record, main, cage)
+                    main = None
+                    return None
                 agent.recall(record)
                 agent.adopt(_generation(doors, agent.spec, record, cage, main), record.standing, ending=ending)
                 main = None  # it is the generation's now
@@ -95,7 +106,7 @@ async def _settle(doors: Doors, agent: Agent | None, name: str, record: AgentRec
             case EndStrays(reason):
                 why = reason
             case StopUnknown():
-                why = "no backend has it any more" if is_engine(name) else "it is not in the roster any more"
+                why = "no backend would start it like this now" if is_engine(name) else "it is not in the roster any more"
         if remnant is None:
             remnant = await Remnant.look(doors, name, record if is_running else None)
         logger.warning("agent %s: %d processes of the last supervisor are ended: %s", name, len(members), why)

@@ -23,6 +23,7 @@ import trio
 from supervisord_ai.agents.adopt import take_over
 from supervisord_ai.agents.generation import Doors, EnvironFor, Journal
 from supervisord_ai.agents.lifecycle import Agent
+from supervisord_ai.agents.managed import ManagedEngine
 from supervisord_ai.agents.memory_watch import HIGHS_EVERY_S, MemoryWatch, PeakNotes
 from supervisord_ai.agents.output import LogFolder
 from supervisord_ai.agents.pressure import Shedding
@@ -78,9 +79,12 @@ class Fleet:
         fences: FenceFolder | None = None,
         enforce: Enforce = Enforce.HARD,
         peaks: PeakNotes | None = None,
+        engines: Mapping[str, ManagedEngine] | None = None,
     ) -> None:
+        """`engines` are those that we keep: of the last supervisor's, they go on like agents, and have tasks of their own."""
         specs = {name: spec for name, spec in specs.items() if not spec.external}
         self._start = start
+        self._engines = engines or {}
         self._cages = cages
         self._processes = processes
         self._clock = clock
@@ -141,7 +145,7 @@ class Fleet:
         self._is_running = True
         try:
             self._processes.become_subreaper()
-            await take_over(self._doors, self._agents)
+            await take_over(self._doors, self._agents, self._engines)
             self._rollouts.recall()
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery

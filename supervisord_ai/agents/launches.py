@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import sys
 from collections.abc import Mapping
@@ -28,6 +29,12 @@ class EngineLaunch:
     secret: str | None = None
     user: str | None = None
     cap_bytes: int | None = None
+
+    @property
+    def digest(self) -> str:
+        """Stands for what a life of it is made of, in the journal; its cap may change while it runs."""
+        made_of = self.argv, sorted(self.environ.items()), self.user
+        return hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
 
     @property
     def socket(self) -> Path | None:

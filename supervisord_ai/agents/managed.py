@@ -3,8 +3,9 @@
     cage and number -> spawn -> journal -> go -> answers: ready -> ended: everyone else in the cage too, verdict -> backoff
 
 The embedded engine's standard input is its lifeline: it ends at end of file, so it cannot outlive the daemon, whatever kills
-that. An Ollama knows nothing of us and would outlive us with its port, its memory and its runners. So it has a cage and a row
-in the journal like an agent, and the next daemon ends it with the other survivors, before it starts its own.
+that. An Ollama knows nothing of us and outlives us with its port, its runners and the models they hold. So it has a cage and a
+row in the journal like an agent, and the next daemon takes it over like one (`adopt`): a restart of ours loads no model again.
+One that would be started otherwise now, or cannot be watched, is ended with the other survivors before another is started.
 
 An engine is never shed and never given up: without it nobody is answered. The embedded one is the exception on its first
 start: it came with us, so trying again would not help.
@@ -22,19 +23,21 @@ from logging import getLogger
 
 import trio
 
+from supervisord_ai.agents.engine_life import Kept, Life
 from supervisord_ai.agents.environment import RUN_TAG
-from supervisord_ai.agents.generation import KILL_S, Journal
+from supervisord_ai.agents.generation import KILL_S
 from supervisord_ai.agents.launches import EngineLaunch
 from supervisord_ai.agents.output import LogFolder
 from supervisord_ai.clock import Clock
 from supervisord_ai.core.cap import CapDeed, CapWatch
 from supervisord_ai.core.policies import MB, RestartPolicy
-from supervisord_ai.core.verdict import OWN_CAP, Evidence, ExitStatus, Verdict, decide
+from supervisord_ai.core.verdict import OWN_CAP, ExitStatus, Verdict, decide
 from supervisord_ai.duty import every
 from supervisord_ai.errors import HostFault, SpawnFailed, StoreFault, UpstreamFault
 from supervisord_ai.host import signals
 from supervisord_ai.host.cgroup import Cage, Counters
 from supervisord_ai.host.process import Launch, ProcessDoor, ProcessHandle
+from supervisord_ai.store.rows import AgentRecord
 
 log = getLogger(__name__)
 
@@ -71,19 +74,6 @@ class EngineView:
     cap_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """Where an engine that could outlive us is kept and written down: its cage, and the journal of the fleet.
-
-    `is_only_sampled`: no group binds its memory, so its keeper has to look.
-    """
-
-    cage: Cage
-    journal: Journal
-    boot_id: str
-    is_only_sampled: bool
-
-
 class ManagedEngine:
     """The one writer of an engine's state."""
 
@@ -110,6 +100,7 @@ class ManagedEngine:
         self._ready_within_s = ready_within_s
         self._grace_s = grace_s
         self._view = EngineView(launch.name, log_path=str(logs.path(launch.name)), cap_bytes=launch.cap_bytes)
+        self._left: Life | None = None  # by an earlier supervisor
         # of the life it has now
         self._number = 0
         self._intent: str | None = None
@@ -159,8 +150,25 @@ class ManagedEngine:
             self._end_it(reason)
 
     def let_be(self) -> None:
-        """When its task is cancelled, it is not ended: its lifeline ends it, or the next daemon, which starts one of its own."""
+        """When its task is cancelled, it is not ended: its lifeline ends it, or it is the next daemon's."""
         self._is_let_be = True
+
+    def is_of(self, record: AgentRecord) -> bool:
+        """Tell whether the life that is written down is one that we would begin, and nobody was about to end."""
+        return self._kept is not None and record.digest == self.launch.digest and record.intent is None
+
+    def adopt(self, record: AgentRecord, child: ProcessHandle, cage: Cage) -> None:
+        """Have a life that an earlier supervisor began be our first. Call it before `run`."""
+        assert self._kept is not None
+        assert record.baseline is not None
+        self._kept = replace(self._kept, cage=cage)
+        self._number = record.generation
+        cage.started(child.pid)
+        try:
+            cage.limit(self.launch.cap_bytes)
+        except HostFault as exc:
+            log.warning("%s goes without its new cap for now: %s", self.launch.name, exc)
+        self._left = Life.left(child, record.baseline)
 
     # --- the task ---
 
@@ -177,7 +185,7 @@ class ManagedEngine:
         has_ever_answered = False
         failures = 0
         while True:
-            if not self._is_ours:
+            if not self._is_ours and self._left is None:
                 await self._until_free(probe)
             began = self._clock.monotonic()
             verdict = await self._live(probe, trio.TASK_STATUS_IGNORED if has_ever_answered else task_status)
@@ -206,21 +214,23 @@ class ManagedEngine:
             await trio.sleep(LOOK_S)
 
     async def _live(self, probe: Probe, task_status: trio.TaskStatus[None]) -> Verdict:
-        """One life, from spawn to verdict; whatever interrupts it, nothing of it is left."""
+        """One life, from spawn or adoption to verdict; whatever interrupts it, nothing of it is left."""
         self._intent, self._told_to_end, self._has_answered, self._is_wanted_at_once = None, trio.Event(), False, False
         self._show(EngineState.STARTING, detail=self._view.detail)
+        life, self._left = self._left, None
         try:
-            child, before, log_offset = await self._spawn()
+            life = life or await self._spawn()
         except (HostFault, StoreFault) as exc:
             word, detail = (exc.verdict, exc.detail) if isinstance(exc, SpawnFailed) else ("failed:cage", str(exc))
             await self._write_end(Verdict(word, detail))
             return Verdict(word, detail)
+        child = life.child
         self._show(EngineState.STARTING, child.pid, self._view.detail)
         status, verdict = ExitStatus(), Verdict("stopped:let-be")
         is_interrupted = True
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._announce, child, probe, task_status)
+                nursery.start_soon(self._announce, life, probe, task_status)
                 nursery.start_soon(self._end_when_told, child)
                 nursery.start_soon(every, ROTATE_S, f"rotating the log of {self.launch.name}", self._rotate)
                 if self._kept is not None and self._kept.is_only_sampled and self.launch.cap_bytes is not None:
@@ -233,19 +243,19 @@ class ManagedEngine:
                 with trio.CancelScope(shield=True):
                     if is_interrupted:
                         self._intend("shutdown")
-                    verdict = await self._end(child, before, log_offset, status if not is_interrupted else None)
+                    verdict = await self._end(life, status if not is_interrupted else None)
         return verdict
 
     # --- its beginning ---
 
-    async def _spawn(self) -> tuple[ProcessHandle, Counters, int]:
-        """Start a child; returns it with what the kernel had counted before, and where its part of the log begins."""
+    async def _spawn(self) -> Life:
+        """Start a child."""
         launch, kept = self.launch, self._kept
         environ = dict(launch.environ)
         tag = f"{launch.name}.{secrets.token_hex(8)}"
         before = Counters()
         if kept is not None:
-            self._number = await kept.journal.next_generation(launch.name, "")
+            self._number = await kept.journal.next_generation(launch.name, launch.digest)
             if left := await kept.cage.kill(within_s=KILL_S):
                 raise SpawnFailed("failed:cage", f"processes {', '.join(map(str, left))} of its last run do not end when killed")
             kept.cage.prepare(launch.cap_bytes or 0, tag)
@@ -266,21 +276,23 @@ class ManagedEngine:
                 ),
                 hold=kept is not None,
             )
+        life = Life(child, before, log_offset)
         if kept is not None:
             kept.cage.started(child.pid)
             try:
-                where = kept.cage.record
-                await kept.journal.started(launch.name, self._number, child.pid, child.start_ticks, kept.boot_id, where, tag)
+                baseline = life.baseline(launch, wall_s=self._clock.wall(), uid=self._processes.account(launch.user).uid)
+                facts = child.pid, child.start_ticks, kept.boot_id, kept.cage.record, tag
+                await kept.journal.started(launch.name, self._number, *facts, baseline)
             except BaseException:
                 with trio.CancelScope(shield=True):
                     await self._kill(child)
                 raise
             child.go()
-        return child, before, log_offset
+        return life
 
-    async def _announce(self, child: ProcessHandle, probe: Probe, task_status: trio.TaskStatus[None]) -> None:
+    async def _announce(self, life: Life, probe: Probe, task_status: trio.TaskStatus[None]) -> None:
         """Hand over the secret, then tell when it answers; one that does not in time is killed, for its wait to see."""
-        began = self._clock.monotonic()
+        child, began = life.child, self._clock.monotonic()
         if self.launch.secret is not None:
             assert child.stdin is not None
             try:
@@ -300,7 +312,8 @@ class ManagedEngine:
         self._has_answered = True
         self._show(EngineState.READY, child.pid)
         name, took_s = self.launch.name, self._clock.monotonic() - began
-        log.info("%s (%d) answers at %s after %.1f s", name, child.pid, self.launch.url, took_s)
+        how = "goes on: it answers" if life.is_adopted else "answers"
+        log.info("%s (%d) %s at %s after %.1f s", name, child.pid, how, self.launch.url, took_s)
         task_status.started()
 
     # --- its life ---
@@ -349,9 +362,9 @@ class ManagedEngine:
             child.signal(signals.TERM)
             child.signal(signals.CONT)
 
-    async def _end(self, child: ProcessHandle, before: Counters, log_offset: int, status: ExitStatus | None) -> Verdict:
+    async def _end(self, life: Life, status: ExitStatus | None) -> Verdict:
         """See to it that nothing is left, and judge. Called once, also for one that ended by itself."""
-        was_killed = False
+        child, was_killed = life.child, False
         if status is None:
             await self._terminate(child)
             with trio.move_on_after(self._grace_s) as grace:
@@ -364,7 +377,7 @@ class ManagedEngine:
         if child.stdin is not None:
             await child.stdin.aclose()
         left: tuple[int, ...] = ()
-        after = before
+        after = life.before
         if self._kept is not None:
             # Its runners hold the models and the GPU; an Ollama that crashed leaves them behind.
             try:
@@ -373,7 +386,17 @@ class ManagedEngine:
                 log.error("%s: %s", self.launch.name, exc)
             after = self._kept.cage.counters()
         child.close()
-        verdict = decide(self._evidence(status, was_killed, before, after, log_offset))
+        verdict = decide(
+            life.evidence(
+                status,
+                after,
+                launch=self.launch,
+                intent=self._intent,
+                was_killed=was_killed,
+                is_only_sampled=self._kept is not None and self._kept.is_only_sampled,
+                last_lines=self._logs.tail(self.launch.name, since=life.log_offset),
+            )
+        )
         if left:
             log.error("%s: processes %s do not end when killed", self.launch.name, ", ".join(map(str, left)))
         await self._write_end(verdict)
@@ -386,22 +409,6 @@ class ManagedEngine:
         with suppress(StoreFault):  # the next daemon then finds nobody, and says so
             detail = "\n".join((verdict.detail, *verdict.last_lines))
             await self._kept.journal.ended(self.launch.name, self._number, verdict.word, detail)
-
-    def _evidence(self, status: ExitStatus, was_killed: bool, before: Counters, after: Counters, log_offset: int) -> Evidence:
-        hits = None
-        if after.own_limit_hits is not None and before.own_limit_hits is not None:
-            hits = after.own_limit_hits - before.own_limit_hits
-        return Evidence(
-            status=status,
-            intent=self._intent,
-            was_killed_by_us=was_killed,
-            oom_kills=after.oom_kills - before.oom_kills,
-            own_limit_hits=hits,
-            peak_bytes=after.peak_bytes,
-            cap_bytes=self.launch.cap_bytes or 0,
-            is_capped_by_rlimit=self._kept is not None and self._kept.is_only_sampled,
-            last_lines=self._logs.tail(self.launch.name, since=log_offset),
-        )
 
     async def _kill(self, child: ProcessHandle) -> None:
         with trio.move_on_after(KILL_S):

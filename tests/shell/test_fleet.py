@@ -13,6 +13,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from supervisord_ai.agents.fleet import Fleet
+from supervisord_ai.agents.managed import ManagedEngine
 from supervisord_ai.agents.memory_watch import PeakNotes
 from supervisord_ai.agents.view import AgentView
 from supervisord_ai.clock import VirtualClock
@@ -62,6 +63,7 @@ class World:
         self.rollout = RolloutPolicy()
         self.enforce = Enforce.HARD
         self.peaks: PeakNotes | None = None
+        self.engines: dict[str, ManagedEngine] = {}
         self.specs = {
             name: AgentSpec(name, dataclasses.replace(CLASS, **policy), (program,))  # type: ignore[arg-type]
             for name, program in agents.items()
@@ -85,6 +87,7 @@ class World:
             rollout=self.rollout,
             enforce=self.enforce,
             peaks=self.peaks,
+            engines=self.engines,
         )
 
     @asynccontextmanager

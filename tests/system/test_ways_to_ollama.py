@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from supervisord_ai.host.cages import find_cages
+from supervisord_ai.host.cgroup import Guarantee
 from tests.system.harness import ROOT, USER_LINE, Daemon, ask, config_text, eventually, journal, ollama_double, running_daemon
 
 pytestmark = pytest.mark.slow
@@ -91,15 +93,35 @@ def test_a_kept_ollama_is_told_what_we_assume_comes_back_when_killed_and_ends_wi
     assert "listens on" in (tmp_path / "log" / "engine-main.log").read_text()
 
 
-def test_one_that_outlived_a_killed_daemon_is_ended_before_the_next_is_started(tmp_path: Path) -> None:
+def test_one_that_outlived_a_killed_daemon_goes_on_under_the_next(tmp_path: Path) -> None:
+    if find_cages(tmp_path / "probe").guarantee is Guarantee.SOFT_RLIMIT:
+        pytest.skip("without groups nobody is taken over")
     port = free_port()
     daemon = Daemon(tmp_path, config_text(tmp_path, ollama=f"http://127.0.0.1:{port}", extra=keeping(port)))
     try:
         daemon.start()
         first = pid_of(ready(daemon))
         daemon.kill()
-        assert is_alive(first), "an Ollama knows nothing of us"
         daemon.start()
+        assert pid_of(ready(daemon)) == first
+        assert ask(daemon.llm, "/api/generate", GENERATE).status == 200
+        assert daemon.stop() == 0
+        assert not is_alive(first)
+    finally:
+        daemon.stop()
+    ((verdict, generation),) = journal(tmp_path, "SELECT verdict, generation FROM agents WHERE name = 'engine-main'")
+    assert (verdict, generation) == ("stopped:shutdown", 1)
+
+
+def test_without_groups_one_that_outlived_a_killed_daemon_is_ended_before_the_next_is_started(tmp_path: Path) -> None:
+    port = free_port()
+    daemon = Daemon(tmp_path, config_text(tmp_path, ollama=f"http://127.0.0.1:{port}", extra=keeping(port)))
+    try:
+        daemon.start("--cages", "none")
+        first = pid_of(ready(daemon))
+        daemon.kill()
+        assert is_alive(first), "an Ollama knows nothing of us"
+        daemon.start("--cages", "none")
         second = pid_of(ready(daemon))
         assert second != first
         assert not is_alive(first)
