@@ -278,7 +278,7 @@ class Database:
         conn = self._writer
         conn.execute("BEGIN IMMEDIATE")
         try:
-            apply(conn, (write for submission in batch for write in submission.writes))
+            apply(conn, batch)
             after = self._trim(conn) if self._trim is not None else None
             conn.execute("COMMIT")
         except BaseException:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 
 import trio
 
@@ -64,7 +65,7 @@ class Submission:
         self.size_bytes = sum(100 + _size(write) for write in self.writes)
 
 
-def apply(conn: sqlite3.Connection, writes: Iterable[Write]) -> None:
+def apply(conn: sqlite3.Connection, submissions: Sequence[Submission]) -> None:
     """Carry out the writes inside the open transaction: first every insert, in groups, then the changes in their order.
 
     That order is right for any mix, because no row is inserted after it was changed or deleted.
@@ -76,27 +77,37 @@ def apply(conn: sqlite3.Connection, writes: Iterable[Write]) -> None:
     inserts: dict[str, list[tuple[Value, ...]]] = {}
     blobs: list[Blob] = []
     changes: list[Change] = []
-    for write in writes:
-        match write:
-            case Insert(into, values):
-                inserts.setdefault(into, []).append(values)
-            case Blob():
-                blobs.append(write)
-            case Change():
-                changes.append(write)
+    # Only a large submission can hold a large value: the values of the others are not looked at again.
+    is_large = any(submission.size_bytes > WHOLE_MAX_BYTES for submission in submissions)
+    for submission in submissions:
+        for write in submission.writes:
+            match write:
+                case Insert():
+                    inserts.setdefault(write.into, []).append(write.values)
+                case Blob():
+                    blobs.append(write)
+                case Change():
+                    changes.append(write)
     for into, rows in inserts.items():
-        _insert(conn, into, rows)
+        _insert(conn, into, rows, is_large=is_large)
     for blob in blobs:
         _put(conn, blob)
     for change in changes:
-        touched = _execute(conn, change.sql, change.values)
+        touched = _execute(conn, change.sql, change.values, is_large=is_large)
         if touched == 0 and change.must_find is not None:
             raise Unmatched(change.must_find)
 
 
 def _size(write: Write) -> int:
-    values = write.pieces if isinstance(write, Blob) else write.values
-    return sum(len(value) for value in values if isinstance(value, bytes | str))
+    return _size_of(write.pieces if isinstance(write, Blob) else write.values)
+
+
+def _size_of(values: Sequence[Value]) -> int:
+    size = 0
+    for value in values:  # of every accepted request: a loop, because a generator costs three times this
+        if isinstance(value, (bytes, str)):
+            size += len(value)
+    return size
 
 
 def _put(conn: sqlite3.Connection, blob: Blob) -> None:
@@ -108,20 +119,21 @@ def _put(conn: sqlite3.Connection, blob: Blob) -> None:
                 room.write(memoryview(piece)[at : at + _AT_ONCE_BYTES])
 
 
-def _insert(conn: sqlite3.Connection, into: str, rows: Sequence[tuple[Value, ...]]) -> None:
+def _insert(conn: sqlite3.Connection, into: str, rows: Sequence[tuple[Value, ...]], *, is_large: bool) -> None:
     one = "(" + ",".join("?" * len(rows[0])) + ")"
     at = 0
     for size in _ROWS_AT_ONCE:
         while len(rows) - at >= size:
             chunk = rows[at : at + size]
-            _execute(conn, f"{into} VALUES {','.join([one] * size)}", [value for row in chunk for value in row])
+            values = list(chain.from_iterable(chunk))
+            _execute(conn, f"{into} VALUES {','.join([one] * size)}", values, is_large=is_large)
             at += size
 
 
-def _execute(conn: sqlite3.Connection, sql: str, values: Sequence[Value]) -> int:
+def _execute(conn: sqlite3.Connection, sql: str, values: Sequence[Value], *, is_large: bool) -> int:
     """Execute a statement and return how many rows it touched."""
     touched = conn.execute(sql, values).rowcount
-    if sum(len(value) for value in values if isinstance(value, bytes | str)) > WHOLE_MAX_BYTES:
+    if is_large and _size_of(values) > WHOLE_MAX_BYTES:
         _let_go(conn, sql, len(values))
     return touched
 

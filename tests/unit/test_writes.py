@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisord_ai.store.writes import Blob, Change, Insert, apply
+from supervisord_ai.store.writes import Blob, Change, Insert, Submission, apply
 
 BODY = b"x" * 40_000_000
 
@@ -24,7 +24,8 @@ def test_a_large_body_is_not_kept_by_the_statement_that_wrote_it(tmp_path: Path,
     conn.execute("BEGIN")
     before = resident_mb()
     change = Change("REPLACE INTO bodies(seq, body) VALUES (?,?)", (2, BODY))
-    apply(conn, [Insert("INSERT INTO bodies(seq, body)", (1, BODY)), change])
+    insert = Insert("INSERT INTO bodies(seq, body)", (1, BODY))
+    apply(conn, [Submission((insert, change), None)])
     conn.execute("COMMIT")
     assert resident_mb() - before < 30
     assert conn.execute("SELECT seq, length(body) FROM bodies").fetchall() == [(1, len(BODY)), (2, len(BODY))]
@@ -40,7 +41,7 @@ def test_a_blob_is_written_without_a_copy_of_it(tmp_path: Path) -> None:
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew, proc(5)
     before = resident_mb()
     conn.execute("BEGIN")
-    apply(conn, [Blob("bodies", "body", 7, pieces)])
+    apply(conn, [Submission((Blob("bodies", "body", 7, pieces),), None)])
     conn.execute("COMMIT")
     assert resident_mb("VmHWM") - before < 30
     assert conn.execute("SELECT body FROM bodies WHERE seq = 7").fetchone()[0] == b"".join(pieces)
