@@ -52,7 +52,7 @@ def _init(args: Namespace) -> int:
         raise HostFault(f"{path} cannot be written: {exc.strerror}") from exc
     print(f"wrote {path}, with a memory plan for the {mb(machine)} MB of this machine and no agents yet")
     named = "" if args.file is None else f" --config {shlex.quote(args.file)}"
-    print(f"next: ai-supervisor agents add NAME --class sonnet{named} -- CMD, then: ai-supervisor run{named}")
+    print(f"next: ai-supervisor agents add NAME --class opus{named} -- CMD, then: ai-supervisor run{named}")
     return Exit.GOOD
 
 

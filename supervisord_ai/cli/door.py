@@ -201,7 +201,8 @@ class Door:
         except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError, NotADirectoryError) as exc:
             raise NotRunning(self.path, what_to_type()) from exc
         except PermissionError as exc:
-            raise Denied(f"{self.path} may not be opened by this user: {exc.strerror}") from exc
+            what = "type it with sudo, or have root name you as `owner` in [daemon]"
+            raise Denied(f"{self.path} is another user's ({exc.strerror}): {what}") from exc
         except TimeoutError as exc:
             raise Denied(f"the daemon at {self.path} does not answer within {within_s:.0f} s") from exc
         except (OSError, ValueError) as exc:

@@ -22,7 +22,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "agents logs": ("ai-supervisor agents logs -f 'sonnet-*'",),
     "agents scale": ("ai-supervisor agents scale sonnet 80",),
     "agents token": ("ai-supervisor agents token editor --env > editor.env",),
-    "agents add": ("ai-supervisor agents add helper --class sonnet -- python3 /opt/helper.py",),
+    "agents add": ("ai-supervisor agents add helper --class opus -- python3 /opt/helper.py",),
     "agents start": ("ai-supervisor agents start opus-01",),
     "agents stop": ("ai-supervisor agents stop 'sonnet-*'",),
     "agents restart": ("ai-supervisor agents restart opus-01",),

@@ -247,7 +247,7 @@ def _next(ground: Ground, planned: Plan, *, was_active: bool, is_now: bool) -> I
     systemctl = "systemctl --user" if ground.is_user else "sudo systemctl"
     if planned.is_first and not is_now:
         sudo = "" if ground.is_user else "sudo "
-        yield f"next: {sudo}ai-supervisor agents add NAME --class sonnet -- CMD, then: {systemctl} start {SERVICE}"
+        yield f"next: {sudo}ai-supervisor agents add NAME --class opus -- CMD, then: {systemctl} start {SERVICE}"
     elif was_active and not is_now:
         yield f"next: {systemctl} restart {SERVICE} (its agents stay)"
     elif not is_now:

@@ -264,7 +264,7 @@ def _popen(launch: Launch, argv: list[str], control_fd: int) -> subprocess.Popen
             pass_fds=() if launch.fence_fd is None else (launch.fence_fd,),
         )
     except (OSError, ValueError) as exc:  # ValueError: a NUL in an argument
-        raise SpawnFailed("failed:exec", str(exc)) from exc
+        raise SpawnFailed("failed:exec", f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc)) from exc
 
 
 def allow_open_files() -> int:

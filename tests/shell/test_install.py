@@ -97,7 +97,7 @@ def test_a_bare_machine_gets_everything_and_the_owner_is_told_what_to_type(machi
     assert text.count('\nuser = "ai-agents"') == 2
     assert (machine.config.parent / "agents.d").is_dir()
     assert machine.files()["usr/local/bin/ai-supervisor"] == str(machine.releases.command)
-    words = "next: sudo ai-supervisor agents add NAME --class sonnet -- CMD, then: sudo systemctl start "
+    words = "next: sudo ai-supervisor agents add NAME --class opus -- CMD, then: sudo systemctl start "
     assert machine.said[-2] == words + SERVICE
     assert machine.said[-1] == "ada may use it without sudo: ai-supervisor status"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def test_a_first_config_is_written_checks_well_and_is_not_overwritten(
 ) -> None:
     path = tmp_path / "etc" / "config.toml"
     assert main(["config", "init", str(path)]) == Exit.GOOD
-    assert f"next: ai-supervisor agents add NAME --class sonnet --config {path} -- CMD, then" in capsys.readouterr().out
+    assert f"next: ai-supervisor agents add NAME --class opus --config {path} -- CMD, then" in capsys.readouterr().out
     assert main(["config", "check", str(path)]) == Exit.GOOD
     said = capsys.readouterr().out
     assert "no agents, 1 Ollama with 2 slots" in said
@@ -34,6 +35,18 @@ def test_a_first_config_is_written_checks_well_and_is_not_overwritten(
     assert path.read_text() == "mine"
     assert "is there already: --force overwrites it" in capsys.readouterr().err
     assert main(["config", "init", str(path), "--force"]) == Exit.GOOD
+
+
+def test_what_the_first_config_says_to_type_next_can_be_typed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supervisord_ai.cli.adding.check_users", lambda *_: ())  # whoever runs the tests
+    path = tmp_path / "my configs" / "c.toml"
+    assert main(["config", "init", str(path)]) == Exit.GOOD
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
+    typed = line.removeprefix("next: ").partition(", then: ")[0].replace("NAME", "mine").replace("CMD", "true")
+    assert main(shlex.split(typed)[1:]) == Exit.GOOD
+    assert f"ai-supervisor run --config '{path}'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("machine_gb", [1.0, 2.0, 8.25, 25.277, 47.6, 47.7, 64.0])
