@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 from argparse import Namespace
 from pathlib import Path, PurePosixPath
 
 from supervisord_ai.cli.door import open_door, surroundings
 from supervisord_ai.cli.exits import Exit
 from supervisord_ai.cli.files import DiskFiles
-from supervisord_ai.cli.run import check_users
+from supervisord_ai.cli.run import check_users, named
 from supervisord_ai.config import load
 from supervisord_ai.config.roster import NAME
 from supervisord_ai.config.writing import braced, text
@@ -59,9 +58,8 @@ def add(args: Namespace) -> int:
     if args.external:
         print(f"next: ai-supervisor reload && ai-supervisor agents token {args.name}")
     else:
-        named = "" if args.config is None else f" --config {shlex.quote(args.config)}"
         verb = "reload" if open_door(args).is_open() else "run"
-        print(f"to start it: ai-supervisor {verb}{named}")
+        print(f"to start it: ai-supervisor {verb}{named(args)}")
     return Exit.GOOD
 
 

@@ -6,6 +6,7 @@ import faulthandler
 import logging
 import os
 import pwd
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
@@ -32,6 +33,9 @@ def run(args: Namespace) -> int:
         require_engine()
     if args.cages == "auto" and getattr(args, "is_own_process", False):
         enter_scope(sys.argv[1:])
+    if sys.stderr.isatty():
+        print(f"{config.path}: {len(config.roster.agents)} agents; ^C stops them and the daemon", file=sys.stderr)
+        print(f"in a second terminal: ai-supervisor status{named(args)}", file=sys.stderr)
     start_logging(config.daemon.log_level)
     if small is not None:
         log.warning("accepted: %s", too_small(small).partition(":")[0])
@@ -43,6 +47,11 @@ def run(args: Namespace) -> int:
         # The person at a terminal gets one line; who reads the log afterwards needs to know where.
         log.critical("the daemon failed", exc_info=True)
         raise
+
+
+def named(args: Namespace) -> str:
+    """Return what has to be typed behind a command that is to find the same config; "" where it is the usual one."""
+    return "" if args.config is None else f" --config {shlex.quote(args.config)}"
 
 
 def read_config(args: Namespace) -> tuple[Config, MachineTooSmall | None]:
