@@ -264,7 +264,8 @@ def _popen(launch: Launch, argv: list[str], control_fd: int) -> subprocess.Popen
             pass_fds=() if launch.fence_fd is None else (launch.fence_fd,),
         )
     except (OSError, ValueError) as exc:  # ValueError: a NUL in an argument
-        raise SpawnFailed("failed:exec", f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc)) from exc
+        what = f"{exc.filename}: {exc.strerror}" if isinstance(exc, OSError) and exc.filename is not None else str(exc)
+        raise SpawnFailed("failed:exec", what) from exc
 
 
 def allow_open_files() -> int:
