@@ -32,8 +32,9 @@ log = logging.getLogger(__name__)
 DISTRIBUTION = "supervisord-ai"
 COMMAND = """\
 #!/bin/sh
-# Follows the links that led here once, so that a release that becomes current later changes nothing for this process.
-exec "$(dirname -- "$(readlink -f -- "$0")")/python" -P -m supervisord_ai "$@"
+# Follows the links that led here once, so that a release that becomes current later changes nothing for this process; nor does
+# a PYTHONPATH of whoever calls.
+exec "$(dirname -- "$(readlink -f -- "$0")")/python" -I -m supervisord_ai "$@"
 """
 KEPT = 3
 BUILD_S = 900.0

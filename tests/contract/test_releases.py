@@ -68,6 +68,13 @@ def test_a_release_of_what_runs_starts_by_itself_and_is_the_same_when_built_agai
         [release.command, "--version"], capture_output=True, text=True, check=True, cwd="/", env={"PATH": os.defpath}
     ).stdout
     assert said.startswith("ai-supervisor ")
+    other = tmp_path / "other" / "supervisord_ai"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("raise SystemExit('somebody else')")
+    env = {"PATH": os.defpath, "PYTHONPATH": str(other.parent)}
+    again = subprocess.run([release.command, "--version"], capture_output=True, text=True, check=True, cwd="/", env=env).stdout
+    assert again == said
+    shutil.rmtree(other.parent)
     # What Python had compiled came along, and is still known to be of these files.
     python = [str(release.path / "bin" / "python"), "-v", "-c", "import outcome, supervisord_ai"]
     found = subprocess.run(python, capture_output=True, text=True, check=True, cwd="/", env={"PATH": os.defpath}).stderr

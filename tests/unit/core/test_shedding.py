@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -74,12 +75,13 @@ CANDIDATES = st.lists(
         bytes=st.one_of(st.none(), st.integers(0, 300 * MB)),
         place=st.integers(0, 200),
     ),
-    max_size=40,
+    max_size=10,
 )
 
 
-@settings(max_examples=300, deadline=None)
-@given(CANDIDATES, st.lists(st.tuples(st.integers(1, 10**9), st.booleans()), max_size=60))
+@pytest.mark.slow
+@settings(max_examples=10_000, deadline=None)
+@given(CANDIDATES, st.lists(st.tuples(st.integers(1, 10**9), st.booleans()), max_size=12))
 def test_in_every_history_the_order_is_kept_and_critical_agents_stay(
     fleet: list[Candidate], history: list[tuple[int, bool]]
 ) -> None:
