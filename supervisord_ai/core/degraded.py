@@ -75,7 +75,8 @@ def why_it_stays(call: Call, asked: ModelFacts | None, light: ModelFacts | None,
     if lacking:
         return f"the light model lacks {', '.join(sorted(lacking))}"
     room = min((size for size in (light.context_length, num_ctx) if size is not None), default=0)
-    wanted = len(call.caller_body) // BYTES_PER_TOKEN + max(call.num_predict or 0, 0 if call.num_predict else ANSWER_TOKENS)
+    bound = max(call.num_predict or 0, 0) or ANSWER_TOKENS  # below zero it may take as long as it takes
+    wanted = len(call.caller_body) // BYTES_PER_TOKEN + bound
     if len(call.caller_body) > SUBSTITUTED_BYTES_MAX or wanted > room:
         return f"it may need {wanted} tokens, and the light model has room for {room}"
     return ""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from supervisord_ai.core.cache_policy import ModelFacts
 from supervisord_ai.core.calls import Call, Pins
-from supervisord_ai.core.degraded import bound_of, turned_away
+from supervisord_ai.core.degraded import bound_of, turned_away, why_it_stays
 from supervisord_ai.core.effects import Effects, Level, effects_at
 from supervisord_ai.core.policies import LevelsPolicy
 from supervisord_ai.gateway.classify import classify
@@ -91,3 +92,67 @@ def test_at_level_3_only_urgent_requests_are_let_in(priority: int, is_let_in: bo
         assert refused.message.startswith("level 3 (critical): only priorities up to 3 are let in")
     for level in (Level.NORMAL, Level.MINOR, Level.MAJOR):
         assert turned_away(effects_at(LevelsPolicy(), level), 10, lifts_in_s=1.0) is None
+
+
+LIGHT = ModelFacts("light", capabilities=frozenset({"completion"}), context_length=4096)
+PICTURE = {"messages": [{"role": "user", "content": "x", "images": ["aGk="]}]}
+TOOLS = {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]}
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/api/generate", "/v1/chat/completions", "/v1/completions"])
+def test_the_light_model_stands_in_for_a_plain_question(path: str) -> None:
+    assert why_it_stays(call(path), FACTS, LIGHT, num_ctx=4096) == ""
+
+
+@pytest.mark.parametrize(
+    ("asked", "facts", "light", "why"),
+    [
+        (call("/api/embed", input="x"), FACTS, LIGHT, "it is no question to a model"),
+        (call("/api/chat", messages=[]), FACTS, LIGHT, "it is no question to a model"),
+        (call(), FACTS, None, "one of the models is not installed, or not known"),
+        (call(), None, LIGHT, "one of the models is not installed, or not known"),
+        (call(), LIGHT, LIGHT, "it asks for the light model"),
+        (call("/api/generate", raw=True), FACTS, LIGHT, "its prompt is in the form of its own model"),
+        (call("/api/generate", context=[1, 2]), FACTS, LIGHT, "its prompt is in the form of its own model"),
+        (call(), FACTS, replace(LIGHT, is_remote=True), "its prompt is in the form of its own model"),
+        (call("/api/chat", **PICTURE), FACTS, LIGHT, "the light model lacks vision"),
+        (call("/api/chat", **TOOLS), FACTS, LIGHT, "the light model lacks tools"),
+        (call(), FACTS, replace(LIGHT, capabilities=frozenset()), "the light model lacks completion"),
+    ],
+)
+def test_the_light_model_does_not_stand_in_where_it_could_not_do_what_was_asked(
+    asked: Call, facts: ModelFacts | None, light: ModelFacts | None, why: str
+) -> None:
+    assert why_it_stays(asked, facts, light, num_ctx=4096) == why
+
+
+def test_what_does_not_fit_into_the_light_model_stays_with_its_own() -> None:
+    body = len(call("/api/generate", prompt="x" * 3000).caller_body)
+    wanted = body // 3 + 512
+    assert why_it_stays(call("/api/generate", prompt="x" * 3000), FACTS, LIGHT, num_ctx=wanted) == ""
+    words = f"it may need {wanted} tokens, and the light model has room for {wanted - 1}"
+    assert why_it_stays(call("/api/generate", prompt="x" * 3000), FACTS, LIGHT, num_ctx=wanted - 1) == words
+    # The smaller of what it was trained for and what it is run with; nothing known of either is no room.
+    assert why_it_stays(call(), FACTS, replace(LIGHT, context_length=100), num_ctx=4096).endswith("room for 100")
+    assert why_it_stays(call(), FACTS, replace(LIGHT, context_length=None), num_ctx=None).endswith("room for 0")
+    assert why_it_stays(call(), FACTS, replace(LIGHT, context_length=None), num_ctx=4096) == ""
+
+
+def test_a_bounded_answer_needs_the_room_it_was_bounded_to() -> None:
+    asked = call(options={"num_predict": 2000})
+    wanted = len(asked.caller_body) // 3 + 2000
+    assert why_it_stays(asked, FACTS, LIGHT, num_ctx=wanted) == ""
+    assert why_it_stays(asked, FACTS, LIGHT, num_ctx=wanted - 1) != ""
+
+
+def test_an_answer_that_may_take_as_long_as_it_takes_needs_as_much_room_as_one_that_nobody_bounded() -> None:
+    endless = call(options={"num_predict": -1})
+    wanted = len(endless.caller_body) // 3 + 512
+    assert why_it_stays(endless, FACTS, LIGHT, num_ctx=wanted) == ""
+    assert why_it_stays(endless, FACTS, LIGHT, num_ctx=wanted - 1) != ""
+
+
+def test_a_very_long_prompt_fits_into_no_light_model() -> None:
+    wide = replace(LIGHT, context_length=10_000_000)
+    asked = call("/api/generate", prompt="x" * 1_000_000)
+    assert "it may need" in why_it_stays(asked, FACTS, wide, num_ctx=None)
