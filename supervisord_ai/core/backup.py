@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import assert_never
 
 import msgspec
 
@@ -119,6 +120,8 @@ def name_of(kind: Kind, place: str, config: str, number: int) -> str:
             below = _below(place, posixpath.dirname(config))
             name = None if below is None else f"config/{below}"
             return name if name is not None and _NAME.fullmatch(name) and below != "config.toml" else f"elsewhere/{number}.toml"
+        case _:
+            assert_never(kind)
 
 
 def destination(item: Item, manifest: Manifest, into: str | None) -> str | None:

@@ -278,8 +278,7 @@ def _float32(value: float) -> Json:
 
 
 def _message(message: Json, images: Mapping[str, str]) -> Json:
-    if not isinstance(message, dict):
-        return message
+    assert isinstance(message, dict)  # reading the request has made it one, or refused it
     made: JsonObject = {}
     for name in _MESSAGE_FIELDS:
         value = message.get(name)

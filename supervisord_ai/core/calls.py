@@ -21,7 +21,8 @@ from enum import StrEnum
 from typing import TypeAlias
 from urllib.parse import quote, unquote
 
-Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+Value: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json]"  # whatever is not null
+Json: TypeAlias = "Value | None"
 JsonObject: TypeAlias = "dict[str, Json]"
 
 APART_BYTES = 64_000  # from here on a member of a body is not copied to stand in one piece with its neighbours

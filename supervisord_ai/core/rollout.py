@@ -359,6 +359,8 @@ def end_of(word: str, *, is_after_gateway: bool) -> End:
             return End.EXCUSED
         case Blame.ITSELF:
             return End.EXCUSED if is_after_gateway else End.FAILED
+        case other:
+            assert_never(other)
 
 
 def taken_up(record: Record, digests: dict[str, str]) -> Record:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias, assert_never
 
-from supervisord_ai.core.calls import Json, JsonObject
+from supervisord_ai.core.calls import Json, JsonObject, Value
 from supervisord_ai.core.go_text import quote
 from supervisord_ai.wire.json_go import fold, pairs_of
 
@@ -160,7 +160,7 @@ class _Binder:
             item = ""
         return self.field(kind, item, owner, path, None)
 
-    def nested(self, kind: Struct, item: Json, owner: str, path: tuple[str, ...], before: Json) -> Json:
+    def nested(self, kind: Struct, item: Value, owner: str, path: tuple[str, ...], before: Json) -> Json:
         if not kind.alias:
             return self.struct(kind, item, path, before) if isinstance(item, dict) else self.wrong(item, owner, path, kind.go)
         # Its own UnmarshalJSON decodes into an alias; Go then names the outer struct and the whole path (rule 5).
@@ -172,7 +172,7 @@ class _Binder:
             raise WrongType(inner.first_error)
         return bound
 
-    def plain(self, kind: Plain, item: Json, owner: str, path: tuple[str, ...]) -> Json:
+    def plain(self, kind: Plain, item: Value, owner: str, path: tuple[str, ...]) -> Json:
         match kind:
             case Plain.STRING:
                 fits = isinstance(item, str)
@@ -189,7 +189,7 @@ class _Binder:
         is_bad_number = kind == Plain.INT and isinstance(item, int | float) and not isinstance(item, bool)
         return self.wrong(item, owner, path, kind.value, number=is_bad_number)
 
-    def custom(self, kind: Custom, item: Json, owner: str, path: tuple[str, ...], before: Json) -> Json:
+    def custom(self, kind: Custom, item: Value, owner: str, path: tuple[str, ...], before: Json) -> Json:
         match kind:
             case Custom.ANY | Custom.RAW:
                 return item
@@ -208,7 +208,7 @@ class _Binder:
             case _:
                 assert_never(kind)
 
-    def image(self, item: Json, owner: str, path: tuple[str, ...]) -> Json:
+    def image(self, item: Value, owner: str, path: tuple[str, ...]) -> Json:
         if isinstance(item, list):  # a []byte may be written as an array of numbers
             numbers = []
             for number in (0 if member is None else member for member in item):
@@ -226,7 +226,7 @@ class _Binder:
             self.first_error = self.first_error or f"illegal base64 data at input byte {at}"
         return plain
 
-    def wrong(self, item: Json, owner: str, path: tuple[str, ...], go: str, *, number: bool = False) -> Json:
+    def wrong(self, item: Value, owner: str, path: tuple[str, ...], go: str, *, number: bool = False) -> Json:
         what = f"number {item!r}" if number else _what(item)
         self.first_error = self.first_error or _sentence(what, owner, path, go)
         return None
@@ -236,7 +236,7 @@ def _sentence(what: str, owner: str, path: tuple[str, ...], go: str) -> str:
     return f"json: cannot unmarshal {what} into Go struct field {owner}.{'.'.join(path)} of type {go}"
 
 
-def _what(value: Json) -> str:
+def _what(value: Value) -> str:
     match value:
         case bool():
             return "bool"
@@ -248,8 +248,6 @@ def _what(value: Json) -> str:
             return "array"
         case dict():
             return "object"
-        case None:
-            return "null"
         case _:
             assert_never(value)
 
@@ -272,7 +270,7 @@ _TERM = re.compile(r"(?P<number>[0-9]*(?:\.[0-9]*)?)(?P<unit>[^0-9.]*)", re.ASCI
 _MAX_S = 2**63 / 1e9
 
 
-def duration_s(value: Json) -> float:
+def duration_s(value: Value) -> float:
     """Seconds of a `keep_alive`: a number of seconds or a Go duration; negative is for ever (inf).
 
     Raises:

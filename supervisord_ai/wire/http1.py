@@ -298,9 +298,7 @@ class ResponseParser:
             raise _BrokenHeadError(502, str(error)) from error
         if len(found.fields) > self._header_count:
             raise _BrokenHeadError(502, "too many header fields")
-        status: int = parser.get_status_code()
-        if status == 101:
-            raise _BrokenHeadError(502, "answered with another protocol")
+        status: int = parser.get_status_code()  # never 101: the parser has stopped at that
         if 100 <= status < 200:
             return None
         head = ResponseHead(status, found.headers(), parser.get_http_version())

@@ -253,11 +253,10 @@ def _bad_value(text: str, at: int) -> str:
     char = text[at]
     if char in _LITERALS:
         word = _LITERALS[char]
-        for offset, expected in enumerate(word):
-            if at + offset >= len(text):
-                return "unexpected EOF"
-            if text[at + offset] != expected:
-                return f"invalid character {_char(text, at + offset)} in literal {word} (expecting {quote_char(expected)})"
+        right = next(length for length in range(len(word) - 1, 0, -1) if text.startswith(word[:length], at))
+        if at + right >= len(text):
+            return "unexpected EOF"
+        return f"invalid character {_char(text, at + right)} in literal {word} (expecting {quote_char(word[right])})"
     if char == "-":
         if at + 1 >= len(text):
             return "unexpected EOF"
