@@ -178,3 +178,10 @@ def test_what_cannot_be_read_is_refused_by_name(name: str, text: str) -> None:
 
 def test_an_age_that_cannot_be_read_counts_as_stale() -> None:
     assert read(Cache_Control="max-age=soon").cache.max_age_s == 0.0
+
+
+def test_the_model_that_was_asked_for_can_be_insisted_on_in_one_word_only() -> None:
+    assert read(X_AI_Require_Model=" Exact ").is_exact
+    with pytest.raises(Refused, match="X-AI-Require-Model can only be: exact") as refused:
+        read(X_AI_Require_Model="please")
+    assert refused.value.status == 400

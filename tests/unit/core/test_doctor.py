@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from supervisord_ai.core.doctor import MachineFacts, Severity, Volume, WslFacts, check_machine, check_wsl
-from supervisord_ai.core.doctor.engines import version_numbers
+from supervisord_ai.core.doctor.engines import EngineFacts, Intruder, check_engines, version_numbers
+from supervisord_ai.core.doctor.files import FilesFacts, check_files
 from supervisord_ai.core.doctor.ini import Ini
 from supervisord_ai.core.doctor.wsl import windows_users
 
@@ -131,3 +132,103 @@ def test_the_windows_user_is_the_one_whose_programs_are_in_path() -> None:
 def test_a_version_without_numbers_is_not_called_old() -> None:
     assert version_numbers("0.33.0-rc1") == (0, 33, 0)
     assert version_numbers("HEAD") == ()
+
+
+def words_of(facts: MachineFacts) -> dict[str, str]:
+    return {one.name: one.words for one in check_machine(facts)}
+
+
+def test_whether_caps_bind_is_not_claimed_where_no_daemon_tried() -> None:
+    assert machine(guarantee=None) == {"machine.caps": "note"}
+    words = words_of(replace(MACHINE, guarantee=None))["machine.caps"]
+    assert words == "no daemon runs, so whether memory caps bind was not tried"
+
+
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        ({"has_systemd": True, "is_root": True}, ["sudo ai-supervisor install --now"]),
+        ({"has_systemd": True}, ["ai-supervisor install --user --now"]),
+        ({"has_systemd": False}, ["sudo ai-supervisor run"]),
+        ({"has_systemd": False, "osrelease": WSL.osrelease}, []),  # the findings about WSL say how cgroups come
+    ],
+)
+def test_the_way_to_caps_that_bind_is_the_one_that_there_is_here(changes: dict[str, object], lines: list[str]) -> None:
+    found = check_machine(replace(MACHINE, guarantee="soft-rlimit", **changes))  # type: ignore[arg-type]
+    assert [line for one in found if one.name == "machine.caps" for fix in one.fixes for line in fix.lines] == lines
+
+
+def test_a_machine_without_graphics_has_no_word_about_it_and_a_driver_says_what_it_tells() -> None:
+    assert "machine.gpu" not in words_of(MACHINE)
+    told = replace(MACHINE, gpu_calls=(("memory", True), ("use", True)))
+    assert words_of(told)["machine.gpu"] == "the driver tells memory, use"
+    some = replace(MACHINE, gpu_calls=(("memory", True), ("use", False)))
+    assert words_of(some)["machine.gpu"] == "the driver does not tell: use"
+    assert machine(gpu_calls=some.gpu_calls) == {"machine.gpu": "note"}
+
+
+ENGINE = EngineFacts("main", "http://127.0.0.1:11434", 2, "here", version="0.33.0", models=("llama3.2:3b",), environ={})
+WELL = {"OLLAMA_NUM_PARALLEL": "2", "OLLAMA_NO_CLOUD": "1"}
+
+
+def engine(**changes: object) -> dict[str, tuple[str, str]]:
+    """Everything that is not well with an engine that is well but for these changes."""
+    found = check_engines((replace(ENGINE, **({"environ": WELL} | changes)),))  # type: ignore[arg-type]
+    wrong = [one for one in found if one.severity is not Severity.GOOD]
+    return {one.name.removeprefix("ollama.main."): (one.severity.value, one.words) for one in wrong}
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({}, {}),
+        ({"is_ours": True, "environ": None}, {}),  # we start it with the environment that we assume
+        (
+            {"is_ours": True, "trouble": "no such program"},
+            {"reachable": ("note", "http://127.0.0.1:11434 is started by us, and does not run: no such program")},
+        ),
+        ({"trouble": "connection refused"}, {"reachable": ("fail", "http://127.0.0.1:11434: connection refused")}),
+        ({"version": "0.4.9"}, {"version": ("warn", "Ollama 0.4.9 at here is older than 0.5.0")}),
+        ({"version": "0.5.0"}, {}),
+        ({"version": "0.0.0"}, {}),  # a build from a checkout
+        ({"models": ()}, {"models": ("warn", "it has no model")}),
+        ({"light_model": "tinyllama"}, {"light-model": ("warn", "the light model tinyllama is not there")}),
+        ({"light_model": "tinyllama", "light_model_is_used": False}, {}),
+        ({"light_model": "LLAMA3.2:3b"}, {}),
+        ({"environ": {**WELL, "OLLAMA_NUM_PARALLEL": "1"}}, {"slots": ("warn", "OLLAMA_NUM_PARALLEL is 1, and `slots` is 2")}),
+        ({"environ": {"OLLAMA_NO_CLOUD": "true"}}, {"slots": ("warn", "OLLAMA_NUM_PARALLEL is not set (1), and `slots` is 2")}),
+        ({"environ": {**WELL, "OLLAMA_NO_CLOUD": "0"}}, {"cloud": ("note", "OLLAMA_NO_CLOUD is not set")}),
+        (
+            {"environ": None},
+            {"slots": ("note", "OLLAMA_NUM_PARALLEL of main cannot be seen from here; `slots` is 2")},
+        ),
+        ({"intruders": (Intruder("python (pid 7)", 1),)}, {"alone": ("warn", "python (pid 7) calls it past us (1 connection)")}),
+        ({"intruders": (Intruder("node", 3),)}, {"alone": ("warn", "node calls it past us (3 connections)")}),
+    ],
+)
+def test_each_thing_that_can_be_wrong_with_an_engine_is_one_finding(
+    changes: dict[str, object], found: dict[str, tuple[str, str]]
+) -> None:
+    assert engine(**changes) == found
+
+
+def test_more_slots_of_ollamas_than_we_use_are_well_and_said() -> None:
+    found = check_engines((replace(ENGINE, environ={**WELL, "OLLAMA_NUM_PARALLEL": "4"}),))
+    (slots,) = [one for one in found if one.name == "ollama.main.slots"]
+    assert (slots.severity, slots.words) == (Severity.GOOD, "OLLAMA_NUM_PARALLEL is 4, `slots` is 2; 2 of them stay unused")
+
+
+def test_on_windows_a_variable_is_set_as_it_is_set_there() -> None:
+    found = check_engines((replace(ENGINE, environ=None, is_on_windows=True),))
+    (slots,) = [one for one in found if one.name == "ollama.main.slots"]
+    assert [fix.lines for fix in slots.fixes] == [("setx OLLAMA_NUM_PARALLEL 2",)]
+
+
+def test_state_on_a_file_system_that_keeps_no_locks_is_a_failure_with_the_way_out() -> None:
+    facts = FilesFacts(0, state_dir="/mnt/c/ai", state_file_system="9p", is_strange=True, config="/etc/ai-supervisor/config.toml")
+    (found,) = [one for one in check_files(facts) if one.name == "files.state"]
+    assert (found.severity, found.words) == (Severity.FAIL, "the state folder /mnt/c/ai is on 9p")
+    assert [(fix.where, fix.lines[0]) for fix in found.fixes] == [("/etc/ai-supervisor/config.toml", "[daemon]")]
+    (unsaid,) = [one for one in check_files(replace(facts, config=None)) if one.name == "files.state"]
+    assert [fix.where for fix in unsaid.fixes] == ["config.toml"]
+    assert not [one for one in check_files(replace(facts, is_strange=False)) if one.name == "files.state"]

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisord_ai.core.events import AgentEnded, AgentStarted
+from supervisord_ai.core.effects import Level
+from supervisord_ai.core.events import AgentEnded, AgentStarted, LevelChanged
 from supervisord_ai.core.identity import Caller, CallerKind, IdentityPolicy, PeerFacts, Proof, Register, Stranger, TcpFacts
 
 FLEET = "/ai-supervisor-abc/agents"
@@ -301,3 +302,43 @@ def test_an_agent_of_the_fleet_cannot_become_an_external_one_by_its_token() -> N
     assert who(outside) == "editor/token"
     assert isinstance(outside, Caller)
     assert outside.uid == 1000
+
+
+def test_an_external_agent_is_whoever_shows_its_token_for_as_long_as_the_roster_has_it() -> None:
+    known = Register(POLICY, {"editor": "sonnet"})
+    assert known.has_externals
+    assert known.claimed("editor", 0) == Caller(CallerKind.AGENT, "editor", "sonnet", 0, Proof.TOKEN, None)
+    assert known.claimed("editor", 1) is None  # it has one generation, and that does not end
+    assert known.claimed("other", 0) is None
+    assert not Register(POLICY).has_externals
+
+
+def test_an_agent_that_runs_is_found_by_its_name() -> None:
+    known = register(A)
+    assert known.agent("opus-01") == A
+    assert known.agent("opus-02") is None
+
+
+def test_what_is_no_start_and_no_end_changes_nothing() -> None:
+    known = register(A)
+    known.tell(LevelChanged(Level.NORMAL, Level.MINOR, "why", "queue", 0.0))
+    assert known.running == (A,)
+
+
+def test_what_an_ended_agent_left_to_its_heir_stays_the_heirs() -> None:
+    """Two agents of one group and one pid, the second announced before the first has ended."""
+    heir = replace(B, cgroup=A.cgroup, pid=A.pid)
+    known = register(A, heir)
+    known.tell(AgentEnded("opus-01", 1, "finished"))
+    assert who(known.on_unix(process(cgroups=inside("opus-01")))) == "sonnet-01/proved"
+    assert who(known.on_unix(process(session=A.pid))) == "sonnet-01/tagged"
+
+
+def test_a_holder_that_is_nobody_and_will_be_nobody_is_asked_about_no_further() -> None:
+    """On TCP without a token: a process of the fleet's user that is not the fleet's is the owner where the user is the owner."""
+    policy = replace(POLICY, fleet_uids=frozenset({1000}), guests="owner")
+    known = register(replace(A, uid=1000), policy=policy)
+    stranger = process(uid=1000, pidfd_matches=False)
+    assert isinstance(known.on_unix(stranger), Stranger)
+    found = known.on_tcp(TcpFacts(uid=1000, inode=7), cgroup=None, claimed=None, holder=stranger)
+    assert who(found).startswith("owner")

@@ -87,3 +87,17 @@ def test_busy_slots_and_graphics_memory_are_no_pressure() -> None:
 def test_pressure_names_its_components() -> None:
     one = Pressed(0.0, "")
     assert [component for component, _ in Pressure(one, one, one)] == list(Component)
+
+
+@pytest.mark.parametrize(
+    ("load", "value", "why"),
+    [
+        (Load(), 0.0, "nobody waits"),
+        (Load(wait_share=0.7), 0.0, "nobody waits"),
+        (Load(queued=3, wait_s=9.0, wait_share=0.5), 0.5, "3 waiting, about 9 s for one who comes now: 50% of the time there is"),
+        (Load(queued=1, wait_s=None, wait_share=1.0), 1.0, "1 waiting, nothing can be estimated: 100% of the time there is"),
+        (Load(queued=1, wait_share=None), None, "the wait is not known"),
+    ],
+)
+def test_the_queue_says_who_waits_and_for_how_long(load: Load, value: float | None, why: str) -> None:
+    assert pressed(Component.QUEUE, load=load) == Pressed(value, why)

@@ -345,3 +345,37 @@ def test_going_on_after_a_pause_on_the_way_back_keeps_the_reason_for_going_back(
     forward.pause("its owner")
     forward.resume()
     assert forward.written().why == ""
+
+
+def test_one_that_does_its_work_and_ends_is_proved_by_that() -> None:
+    rollout = of("a", "b")
+    begun(rollout, 0.0)
+    rollout.ended("a", End.FINISHED, 1.0, "finished")
+    assert (rollout.step("a"), rollout.step("b")) == (Step.ROLLED, Step.ROLLING)
+
+
+def test_an_end_of_somebody_else_says_nothing() -> None:
+    rollout = of("a")
+    begun(rollout, 0.0)
+    rollout.ended("stranger", End.FAILED, 1.0, "exit:1")
+    rollout.ready("stranger", 1.0)
+    rollout.extended("stranger", 100.0)
+    assert (rollout.failures, rollout.step("stranger"), rollout.next(1.0)) == (0, None, WaitUntil(60.0))
+
+
+def test_who_was_taken_and_has_not_begun_is_known() -> None:
+    rollout = of("a", "b")
+    assert rollout.next(0.0) == TakeOn(("a", "b"))
+    assert [name for name, _ in rollout.unbegun] == ["a", "b"]
+    rollout.restarted("a", 0.0)
+    assert [*rollout.unbegun] == [("b", Step.ROLLING)]
+
+
+def test_one_that_is_not_ready_in_time_on_the_way_back_either_is_given_up() -> None:
+    rollout = of("a", "b")
+    begun(rollout, 0.0)
+    rollout.ended("a", End.FAILED, 1.0, "exit:1")
+    assert begun(rollout, 1.0) == TakeBack(("a",))
+    proved(rollout, ("b",), 2.0)
+    rollout.next(61.0)
+    assert rollout.step("a") is Step.DOWN

@@ -378,3 +378,17 @@ def test_agents_whose_use_has_faded_are_forgotten_when_there_are_many() -> None:
     (last,) = started(scheduler, 1e6)
     scheduler.settle(last.id, 1e6 + 1)
     assert len(scheduler._turn_at) <= 2
+
+
+def test_each_priority_says_how_many_wait_since_when_and_when_a_newcomer_would_start() -> None:
+    scheduler = ready()
+    scheduler.service.note("m", 10.0)
+    for agent, at, priority in (("opus-1", 1.0, 3), ("opus-2", 2.0, 5), ("opus-3", 3.0, 5)):
+        scheduler.push(ticket(agent, at=at, priority=priority, model="m"))
+    first, second = scheduler.priorities(4.0)
+    assert (first.priority, first.queued, first.oldest_at) == (3, 1, 1.0)
+    assert (second.priority, second.queued, second.oldest_at) == (5, 2, 2.0)
+    assert first.newcomer_starts_at == 14.0  # behind the one that is there
+    assert second.newcomer_starts_at == 34.0  # behind all three
+    scheduler.backend_lost("main")
+    assert [one.newcomer_starts_at for one in scheduler.priorities(4.0)] == [None, None]

@@ -172,3 +172,36 @@ def test_a_model_that_lies_on_the_processor_is_loaded_for_whoever_is_too_urgent_
     assert scheduler.decide(0) == [Load("gpu", "small", False)]
     scheduler.push(ticket("sonnet-1", priority=5, model="small"))
     assert places(scheduler) == ["cpu"]
+
+
+def test_a_load_that_reached_nobody_is_no_load_under_way() -> None:
+    scheduler = Scheduler({"main": 1})
+    scheduler.backend_ready("main", resident=SMALL, installed=SMALL | BIG)
+    load = ticket("opus-1", model="big", is_load=True)
+    scheduler.push(load)
+    assert places(scheduler) == ["main"]
+    scheduler.push(ticket("opus-2", model="small"))
+    assert places(scheduler) == []
+    scheduler.put_back(load.id)
+    scheduler.remove(load.id)
+    assert places(scheduler) == ["main"]  # the slot is free, and what is loaded may be called
+
+
+def test_while_something_is_unloaded_what_is_loaded_starts_and_nothing_is_loaded() -> None:
+    scheduler = Scheduler({"main": 2})
+    scheduler.backend_ready("main", **HAS_BOTH)  # type: ignore[arg-type]
+    scheduler.hold_loads("main", True)
+    scheduler.push(ticket("opus-1", model="big"))
+    scheduler.push(ticket("opus-2", model="small", is_load=True))
+    assert scheduler.decide(0) == []
+    scheduler.push(ticket("opus-3", model="small"))
+    assert [effect.ticket.agent for effect in scheduler.decide(0) if isinstance(effect, Start)] == ["opus-3"]
+    scheduler.settle(scheduler.leases("main")[0].ticket.id, 1)
+    scheduler.hold_loads("main", False)
+    assert [effect.ticket.agent for effect in scheduler.decide(1) if isinstance(effect, Start)] == ["opus-2"]
+
+
+def test_a_model_has_its_own_slots_and_never_more_than_the_backend() -> None:
+    scheduler = Scheduler({"main": 2})
+    scheduler.backend_ready("main", resident=SMALL, model_slots={"embed": 1, "wide": 4})
+    assert [scheduler.model_slots("main", name) for name in ("embed", "wide", "small")] == [1, 2, 2]

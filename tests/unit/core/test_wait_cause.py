@@ -79,3 +79,11 @@ def test_a_wait_has_one_cause_and_says_it_in_words(
 
 def test_who_waits_for_a_busy_slot_is_told_so() -> None:
     assert busy().cause(WAITS, 1.0) is WaitCause.SLOT
+
+
+def test_who_waits_for_a_slot_of_a_model_that_has_few_is_told_which() -> None:
+    scheduler = Scheduler({"main": 2})
+    scheduler.backend_ready("main", resident=frozenset({"m"}), installed=frozenset({"m"}), model_slots={"m": 1})
+    scheduler.push(Ticket("first", "opus-2", "opus", 5, 0.0, 1e9, model="m"))
+    scheduler.decide(0.0)
+    assert (scheduler.cause(WAITS, 1.0), scheduler.reason(WAITS, 1.0)) == (WaitCause.SLOT, "all slots of m are busy")

@@ -15,11 +15,16 @@ from hypothesis import strategies as st
 from supervisord_ai.core.cache_policy import (
     KNOWN_OPTIONS,
     RUNNER_OPTIONS,
+    Freshness,
     ModelFacts,
+    NotCanonical,
     Private,
     Shareable,
+    Usable,
+    canonical,
     key_of,
     parse_parameters,
+    usable,
 )
 from supervisord_ai.core.calls import Call, Form, Json, JsonObject, ModelPins, Op, Pins
 from supervisord_ai.gateway.classify import classify
@@ -317,3 +322,37 @@ def test_the_parameters_of_a_modelfile_are_read_as_show_prints_them() -> None:
     assert parse_parameters(text) == {"temperature": 0, "stop": ["<|eot|>", "a b"], "num_ctx": 2048, "x": ""}
     assert parse_parameters("") == {}
     assert json.dumps(parse_parameters('stop "\\n"')) == '{"stop": ["\\n"]}'
+
+
+def test_how_fresh_a_kept_answer_is_follows_the_level_and_its_callers_own_bound() -> None:
+    fresh = Freshness()
+    assert usable(100.0, 200.0, 150.0, fresh) == Usable(50.0)
+    assert usable(100.0, 200.0, 200.0, fresh) is None
+    assert usable(100.0, 200.0, 250.0, Freshness(ttl_factor=2.0)) == Usable(50.0)
+    stale = usable(100.0, 200.0, 250.0, Freshness(allow_stale=True))
+    assert stale == Usable(-50.0)
+    assert stale.is_stale
+    assert Usable(0.0).is_stale
+    assert not Usable(0.1).is_stale
+    assert usable(100.0, 200.0, 150.0, fresh, max_age_s=50.0) == Usable(50.0)
+    assert usable(100.0, 200.0, 150.0, fresh, max_age_s=49.0) is None
+    assert usable(100.0, 200.0, 250.0, Freshness(allow_stale=True), max_age_s=10.0) is None
+
+
+def test_after_a_clock_that_was_set_back_an_answer_of_the_future_is_fresh_until_its_end() -> None:
+    assert usable(100.0, 200.0, 50.0, Freshness(), max_age_s=0.0) == Usable(150.0)
+
+
+@pytest.mark.parametrize("option", [{"stop": "x"}, {"stop": ["x", 1]}, {"seed": "1"}, {"seed": True}, {"top_p": "x"}])
+def test_an_option_of_the_wrong_type_makes_an_answer_private(option: JsonObject) -> None:
+    body = BASES["/api/chat"] | {"options": {"temperature": 0} | option}
+    found = key_of(call_of("/api/chat", body), FACTS, ollama_version="0.33.0", scope="shared", local_date="2026-11-23")
+    assert found == Private(f"option {next(iter(option))} has the wrong type")
+
+
+def test_an_option_of_the_runner_is_told_apart_by_its_value_and_has_its_type() -> None:
+    """The gateway takes these off what it keeps; what a caller comes back with is compared with them."""
+    known = frozenset({"options"})
+    assert canonical(Op.CHAT, {"options": {"use_mmap": True}}, known=known, images={}) == {"options": {"use_mmap": True}}
+    with pytest.raises(NotCanonical, match="option use_mmap has the wrong type"):
+        canonical(Op.CHAT, {"options": {"use_mmap": 1}}, known=known, images={})

@@ -8,7 +8,7 @@ import pytest
 
 from supervisord_ai.core.calls import Face, Op
 from supervisord_ai.errors import Refused
-from supervisord_ai.wire.faces import error_body, error_line, refusal, renewed_raw, why_not_kept_raw
+from supervisord_ai.wire.faces import error_body, error_line, error_text, refusal, renewed_raw, why_not_kept_raw
 from supervisord_ai.wire.sse import EventSplitter, read_event
 
 
@@ -182,3 +182,20 @@ def test_a_plain_message_keeps_its_own_content() -> None:
     body = b'{"id":"msg_1","type":"message","model":"chat","content":[],"stop_reason":"end_turn"}'
     made = json.loads(renewed_raw(body, is_stream=False, model="CHAT", created=9, new_id="2"))
     assert made == {"id": "msg_2", "type": "message", "model": "CHAT", "content": [], "stop_reason": "end_turn"}
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"error":"no such model"}', "no such model"),
+        (b'{"error":{"message":"no such model","type":"x"}}', "no such model"),
+        (b'{"error":{}}', "Ollama answered with an error"),
+        (b'{"error":""}', "Ollama answered with an error"),
+        (b'{"error":5}', "Ollama answered with an error"),
+        (b"{}", "Ollama answered with an error"),
+        (b"[]", "Ollama answered with an error"),
+        (b"404 page not found", "Ollama answered with an error"),
+    ],
+)
+def test_what_an_error_of_any_face_says_is_found(body: bytes, said: str) -> None:
+    assert error_text(body) == said

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,3 +105,26 @@ def test_a_type_error_waits_for_the_end_and_an_unmarshaller_of_its_own_does_not(
 )
 def test_a_built_in_web_search_is_found_in_any_spelling(op: Op, body: bytes, found: bool) -> None:
     assert declares_web_search(op, read_body(op, body).fields) is found
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("A*AA", 1),  # a letter that is none
+        ("AAA", 0),  # a quantum that ends too soon begins there
+        ("AAAAA", 4),
+        ("A===", 1),  # padding where none may be
+        ("AA=A", 2),  # half of it
+        ("AA=", 3),
+        ("AA=\n", 4),
+        ("AA==A", 4),  # something behind it
+        ("AA=\r\n=\n\nA", 8),
+        ("AAA=A", 4),
+        ("AAA=\nA", 5),
+    ],
+)
+def test_the_first_corrupt_byte_of_an_image_is_the_one_that_go_names(text: str, at: int) -> None:
+    body = json.dumps({"messages": [{"role": "user", "images": [text]}]}).encode()
+    with pytest.raises(WrongType) as refused:
+        read_body(Op.CHAT, body)
+    assert str(refused.value) == f"illegal base64 data at input byte {at}"

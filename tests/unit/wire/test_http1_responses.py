@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisord_ai.wire.http1 import END, Broken, ResponseEvent, ResponseHead, ResponseParser, request_bytes, response_head_bytes
+from supervisord_ai.wire.http1 import (
+    END,
+    Broken,
+    ResponseEvent,
+    ResponseHead,
+    ResponseParser,
+    chunk_bytes,
+    request_bytes,
+    response_head_bytes,
+)
 
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 7\r\n\r\n{\"a\":1}"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{\"a\r\n4\r\n\":1}\r\n0\r\n\r\n"
@@ -149,3 +158,33 @@ def test_a_byte_that_may_not_stand_in_a_head_may_not_stand_in_its_reason_however
         for sizes in ([], [18]):
             events, _ = parse(raw, sizes)
             assert [event.status for event in events if isinstance(event, Broken)] == [502]
+
+
+@pytest.mark.parametrize("more", [b"", b"Upgrade: websocket\r\nConnection: upgrade\r\n"])
+def test_an_answer_in_another_protocol_is_broken(more: bytes) -> None:
+    (event,) = ResponseParser().feed(b"HTTP/1.1 101 Switching Protocols\r\n" + more + b"\r\n")
+    assert isinstance(event, Broken)
+    assert event.status == 502
+
+
+def test_an_answer_with_more_fields_than_anybody_needs_is_broken() -> None:
+    def answer(count: int) -> ResponseEvent:
+        return ResponseParser(header_count=3).feed(b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * count + b"\r\n")[0]
+
+    assert isinstance(answer(3), ResponseHead)
+    assert answer(4) == Broken(502, "too many header fields")
+
+
+@pytest.mark.parametrize("value", ["a\nB: c", "a\r\nB: c", "a\rB", "a\0b"])
+def test_no_field_is_written_that_would_be_two(value: str) -> None:
+    with pytest.raises(ValueError, match="line break"):
+        response_head_bytes("HTTP/1.1 200 OK", [("A", value)])
+    with pytest.raises(ValueError, match="line break"):
+        request_bytes("GET", "/", [("A", value)], b"")
+
+
+def test_a_chunk_says_how_long_it_is_and_fields_can_be_counted() -> None:
+    assert chunk_bytes(b"x" * 26) == b"1a\r\n" + b"x" * 26 + b"\r\n"
+    (head,) = ResponseParser().feed(b"HTTP/1.1 204 No Content\r\nA: b\r\nA: c\r\n\r\n")[:1]
+    assert isinstance(head, ResponseHead)
+    assert (len(head.headers), head.headers.items()) == (2, [("A", "b"), ("A", "c")])

@@ -16,9 +16,11 @@ from supervisord_ai.wire.json_go import (
     MAX_BROKEN_BYTES,
     MAX_DEPTH,
     MAX_VALUES,
+    NAMED_WITHIN_CHARS,
     EmptyBody,
     NotJson,
     Repeated,
+    _words,
     decode,
     encode,
     encode_members,
@@ -144,3 +146,54 @@ def test_only_the_two_characters_go_folds_to_ascii_letters_fold() -> None:
     assert fold("\u017ftream") == "stream"
     for other in ("\u0130mages", "stream\u0307", "ﬆream", "ｍodel"):
         assert fold(other) not in {"images", "stream", "model"}
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"tru", "unexpected EOF"),
+        (b"[nul", "unexpected EOF"),
+        (b"[f]", "invalid character ']' in literal false (expecting 'a')"),
+        (b"[falsy]", "invalid character 'y' in literal false (expecting 'e')"),
+        (b"-", "unexpected EOF"),
+        (b"[-x]", "invalid character 'x' in numeric literal"),
+        (b"1.", "unexpected EOF"),
+        (b"[1e", "unexpected EOF"),
+        (b"[1e+", "unexpected EOF"),
+        (b"[1e+]", "invalid character ']' in exponent of numeric literal"),
+        (b"[1e5.3]", "invalid character '.' after array element"),
+        (b"[1.2.3]", "invalid character '.' after array element"),
+        (b'{"a":1.2.3}', "invalid character '.' after object key:value pair"),
+        (b'"\\u12', "unexpected EOF"),
+        (b'"\\u1234', "unexpected EOF"),
+        (b'["\\ud800\\u12"]', "invalid character '\"' in \\u hexadecimal character escape"),
+    ],
+)
+def test_where_a_body_stops_being_json_is_told_in_gos_words(body: bytes, said: str) -> None:
+    with pytest.raises(NotJson) as refused:
+        decode(body)
+    assert str(refused.value) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "said"),
+    [
+        ("[1,]", 2, "invalid character ']' looking for beginning of value"),
+        ("[1, \n ]", 2, "invalid character ']' looking for beginning of value"),
+        ('{"a": 1, }', 7, "invalid character '}' looking for beginning of object key string"),
+    ],
+)
+def test_what_later_pythons_call_a_trailing_comma_has_the_same_words(text: str, at: int, said: str) -> None:
+    """From 3.13 on the scanner stops at the comma, and before at what follows it."""
+    later = json.JSONDecodeError("Illegal trailing comma before end of array", text, at)
+    assert _words(text, later) == said
+    with pytest.raises(NotJson) as refused:
+        decode(text.encode())
+    assert str(refused.value) == said
+
+
+def test_a_fault_deep_in_a_long_body_costs_no_second_reading() -> None:
+    """Beyond so many characters it is not looked up in what the fault lies, and the commoner word is used."""
+    with pytest.raises(NotJson) as refused:
+        decode(b'["' + b"x" * NAMED_WITHIN_CHARS + b'" 1]')
+    assert str(refused.value) == "invalid character '1' after object key:value pair"

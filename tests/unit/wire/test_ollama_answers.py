@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import cast
 
 import pytest
 
-from supervisord_ai.core.calls import Json, JsonObject, Op
-from supervisord_ai.wire.json_go import encode
+from supervisord_ai.core.calls import Body, Json, JsonObject, Op
+from supervisord_ai.wire.json_go import decode, encode, encode_members
 from supervisord_ai.wire.ndjson import write_line
 from supervisord_ai.wire.ollama import (
     Assembler,
     as_single,
     as_stream,
+    asked_of,
     join_lines,
+    keep_alive_json,
     load_request,
+    probe_request,
+    single_of,
     unload_body,
     unload_request,
     why_not_kept,
@@ -187,3 +192,34 @@ def test_a_load_carries_the_pins_and_an_embedding_model_is_loaded_by_embed() -> 
         b'{"model":"m","keep_alive":-1}',
     )
     assert unload_request("m") == ("/api/generate", b'{"model":"m","keep_alive":0}')
+
+
+def test_a_kept_answer_is_one_body_for_who_comes_back_to_it() -> None:
+    lines = b"\n".join(encode(line) for line in GENERATE)
+    assert decode(single_of(lines)) == joined(GENERATE)
+
+
+def test_a_body_can_be_asked_of_another_model_and_says_nothing_else_anew() -> None:
+    body = Body(members=encode_members({"model": "a", "prompt": "p", "options": {"seed": 1}}))
+    assert decode(asked_of(body, "b")) == {"model": "b", "prompt": "p", "options": {"seed": 1}}
+    assert decode(asked_of(Body(members=None), "b")) == {"model": "b"}
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(1800.0, 1800), (0.5, 0.5), (0.0, 0), (math.inf, -1)])
+def test_a_keep_alive_is_written_as_ollama_reads_it(seconds: float, said: float) -> None:
+    assert keep_alive_json(seconds) == said
+    assert type(keep_alive_json(seconds)) is type(said)
+
+
+def test_a_load_without_pins_leaves_them_to_ollama() -> None:
+    assert load_request("m", is_embedding=False, num_ctx=None, keep_alive_s=None) == ("/api/generate", b'{"model":"m"}')
+
+
+def test_a_probe_speaks_for_a_while_with_the_pins_of_its_model() -> None:
+    path, body = probe_request("m", is_embedding=False, num_ctx=4096, keep_alive_s=1800.0)
+    said = decode(body)
+    assert isinstance(said, dict)
+    assert (path, said["model"], said["stream"], said["keep_alive"]) == ("/api/generate", "m", True, 1800)
+    assert said["options"] == {"num_ctx": 4096, "num_predict": 32, "temperature": 0}
+    path, body = probe_request("m", is_embedding=True, num_ctx=None, keep_alive_s=None)
+    assert (path, decode(body)) == ("/api/embed", {"model": "m", "input": "probe", "options": {}})
