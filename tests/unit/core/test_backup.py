@@ -77,11 +77,6 @@ def test_what_is_the_same_or_not_there_is_not_in_the_way() -> None:
     assert in_the_way([("/a", SHA), ("/b", SHA), ("/c", SHA)], there.get) == ["/b"]
 
 
-def test_a_backup_has_secrets_where_one_of_its_files_is_one() -> None:
-    assert not manifest(item()).has_secrets
-    assert manifest(item(), item(Kind.ENV_FILE, "secrets/env_file-0", "/k")).has_secrets
-
-
 def test_a_manifest_is_read_as_it_was_written() -> None:
     written = manifest(item(), item(Kind.CONFIG, "config/config.toml", CONFIG))
     assert decode(encode(written)) == written
