@@ -15,6 +15,7 @@ BESIDE = {
     "figures": ("test_figures", "core/test_conditions", "core/test_alerts"),
     "machine": ("core/test_breaker", "core/test_agent_state", "core/test_request_state"),
     "model_name": ("wire/test_as_go_reads", "core/test_model_facts"),
+    "placement": ("core/test_scheduler", "core/test_scheduler_backends", "core/test_scheduler_machine"),
     "queue_mode": ("core/test_reload",),
     "rate_limit": ("core/test_admission", "core/test_rate_changed"),
     "restart": ("core/test_fleet_histories",),
