@@ -28,6 +28,7 @@ import trio
 from supervisord_ai import __version__
 from supervisord_ai.agents.fleet import Fleet
 from supervisord_ai.config import Config
+from supervisord_ai.core.crowd import connections_most
 from supervisord_ai.core.progress import Signs
 from supervisord_ai.doors import Doors, Options
 from supervisord_ai.duty import every, kept_up
@@ -38,13 +39,13 @@ from supervisord_ai.health.alive import stay_alive
 from supervisord_ai.health.back_doors import LOOK_EVERY_S
 from supervisord_ai.health.sampler import EVERY_S
 from supervisord_ai.host.heap import keep_large_blocks_apart
-from supervisord_ai.host.process import allow_open_files
+from supervisord_ai.host.process import allow_open_files, open_files
 from supervisord_ai.host.signals import Asked, signals_asked
 from supervisord_ai.host.systemd import Notifier
 from supervisord_ai.listeners import url_of
 from supervisord_ai.rooms import Rooms
 from supervisord_ai.serve.connection import Connection
-from supervisord_ai.serve.http import Bounds, Handler, serve_listener
+from supervisord_ai.serve.http import Bounds, Handler, OpenConnections, serve_listener
 
 __all__ = ["Daemon", "Doors", "Options", "run"]
 
@@ -179,16 +180,18 @@ class Daemon:
     def _let_callers_in(self, accept: trio.Nursery) -> None:
         rooms, limits = self._rooms, self._config.limits
         bounds = Bounds(headers_bytes=limits.headers_bytes, body_bytes=limits.body_bytes, idle_s=limits.idle_s)
-        for_callers = partial(serve_listener, bounds=bounds, shape=shape_refusal)
+        crowd = OpenConnections(connections_most(open_files()))
+        for_callers = partial(serve_listener, bounds=bounds, shape=shape_refusal, crowd=crowd)
+        for_owner = partial(serve_listener, bounds=Bounds(), crowd=crowd)
         accept.start_soon(partial(for_callers, rooms.listeners.llm.socket, self._on_llm, kind="unix"))
         for listener in rooms.listeners.tcp:
             accept.start_soon(partial(for_callers, listener, self._on_tcp, kind="tcp"))
-        accept.start_soon(partial(serve_listener, rooms.listeners.owner, rooms.control.on_connection, Bounds(), kind="unix"))
+        accept.start_soon(partial(for_owner, rooms.listeners.owner, rooms.control.on_connection, kind="unix"))
         accept.start_soon(rooms.control.feed.run)
         if rooms.listeners.page is not None:
             web = rooms.page()
             accept.start_soon(web.run)
-            accept.start_soon(partial(serve_listener, rooms.listeners.page, web.on_connection, Bounds(), kind="web"))
+            accept.start_soon(partial(for_owner, rooms.listeners.page, web.on_connection, kind="web"))
             log.info("the page is at %s", url_of(rooms.listeners.page.getsockname()))
 
     def _say_that_we_serve(self) -> None:

@@ -249,6 +249,7 @@ class Accept:
     def _answer(self, found: Caller | Stranger, connection: Connection, *, otherwise: int = 403) -> Caller:
         if isinstance(found, Caller):
             self._decided[found.proof] += 1
+            connection.whose = found.name
             return found
         self._refused += 1
         log.info("%s refused: %s", connection.peer.address, found.why)

@@ -278,6 +278,12 @@ def allow_open_files() -> int:
     return soft
 
 
+def open_files() -> int:
+    """Return how many files we may have open."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return OPEN_FILES if soft == resource.RLIM_INFINITY else soft
+
+
 def _open_files_of_a_child() -> tuple[tuple[str, int], ...]:
     """A program that uses select() breaks above 1024: what is raised for us is not raised for it."""
     raised = resource.getrlimit(resource.RLIMIT_NOFILE)[0] != _INHERITED_OPEN_FILES

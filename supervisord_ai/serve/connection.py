@@ -32,6 +32,7 @@ class Connection(Protocol):
 
     peer: Peer
     raw: socket.socket | None  # so that the gateway can ask the kernel who it is; None in memory
+    whose: str  # the name of who holds it, as soon as that was found out; "" until then
     write_timeout_s: float
 
     async def receive_some(self, max_bytes: int = 65536) -> bytes:
@@ -65,6 +66,7 @@ class SocketConnection:
     def __init__(self, raw: socket.socket, *, write_timeout_s: float = 60.0) -> None:
         raw.setblocking(False)
         self.raw: socket.socket | None = raw
+        self.whose = ""
         self.write_timeout_s = write_timeout_s
         self._socket = raw
         self._is_closed = False
@@ -229,6 +231,7 @@ class MemoryConnection:
     def __init__(self, peer: Peer, from_client: _Pipe, to_client: _Pipe) -> None:
         self.peer = peer
         self.raw: socket.socket | None = None
+        self.whose = ""
         self.write_timeout_s = 60.0
         self._from_client = from_client
         self._to_client = to_client

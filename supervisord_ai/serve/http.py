@@ -1,7 +1,8 @@
 """Serves HTTP/1.1 on one connection or one listener: requests in, exchanges to a handler, Go's manners to the malformed.
 
 One task a connection; a slow, dead or malicious peer holds only its own. This is the boundary "one connection": whatever a
-handler raises ends here, is logged once, and costs at most that connection.
+handler raises ends here, is logged once, and costs at most that connection. Listeners that share a `Crowd` share a bound on
+open connections: at the bound, and where the process is out of descriptors, whoever holds most of them loses one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TypeVar
 
 import trio
 
+from supervisord_ai.core.crowd import Crowd
 from supervisord_ai.errors import PeerGone, Refused
 from supervisord_ai.serve.connection import Connection, SocketConnection
 from supervisord_ai.serve.exchange import Bounds, Exchange, Handler, HeaderList, Incoming, Shape, json_error
@@ -29,6 +31,7 @@ __all__ = [
     "Handler",
     "HeaderList",
     "OnConnection",
+    "OpenConnections",
     "ServeCounts",
     "ServeStatistics",
     "Shape",
@@ -55,6 +58,7 @@ FAULTS_OF_ONE_PEER = frozenset(
     }
 )
 STARVED_S = 0.1  # how long the listener waits when the process is out of descriptors
+CROWDED_AGAIN_S = 60.0  # who crowds us is told of once in so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,8 @@ async def serve_connection(
     async def known(_connection: Connection) -> Handler:
         return handler
 
-    await _ServedConnection(connection, known, bounds, shape, counts or ServeCounts()).run()
+    counts, crowd = counts or ServeCounts(), OpenConnections()
+    await _ServedConnection(connection, known, bounds, shape, counts=counts, crowd=crowd).run()
 
 
 async def serve_listener(
@@ -105,6 +110,7 @@ async def serve_listener(
     kind: str,
     shape: Shape = json_error,
     counts: ServeCounts | None = None,
+    crowd: OpenConnections | None = None,
 ) -> None:
     """Accept for ever. `on_connection` is called once per connection and gives its handler.
 
@@ -112,6 +118,7 @@ async def serve_listener(
     there, one failing connection ends them all. Cancel to stop; the listener stays open, it is the caller's.
     """
     counts = counts or ServeCounts()
+    crowd = crowd if crowd is not None else OpenConnections()
     listener.setblocking(False)
     was_starved = False
     async with trio.open_nursery() as nursery:
@@ -121,7 +128,10 @@ async def serve_listener(
                 for _ in range(ACCEPT_BATCH):
                     raw, _address = listener.accept()
                     connection = SocketConnection(raw, write_timeout_s=bounds.write_timeout_s)
-                    nursery.start_soon(_ServedConnection(connection, on_connection, bounds, shape, counts).run)
+                    if crowd.is_full:
+                        crowd.make_room()
+                    served = _ServedConnection(connection, on_connection, bounds, shape, counts=counts, crowd=crowd)
+                    nursery.start_soon(served.run)
                     was_starved = False
             except BlockingIOError:
                 continue
@@ -130,22 +140,62 @@ async def serve_listener(
                     if not was_starved:
                         log.error("%s listener: %s; waiting for connections to end (%d open)", kind, exc.strerror, counts.open)
                     was_starved = True
+                    crowd.make_room()
                     await trio.sleep(STARVED_S)
                 elif exc.errno not in FAULTS_OF_ONE_PEER:
                     raise  # the listener itself is gone, or no listener
+
+
+class OpenConnections:
+    """The connections of all listeners that are given it, of which there may be `most`. See `core/crowd.py` for who gives way."""
+
+    def __init__(self, most: float = math.inf) -> None:
+        self._crowd: Crowd[_ServedConnection] = Crowd(most)
+        self.note, self.leave = self._crowd.note, self._crowd.leave
+        self._told_at = -math.inf
+
+    def __repr__(self) -> str:
+        return repr(self._crowd)
+
+    @property
+    def is_full(self) -> bool:
+        return self._crowd.is_full
+
+    def make_room(self) -> None:
+        """End one, so that another may come."""
+        given = self._crowd.gives()
+        if given is None:
+            return
+        connection, holder, count = given
+        whose = holder or "callers of whom nothing is known yet"
+        why = f"{len(self._crowd)} connections are too many, and {whose} has {count} of them"
+        if trio.current_time() - self._told_at >= CROWDED_AGAIN_S:
+            self._told_at = trio.current_time()
+            log.warning("%s; the longest idle of them are ended", why)
+        connection.give_way(why)
 
 
 class _ServedConnection:
     """Serves one connection to its end."""
 
     def __init__(
-        self, connection: Connection, on_connection: OnConnection, bounds: Bounds, shape: Shape, counts: ServeCounts
+        self,
+        connection: Connection,
+        on_connection: OnConnection,
+        bounds: Bounds,
+        shape: Shape,
+        *,
+        counts: ServeCounts,
+        crowd: OpenConnections,
     ) -> None:
         self._connection = connection
         self._on_connection = on_connection
         self._bounds = bounds
         self._shape = shape
         self._counts = counts
+        self._crowd = crowd
+        self._why_it_goes = ""
+        crowd.note(self, "", is_busy=False)
         self._incoming = Incoming(connection, bounds)
         self._exchange: Exchange | None = None
         # One scope for the whole connection whose deadline moves: a scope per wait would cost more than the parse.
@@ -158,8 +208,11 @@ class _ServedConnection:
         try:
             with self._scope:
                 handler = await self._identify()
+                self._crowd.note(self, self._connection.whose, is_busy=False)
                 while await self._serve_one(handler):
-                    pass
+                    self._crowd.note(self, self._connection.whose, is_busy=False)
+            if self._why_it_goes:
+                await self._say_that_it_goes()
         except* Exception as group:  # noqa: BLE001 - the boundary: one connection
             # With the star: when the daemon stops, an error may come beside a cancellation, and only the latter may travel on.
             await self._fail(group)
@@ -167,6 +220,7 @@ class _ServedConnection:
             try:
                 await self._linger()
             finally:
+                self._crowd.leave(self)
                 self._counts.open -= 1
                 self._connection.close()
 
@@ -187,6 +241,7 @@ class _ServedConnection:
         if head is None:
             return False
         exchange = self._exchange = Exchange(head, self._connection, self._incoming, self._bounds)
+        self._crowd.note(self, self._connection.whose, is_busy=True)
         self._counts.requests += 1
         expect = head.headers.get("expect")
         if expect is not None and expect.lower() != "100-continue":
@@ -243,6 +298,25 @@ class _ServedConnection:
         if refused.close:
             exchange.keeps_connection = False
         await exchange.respond(refused.status, headers, body)
+
+    def give_way(self, why: str) -> None:
+        """End, so that another may come. At once where nothing is asked; whoever waits for an answer is told why."""
+        self._crowd.leave(self)
+        self._why_it_goes = why
+        if self._exchange is None:
+            self._connection.close()
+        else:
+            self._scope.cancel()
+
+    async def _say_that_it_goes(self) -> None:
+        exchange = self._exchange
+        if exchange is None or exchange.is_finished:
+            return
+        if exchange.is_started:
+            exchange.break_off()
+            return
+        with trio.move_on_after(LINGER_S), contextlib.suppress(PeerGone):
+            await self._answer(exchange, Refused(503, self._why_it_goes, retry_after_s=1.0, close=True))
 
     async def _linger(self) -> None:
         """Let the peer read our last answer although it is still sending."""

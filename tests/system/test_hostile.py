@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from supervisord_ai.core.crowd import connections_most
 from supervisord_ai.core.token import token_for
 from tests.system.harness import ask, eventually
 from tests.system.hostile import HAS_CAGES, MODEL, Stage, parted, staged
@@ -311,29 +312,38 @@ sys.stderr.write(words + "\\n"); sys.stderr.flush()
 # --- many connections ---------------------------------------------------------------------------------------------------
 
 
-def test_thousands_of_connections_cost_others_nothing_and_are_gone_when_they_are(stage: Stage) -> None:
-    """As many as an agent may open: 10,000, or what the limit on descriptors leaves it here."""
+def test_an_agent_that_takes_every_connection_takes_them_from_itself(stage: Stage) -> None:
+    """More than the daemon can hold: others are served, its idlest are ended."""
     fds = f"/proc/{stage.daemon.process.pid}/fd" if stage.daemon.process is not None else ""
     before = len(os.listdir(fds))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    most = connections_most(hard)
     code = """
 import builtins, resource
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 held = builtins.held = []
 try:
-    while len(held) < min(10_000, hard - 100):
+    while len(held) < min(most + 500, hard - 100):
         try: held.append(unix())
         except BlockingIOError: time.sleep(0.01)  # the listener's queue is full
 except OSError: pass
 told = len(held)
 """
-    held = stage.puppets["mallory"].run(code)
-    print(f"{held} connections held")
-    assert held >= min(10_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 100)
-    eventually(lambda: len(os.listdir(fds)) >= before + held - 200, what="they are accepted")
+    alice, mallory = stage.puppets["alice"], stage.puppets["mallory"]
+    alice.run("import builtins\nkept = builtins.kept = unix()\ntold = 0")
+    held = mallory.run(code, most=most)
+    print(f"{held} connections taken, {most} may be open")
+    assert held > most
+    eventually(lambda: "and mallory has" in stage.daemon.log, what="it says whose they are")
     began = time.monotonic()
-    assert stage.puppets["alice"].ask("/api/generate", prompt="in a crowd", stream=False)[0] == 200
+    assert alice.ask("/api/generate", prompt="in a crowd", stream=False)[0] == 200
     assert stage.daemon.status()["agents"]
     assert time.monotonic() - began < 5
-    stage.puppets["mallory"].run("import builtins\nfor s in builtins.held: s.close()\nbuiltins.held = []\ntold = 0")
+    assert len(os.listdir(fds)) <= most + before + 100
+    ended = "import builtins\ns = builtins.held[0]\ns.settimeout(20)\ntold = s.recv(1) == b''"
+    assert mallory.run(ended), "the one that was idle longest"
+    asked = "import builtins\nbuiltins.kept.sendall(get('/api/tags'))\ntold = builtins.kept.recv(12).decode()"
+    assert alice.run(asked) == "HTTP/1.1 200", "idle for longer than all of them, and not mallory's"
+    mallory.run("import builtins\nfor s in builtins.held: s.close()\nbuiltins.held = []\ntold = 0")
     eventually(lambda: len(os.listdir(fds)) <= before + 5, what="the daemon holds none of them")

@@ -19,6 +19,7 @@ class CuttableConnection:
         self._fragment_bytes = fragment_bytes
         self.peer: Peer = inner.peer
         self.raw: socket.socket | None = inner.raw
+        self.whose = ""
         self._left: int | None = None
         self._is_reset = False
 
