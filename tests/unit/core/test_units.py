@@ -128,6 +128,7 @@ def test_systemd_finds_nothing_to_say_about_them(tmp_path: Path, is_user: bool) 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.slow  # among those that run one after the other: a worker of xdist would keep what is printed to itself
 def test_its_exposure_is_known_and_does_not_grow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / SERVICE).write_text(render(shipped_unit(SERVICE), SYSTEM))
     done = subprocess.run(
