@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs in the guest, as root, below a systemd unit with Delegate=yes. With arguments: only these (cap takeover service user suite).
+# Runs in the guest, as root, below a systemd unit with Delegate=yes. With arguments: only these (cap takeover service user suite);
+# `service/upgraded` is one chapter of a story, behind its installation.
 [ $# -gt 0 ] || set -- cap takeover service user suite
 failed=0
 up() { cut -d' ' -f1 /proc/uptime; }
@@ -14,7 +15,7 @@ for story; do
         }
         suite --assert=plain || { suite --lf; failed=1; }
     else
-        PYTHONPATH=/payload/site python3 -u "/payload/$story.py" || failed=1
+        PYTHONPATH=/payload/site python3 -u "/payload/${story%%/*}.py" "${story#*/}" || failed=1
     fi
 done
 echo "## done, at $(up) s"

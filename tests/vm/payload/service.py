@@ -163,7 +163,10 @@ def main() -> int:
     PAYLOAD.chmod(0o755)
     (UNITS / "ollama.service").write_text(f"[Service]\nExecStart={sys.executable} -S /tmp/ollama.py\n")
     install()
+    only = sys.argv[1] if len(sys.argv) > 1 else "service"
     for story in (alive, killed, restarted, upgraded, isolated, fleet_cap, hung, stopped, removed):
+        if only not in {"service", story.__name__} and story is not alive:
+            continue
         print(f"# {story.__name__}", flush=True)
         story()
     return tally.end(US, HOLDER)
