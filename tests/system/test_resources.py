@@ -10,8 +10,8 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -202,28 +202,52 @@ command = ["sleep", "1000"]
 """
 
 
-@pytest.mark.skipif(not IS_ROOT or not os.access(PIDS, os.W_OK), reason="no pids cgroup that may be written here")
-def test_an_agent_that_cannot_be_started_for_want_of_processes_is_told_of_and_started_later(tmp_path: Path, url: str) -> None:
+@contextmanager
+def too_few_pids(daemon: int) -> Iterator[Callable[[], object]]:
+    """The group that the daemon is in may have no more processes; gives what lifts it."""
     group = PIDS / f"ai-resources-{os.getpid()}"
-    with running_daemon(tmp_path, ollama=url, extra=SLEEPER) as daemon:
-        assert daemon.process is not None
-        eventually(lambda: daemon.agents()["a"]["state"] == "running", what="the agent runs")
-        assert ask(daemon.llm, "/api/generate", question(1)).status == 200
+    try:
         group.mkdir()
-        try:
-            (group / "cgroup.procs").write_text(str(daemon.process.pid))
-            (group / "pids.max").write_text((group / "pids.current").read_text())
+    except OSError as exc:
+        pytest.skip(f"no pids cgroup may be made here: {exc.strerror}")
+    try:
+        (group / "cgroup.procs").write_text(str(daemon))
+        (group / "pids.max").write_text((group / "pids.current").read_text())
+        yield lambda: (group / "pids.max").write_text("max")
+    finally:
+        (PIDS / "cgroup.procs").write_text(str(daemon))
+        for pid in (group / "cgroup.procs").read_text().split():
+            (PIDS / "cgroup.procs").write_text(pid)
+        group.rmdir()
+
+
+@contextmanager
+def too_few_for_its_user(daemon: int) -> Iterator[Callable[[], object]]:
+    """The agent's user has as many processes as RLIMIT_NPROC lets it have: execve(2) fails in who has just become that user."""
+    before = resource.prlimit(daemon, resource.RLIMIT_NPROC)
+    resource.prlimit(daemon, resource.RLIMIT_NPROC, (0, before[1]))
+    yield lambda: resource.prlimit(daemon, resource.RLIMIT_NPROC, before)
+
+
+@needs_root
+@pytest.mark.parametrize("shortage", [too_few_pids, too_few_for_its_user])
+def test_an_agent_that_cannot_be_started_for_want_of_processes_is_told_of_and_started_later(
+    tmp_path: Path, url: str, shortage: Callable[[int], AbstractContextManager[Callable[[], object]]]
+) -> None:
+    of_a_user = SLEEPER.replace(USER_LINE, 'user = "nobody"\n')  # root may always have one more
+    sibling = SLEEPER[SLEEPER.index("[[agents]]") :].replace('"a"', '"b"')  # whose process that user has beside
+    with running_daemon(tmp_path, ollama=url, extra=of_a_user + sibling) as daemon:
+        assert daemon.process is not None
+        eventually(lambda: {one["state"] for one in daemon.agents().values()} == {"running"}, what="the agents run")
+        assert ask(daemon.llm, "/api/generate", question(1)).status == 200
+        with shortage(daemon.process.pid) as lift:
             os.kill(daemon.agents()["a"]["pid"], signal.SIGKILL)
             eventually(lambda: "Resource temporarily unavailable" in daemon.log, what="it says why the agent is not there")
             assert ask(daemon.llm, "/api/generate", question(2)).status == 200
-            (group / "pids.max").write_text("max")
+            lift()
             eventually(lambda: daemon.agents()["a"]["state"] == "running", what="the agent runs again")
+            assert daemon.agents()["b"]["state"] == "running"
             judge(daemon.log)
-        finally:
-            (PIDS / "cgroup.procs").write_text(str(daemon.process.pid))
-            for pid in (group / "cgroup.procs").read_text().split():
-                (PIDS / "cgroup.procs").write_text(pid)
-            group.rmdir()
 
 
 @needs_root

@@ -185,3 +185,9 @@ def test_the_model_that_was_asked_for_can_be_insisted_on_in_one_word_only() -> N
     with pytest.raises(Refused, match="X-AI-Require-Model can only be: exact") as refused:
         read(X_AI_Require_Model="please")
     assert refused.value.status == 400
+
+
+def test_a_rate_below_one_a_minute_lets_one_through_and_makes_the_next_wait_its_time() -> None:
+    rate = Rate(0.5)
+    assert [rate.take(0.0) for _ in range(3)] == [0.0, 120.0, 240.0]
+    assert [once.take(0.0) for once in [Rate(1)] for _ in range(2)] == [0.0, 60.0]

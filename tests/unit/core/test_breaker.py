@@ -123,6 +123,8 @@ def test_whatever_happens_it_is_never_open_for_longer_than_the_cool_down(deeds: 
         (500, 'option "temperature" must be of type float32', False),
         (500, "invalid format: xml", False),
         (503, "server busy, please try again.  maximum pending requests exceeded", True),
+        *((status, "", True) for status in (502, 503, 504)),
+        *((status, "", False) for status in (500, 501, 505)),
         (400, "an error was encountered while running the model", False),
         (404, "model 'nope' not found", False),
         (429, "", False),

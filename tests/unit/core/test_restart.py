@@ -171,3 +171,9 @@ def test_what_an_earlier_supervisor_counted_counts() -> None:
     trial = ledger()
     trial.restore((), in_a_row=0, trials=1)
     assert trial.after(CRASH, ran_s=1, now=4, draw=0.5) == Quarantine("its trial failed: crash:SEGV", 1200.0)
+
+
+def test_a_run_of_just_the_window_is_no_long_run() -> None:
+    one = ledger()
+    one.quarantined("for this test")
+    assert isinstance(one.after(CRASH, ran_s=60, now=700, draw=0.5), Quarantine)
