@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -392,3 +393,97 @@ def test_each_priority_says_how_many_wait_since_when_and_when_a_newcomer_would_s
     assert second.newcomer_starts_at == 34.0  # behind all three
     scheduler.backend_lost("main")
     assert [one.newcomer_starts_at for one in scheduler.priorities(4.0)] == [None, None]
+
+
+# --- what a call leaves behind ----------------------------------------------------------------------------------------
+
+
+def test_a_call_that_ended_well_teaches_how_long_its_model_takes_and_no_other() -> None:
+    scheduler = ready(resident=frozenset({"m", "v"}), installed=frozenset({"m", "v"}))
+    for model, is_embedding, held_s in (("m", False, 4.0), ("v", True, 1.0)):
+        scheduler.push(ticket("opus-1", at=100.0, model=model, is_embedding=is_embedding))
+        (call,) = started(scheduler, 100.0)
+        scheduler.settle(call.id, 100.0 + held_s)
+    assert scheduler.service.of("m") == 4.0
+    assert scheduler.service.of("v", is_embedding=True) == 1.0
+    for model, is_embedding, estimate_s in (("m", False, 4.0), ("v", True, 1.0)):
+        scheduler.push(ticket("opus-1", at=200.0, model=model, is_embedding=is_embedding))
+        (call,) = started(scheduler, 200.0)
+        assert [lease.estimate_s for lease in scheduler.leases("main")] == [estimate_s]
+        scheduler.settle(call.id, 300.0, ended_well=False)
+    assert scheduler.service.of("m") == 4.0  # what was cut short says nothing
+
+
+def test_those_who_shared_a_call_are_charged_by_their_weights() -> None:
+    scheduler = ready()
+    short, long = ticket("opus-short"), ticket("opus-long")
+    scheduler.push(short)
+    (call,) = started(scheduler, 0.0)
+    scheduler.settle(call.id, 4.0, parts=[(short, 1.0), (long, 3.0)])  # one second, and three
+    scheduler.push(ticket("opus-alone"))
+    (call,) = started(scheduler, 4.0)
+    scheduler.settle(call.id, 6.0)
+    for agent in ("opus-long", "opus-alone", "opus-short"):
+        scheduler.push(ticket(agent, at=10.0))
+    assert [one.agent for one in turns(scheduler, 10.0, 3, each_s=0.0)] == ["opus-short", "opus-alone", "opus-long"]
+
+
+def test_a_load_that_a_caller_asked_for_leaves_its_model_and_one_that_failed_leaves_nothing() -> None:
+    scheduler = ready(resident=frozenset({"a"}), installed=frozenset({"a", "b"}))
+    for ended_well, begins in ((True, [Start]), (False, [Load])):
+        scheduler.push(ticket("opus-1", model="b", is_load=True))
+        (load,) = started(scheduler, 0.0)
+        scheduler.settle(load.id, 1.0, ended_well=ended_well)
+        scheduler.push(ticket("opus-1", model="b"))
+        effects = scheduler.decide(1.0)
+        assert [type(effect) for effect in effects] == begins
+        for effect in effects:
+            if isinstance(effect, Start):
+                scheduler.settle(effect.ticket.id, 2.0)
+
+
+def test_a_load_begins_as_soon_as_what_runs_has_answered_with_a_byte() -> None:
+    scheduler = ready(slots=2, resident=frozenset({"a"}), installed=frozenset({"a", "b"}))
+    scheduler.push(ticket("opus-1", model="a"))
+    (call,) = started(scheduler, 0.0)
+    scheduler.want(Load("main", "b", False))
+    assert scheduler.decide(0.1) == []
+    assert scheduler.next_decision_at(0.1) == 5.0  # byte or not, it is at its runner by then
+    assert scheduler.next_decision_at(5.0) == math.inf
+    scheduler.arrived("nobody's")
+    assert scheduler.decide(0.1) == []
+    scheduler.arrived(call.id)
+    assert scheduler.next_decision_at(0.1) == math.inf
+    assert scheduler.decide(0.1) == [Load("main", "b", False)]
+
+
+def test_a_class_whose_calls_run_for_long_is_not_below_its_floor() -> None:
+    """What runs counts for as long as it has run, or is estimated to."""
+    scheduler = ready(slots=2)
+    for agent, at in (("opus-1", 100.0), ("sonnet-1", 100.0)):
+        scheduler.push(ticket(agent, at=at, priority=1 if agent == "opus-1" else 9))
+    first, _ = started(scheduler, 100.0)
+    scheduler.settle(first.id, 130.0)
+    scheduler.push(ticket("opus-2", at=120.0, priority=1))
+    scheduler.push(ticket("sonnet-2", at=100.0, priority=10))
+    assert [one.agent for one in started(scheduler, 130.0)] == ["opus-2"]
+
+
+def test_what_is_asked_of_one_agent_or_of_the_first_few_is_no_more_than_that() -> None:
+    scheduler = ready()
+    for agent in ("opus-1", "opus-2", "opus-2"):
+        scheduler.push(ticket(agent, is_async=True))
+    assert (scheduler.queued_async(), scheduler.queued_async("opus-2"), scheduler.queued_async("opus-3")) == (3, 2, 0)
+    assert (len(scheduler.order()), len(scheduler.order(2))) == (3, 2)
+
+
+def test_an_agent_that_waits_is_not_forgotten_however_many_there_are() -> None:
+    scheduler = ready(slots=600)
+    for number in range(600):
+        scheduler.push(ticket(f"guest-{number}"))
+    running = started(scheduler, 0.0)
+    waits = ticket("opus-1")
+    scheduler.push(waits)
+    for one in running:
+        scheduler.settle(one.id, 1e6)
+    assert started(scheduler, 1e6) == [waits]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from supervisord_ai.core.scheduler import Load, Scheduler, Start
+from supervisord_ai.core.waiting import Mergeable
 from tests.unit.core.test_scheduler import ticket
 
 HAS_BOTH = {"resident": frozenset({"small"}), "installed": frozenset({"small", "big"})}
@@ -205,3 +206,23 @@ def test_a_model_has_its_own_slots_and_never_more_than_the_backend() -> None:
     scheduler = Scheduler({"main": 2})
     scheduler.backend_ready("main", resident=SMALL, model_slots={"embed": 1, "wide": 4})
     assert [scheduler.model_slots("main", name) for name in ("embed", "wide", "small")] == [1, 2, 2]
+
+
+def test_embeds_are_merged_only_where_no_second_call_could_start_beside() -> None:
+    merges = [Mergeable(b"k", 1, 10) for _ in range(2)]
+    for slots, riders in ((1, 1), (2, 0)):
+        scheduler = Scheduler({"main": slots})
+        scheduler.backend_ready("main", resident=SMALL, installed=SMALL)
+        for number, each in enumerate(merges):
+            scheduler.push(ticket(f"opus-{number}", model="small", is_embedding=True, merges=each))
+        first = next(effect for effect in scheduler.decide(0) if isinstance(effect, Start))
+        assert len(first.riders) == riders
+
+
+def test_a_call_that_may_not_be_merged_takes_nobody_along() -> None:
+    scheduler = Scheduler({"main": 1})
+    scheduler.backend_ready("main", resident=SMALL, installed=SMALL)
+    scheduler.push(ticket("opus-1", model="small", is_embedding=True))
+    scheduler.push(ticket("opus-2", at=1, model="small", is_embedding=True, merges=Mergeable(b"k", 1, 10)))
+    (first,) = [effect for effect in scheduler.decide(2) if isinstance(effect, Start)]
+    assert (first.ticket.agent, first.riders) == ("opus-1", ())

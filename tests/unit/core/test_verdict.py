@@ -165,3 +165,93 @@ def test_what_no_refusal_explains_is_not_put_down_to_it() -> None:
         Evidence(ExitStatus(signal=15), intent="owner", refused_s=0.1),
     ):
         assert not decide(evidence).is_after_gateway, evidence
+
+
+PEAK = {"peak_bytes": 120_000_500, "cap_bytes": CAP}
+SAID = ("first", "  the end  ", " ")
+
+
+@pytest.mark.parametrize(
+    ("status", "known", "verdict", "detail"),
+    [
+        (ExitStatus(signal=15), {"intent": "owner"}, "stopped:owner", "ended by SIGTERM"),
+        (ExitStatus(signal=40), {"intent": "owner"}, "stopped:owner", "ended by SIG40"),
+        (ExitStatus(code=3), {"intent": "owner"}, "stopped:owner", "exit 3"),
+        (ExitStatus(), {"intent": "owner"}, "stopped:owner", ""),
+        (
+            ExitStatus(code=0),
+            {"intent": "owner", "oom_kills": 1},
+            "stopped:owner",
+            "exit 0; the OOM killer took part of it meanwhile",
+        ),
+        (
+            ExitStatus(code=127, never_ran=True),
+            {"last_lines": SAID},
+            "failed:exec",
+            "the program could not be executed; last line: the end",
+        ),
+        (KILLED, {"oom_kills": 1, **PEAK}, "oom:own-cap", "peak 120 MB of 100 MB"),
+        (
+            ExitStatus(code=137),
+            {"oom_kills": 1, **PEAK},
+            "oom:own-cap",
+            "peak 120 MB of 100 MB; a child of it was killed and it ended with that",
+        ),
+        (
+            KILLED,
+            {"oom_kills": 1, "own_limit_hits": 0, **PEAK},
+            "oom:vm",
+            "an OOM killer took it below its own cap; peak 120 MB of 100 MB",
+        ),
+        (
+            KILLED,
+            {"oomd_kills": 1, "cap_bytes": CAP},
+            "oom:systemd-oomd",
+            "systemd-oomd took it, for the pressure on the machine; cap 100 MB",
+        ),
+        (KILLED, {}, "killed:external", "SIGKILL from outside"),
+        (ExitStatus(signal=11, core_dumped=True), {}, "crash:SEGV", "core dumped"),
+        (
+            ExitStatus(signal=11),
+            {"oom_kills": 1, "last_lines": SAID},
+            "crash:SEGV",
+            "a child of it was killed at the cap; last line: the end",
+        ),
+        (ExitStatus(), {}, "exit:unknown(adopted)", "it was not our child, so the kernel keeps its status from us"),
+        (ExitStatus(code=0), {"oom_kills": 1}, "finished", "a child of it was killed at the cap"),
+        (
+            ExitStatus(code=1),
+            {"is_capped_by_rlimit": True, "last_lines": ("MemoryError",), **PEAK},
+            "oom:rlimit(likely)",
+            "peak 120 MB of 100 MB; last line: MemoryError",
+        ),
+        (
+            ExitStatus(code=1),
+            {"oom_kills": 1, "last_lines": SAID},
+            "exit:1",
+            "a child of it was killed at the cap; last line: the end",
+        ),
+        (ExitStatus(code=1), {"last_lines": ("x" * 300,)}, "exit:1", f"last line: {'x' * 200}"),
+    ],
+)
+def test_the_sentence_behind_a_verdict_says_what_is_known_and_nothing_else(
+    status: ExitStatus, known: dict[str, object], verdict: str, detail: str
+) -> None:
+    found = decide(Evidence(status, **known))  # type: ignore[arg-type]
+    assert (found.word, found.detail) == (verdict, detail)
+
+
+def test_a_verdict_carries_the_peak_and_what_was_said_last() -> None:
+    found = decide(Evidence(KILLED, peak_bytes=5, last_lines=SAID))
+    assert (found.peak_bytes, found.last_lines) == (5, SAID)
+
+
+def test_an_end_after_a_refusal_keeps_what_else_is_known_of_it() -> None:
+    found = decide(Evidence(ExitStatus(signal=6), last_lines=SAID, refused_s=1.26))
+    words = "last line: the end; after=gateway: 1.3 s before, the gateway refused it or cut its answer"
+    assert (found.detail, found.is_after_gateway) == (words, True)
+
+
+def test_where_the_kernel_does_not_say_whose_limit_it_was_the_last_fiftieth_is_its_own() -> None:
+    assert word(KILLED, oom_kills=1, peak_bytes=98_000_000) == "oom:own-cap"
+    assert word(KILLED, oom_kills=1, peak_bytes=97_999_999) == "oom:vm"
