@@ -251,9 +251,11 @@ class Backlog:
             except (StoreFault, Unmatched) as exc:  # unmatched: it has left before this was written
                 log.warning("request %s of %s runs without a mark in the journal: %s", request.id, request.agent, exc)
 
+        first, *others = requests
         async with trio.open_nursery() as nursery:
-            for request in requests:
+            for request in others:
                 nursery.start_soon(claim_one, request)
+            await claim_one(first)  # in this turn of the loop, in which the answer of the slot's last call is written as well
 
     def wait_again(self, job: SlotJob, *, is_alone: bool) -> None:
         """A slot job brought nothing: its requests wait again where they stood; `is_alone`: not in a batch any more."""

@@ -159,7 +159,9 @@ class Dispatch:
         for request in job.requests:
             if request.place_late is not None:
                 await request.place_late()
-        if self._settle.look_again(job):
+        # Before the call: a row found running after a crash was perhaps answered, and that is what attempts count.
+        await self._backlog.claim(job.requests)
+        if self._settle.look_again(job):  # after that: what the slot's last call brought is in the cache's file by now
             outcome = Outcome(End.WHOLE)
         else:
             try:
@@ -186,8 +188,6 @@ class Dispatch:
             await self._after_load(backend, job.holder.call.canonical_model or "", began_at)
 
     async def _call(self, job: SlotJob, backend: Backend) -> Outcome:
-        # Before the call: a row found running after a crash was perhaps answered, and that is what attempts count.
-        await self._backlog.claim(job.requests)
         if job.is_abandoned:
             return _LEFT
         await self._bound(job, backend)

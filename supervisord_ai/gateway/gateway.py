@@ -136,6 +136,7 @@ class Gateway:
             tally=self._tally,
             measures=self._measures,
             clock=clock,
+            on_free=self._pump,
         )
         self._backends = [
             Backend(

@@ -1,14 +1,16 @@
 """Step 10: the end of a request, once, whatever ended it: slot, cache, row, readers, in this order.
 
-The slot is freed first, because nothing that follows needs it and somebody waits for it. The row comes before the readers'
-end: whoever has seen an answer end well finds it in the journal after a crash. What a fault left behind is not kept: its row
-is cancelled, so that a caller who asks again with the same key is served and not told the old error.
+The slot is freed, and given to the next, before anything is waited for: a disk that takes 5 ms is not to leave it idle so long.
+The row comes before the readers' end: whoever has seen an answer end well finds it in the journal after a crash. What a fault
+left behind is not kept: its row is cancelled, so that a caller who asks again with the same key is served and not told the old
+error.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from typing import cast
 
 import trio
@@ -50,7 +52,9 @@ class Settle:
         tally: Tally,
         measures: Measures,
         clock: Clock,
+        on_free: Callable[[], None],
     ) -> None:
+        self._on_free = on_free
         self._scheduler = scheduler
         self._requests = requests
         self._cache = cache
@@ -59,16 +63,18 @@ class Settle:
         self._clock = clock
 
     async def after_slot(self, job: SlotJob, outcome: Outcome) -> None:
-        """End the requests of a slot job. The slot is free when this first waits."""
+        """End the requests of a slot job. The slot has its next call when this first waits: both are written with one sync."""
         requests = job.requests
         is_typical = outcome.end is End.WHOLE and all(answer.head and answer.head.status == 200 for answer in job.answers)
         self._charge(job, ended_well=is_typical)
         for answer in job.answers:
             answer.close()
+        rows = [(request, kept) for request in requests if (kept := self._keep(request, outcome)) is not None]
+        self._on_free()
         with trio.CancelScope(deadline=self._clock.monotonic() + SETTLE_WITHIN_S, shield=True):
             async with trio.open_nursery() as nursery:
-                for request in requests:
-                    nursery.start_soon(self._write, request, outcome)
+                for request, kept in rows:
+                    nursery.start_soon(self._finish_row, request, kept)
         for request in requests:
             if not request.is_over:  # left while the rows were written
                 self._end(request, outcome)
@@ -111,7 +117,8 @@ class Settle:
     async def give_found(self, request: Request) -> None:
         """End a request that never got a slot with what was found for it."""
         with trio.CancelScope(deadline=self._clock.monotonic() + SETTLE_WITHIN_S, shield=True):
-            await self._write(request, Outcome(End.WHOLE))
+            if (kept := self._keep(request, Outcome(End.WHOLE))) is not None:
+                await self._finish_row(request, kept)
         if not request.is_over:
             self._end(request, Outcome(End.WHOLE))
 
@@ -121,15 +128,16 @@ class Settle:
             self._requests.cancel(request.id, reason)
         self._end(request, outcome)
 
-    async def _write(self, request: Request, outcome: Outcome) -> None:
+    def _keep(self, request: Request, outcome: Outcome) -> Answer | None:
+        """Return what its row is to hold, None where nothing is kept. What others may have of it is in the cache then: whoever
+        gets the slot next looks there first."""
         if request.found is not None:
             request.cache_status = request.found.status if request.found.ttl_s <= 0 else "hit; detail=waited"
-            await self._finish_row(request, request.found.answer)
-            return
+            return request.found.answer
         answer = self._answer(request, outcome)
         if answer is None:
             self._requests.cancel(request.id, outcome.reason)
-            return
+            return None
         if request is request.answer.first:
             tokens = generated_tokens(answer.body)
             self._tally.tokens += tokens
@@ -138,7 +146,7 @@ class Settle:
             if request.stores_as is not None and not _why_not_kept(request, answer):
                 self._cache.put(request.stores_as, answer, request.call, request.agent, cost_s=self._cost_s(request))
                 request.cache_status += "; stored"
-        await self._finish_row(request, answer)
+        return answer
 
     def _cost_s(self, request: Request) -> float:
         """Return the slot-seconds of an answer: of a batch, its part."""

@@ -18,7 +18,8 @@ Clock = trio.abc.Clock
     [
         "supervisord_ai.gateway.dispatch.pull",
         "supervisord_ai.gateway.dispatch.load_request",
-        "supervisord_ai.gateway.settle.Settle._write",
+        "supervisord_ai.gateway.settle.Settle._keep",
+        "supervisord_ai.gateway.settle.Settle._finish_row",
         "supervisord_ai.gateway.settle.kept_form",
         "supervisord_ai.gateway.backlog.Backlog.ended",
     ],

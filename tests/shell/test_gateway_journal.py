@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 
+import pytest
 import trio
 import trio.testing
 
@@ -13,6 +16,8 @@ from tests.shell.gateway_bench import MODEL, OWNER, agent, life, wait_until
 from tests.shell.test_gateway_leavers import begin
 
 Clock = trio.abc.Clock
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 async def test_nothing_starts_before_its_row_is_durable(tmp_path: Path, autojump_clock: Clock) -> None:
@@ -26,6 +31,28 @@ async def test_nothing_starts_before_its_row_is_durable(tmp_path: Path, autojump
         held.let_go()
         await wait_until(lambda: bench.gateway.statistics().totals.answered == 1)
         client.close()
+
+
+async def test_a_slot_does_not_wait_for_the_disk_to_have_its_last_answer(tmp_path: Path, autojump_clock: Clock) -> None:
+    async def slow_disk(fn: Callable[[*Ts], T], *args: *Ts) -> T:
+        result = fn(*args)
+        await trio.sleep(0.5)
+        return result
+
+    async with running(Double()) as double, life(tmp_path, double, slots=1, run_sync=slow_disk) as bench:
+        await bench.ask(OWNER, "[[n=1]]")
+        answered_at: list[float] = []
+
+        async def ask(number: int) -> None:
+            await bench.ask(agent(f"opus-{number:02}"), f"[[n=1 first=3]] {number}")
+            answered_at.append(trio.current_time())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, 1)
+            await trio.sleep(2)  # its call is under way
+            nursery.start_soon(ask, 2)
+        # The second's claim is written with the first's answer, in one sync; then its call, and its own answer.
+        assert answered_at[1] - answered_at[0] == pytest.approx(3 + 0.5, abs=0.1)
 
 
 async def test_who_leaves_while_its_row_is_written_starts_nothing(tmp_path: Path, autojump_clock: Clock) -> None:
