@@ -58,17 +58,20 @@ class Callers:
         self.daemon = daemon
         self._is_over = threading.Event()
         self._threads = [
-            threading.Thread(target=self._call, args=(number, random.Random(rng.random()))) for number in range(CALLERS)
+            threading.Thread(target=self._call, args=(number, random.Random(rng.random())), daemon=True)
+            for number in range(CALLERS)
         ]
-        self._threads.append(threading.Thread(target=self._look))
+        self._threads.append(threading.Thread(target=self._look, daemon=True))
 
     def __enter__(self) -> Callers:
         for thread in self._threads:
             thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._is_over.set()
+        if kind is not None:
+            return  # the daemon is not there any more: they would ask for ever
         for thread in self._threads:
             thread.join(120)
 
