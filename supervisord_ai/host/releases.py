@@ -165,6 +165,9 @@ class Releases:
             said = _run([str(draft / "bin" / "ai-supervisor"), "--version"], "the release does not start")
             release = Release(self._all / f"{said.split()[-1]}-{_digest(site)}")
             if not release.path.exists():
+                # Its owner may run it and may not write in it: without this each of his commands would compile it anew.
+                compiling = [str(draft / "bin" / "python"), "-m", "compileall", "-q", "-s", str(draft), "-p", str(release.path)]
+                _run([*compiling, str(site / "supervisord_ai")], "the release cannot be compiled")
                 draft.rename(release.path)
             os.utime(release.path)
         except OSError as exc:

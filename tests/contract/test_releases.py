@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,9 @@ def test_what_the_next_release_has_in_common_with_the_last_is_there_once(tmp_pat
     for name in ("__init__.py", "config/shipped.toml"):
         assert not (second / site / "supervisord_ai" / name).samefile(first.path / site / "supervisord_ai" / name)
     assert (first.path / site / "supervisord_ai/config/shipped.toml").read_bytes() == b"# x\n"
+    # All of it is compiled, also what nobody has imported yet: its owner may not write there.
+    own = first.path / site / "supervisord_ai"
+    assert [file for file in own.rglob("*.py") if not Path(cache_from_source(str(file))).is_file()] == []
 
 
 def test_a_wheel_that_is_none_leaves_nothing(tmp_path: Path) -> None:
