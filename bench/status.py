@@ -4,14 +4,18 @@
 
 A real daemon, real children (`sleep`), an Ollama that accepts and never answers, and requests of the owner's with
 `Prefer: respond-async`. Measured in one run: the daemon's answer over the socket, the whole command as it is typed, and beside it
-what Python itself needs to start and end. The promise: the command within 100 ms.
+what Python itself needs to start and end; `*_cpu_ms` is processor time, which a busy machine changes less. As installed: with the
+bytecode that a release brings. The promise: the command within 100 ms, in a pipe and on a terminal.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import pty
+import resource
 import signal
 import socket
 import statistics
@@ -63,6 +67,32 @@ def enqueue(llm: Path, count: int) -> int:
     return accepted
 
 
+def on_a_terminal(command: list[str], env: dict[str, str]) -> None:
+    """Run a command as a person does: on a terminal, with colours."""
+    ours, theirs = pty.openpty()
+    try:
+        process = subprocess.Popen(command, env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # EIO is a terminal's end
+            while os.read(ours, 65536):
+                pass
+        if process.wait() != 0:
+            raise SystemExit(f"{command} ended with {process.returncode}")
+    finally:
+        os.close(ours)
+
+
+def cpu_s(deed: Callable[[], object], rounds: int) -> float:
+    """Return the median processor time of the children that a deed starts and awaits."""
+    taken = []
+    for _ in range(rounds):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        deed()
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return statistics.median(taken)
+
+
 def median_s(deed: Callable[[], object], rounds: int) -> float:
     taken = []
     for _ in range(rounds):
@@ -97,10 +127,17 @@ def main() -> None:
             accepted = enqueue(folder / "run" / "llm.sock", args.queued)
             seen = status(control)
             assert seen is not None
-            env = {**os.environ, "AI_SUPERVISOR_RUNTIME_DIR": str(folder / "run")}
+            env = {**os.environ, "AI_SUPERVISOR_RUNTIME_DIR": str(folder / "run"), "TERM": "xterm-256color"}
+            for variable in ("PYTHONDONTWRITEBYTECODE", "NO_COLOR"):
+                env.pop(variable, None)
 
             def typed() -> None:
                 subprocess.run([*command, "status"], env=env, check=True, stdout=subprocess.DEVNULL)
+
+            def bare() -> None:
+                subprocess.run([sys.executable, "-c", "pass"], check=True)
+
+            typed()  # the first writes the bytecode that an installation has
 
             figures: dict[str, Any] = {
                 "agents": seen["agents"]["total"],
@@ -108,21 +145,22 @@ def main() -> None:
                 "queued": seen["queue"]["queued"],
                 "answer_ms": round(median_s(lambda: status(control), args.rounds) * 1000, 1),
                 "command_ms": round(median_s(typed, args.rounds) * 1000, 1),
-                "bare_python_ms": round(
-                    median_s(lambda: subprocess.run([sys.executable, "-c", "pass"], check=True), args.rounds) * 1000, 1
-                ),
+                "terminal_ms": round(median_s(lambda: on_a_terminal([*command, "status"], env), args.rounds) * 1000, 1),
+                "bare_python_ms": round(median_s(bare, args.rounds) * 1000, 1),
+                "command_cpu_ms": round(cpu_s(typed, args.rounds) * 1000, 1),
+                "bare_python_cpu_ms": round(cpu_s(bare, args.rounds) * 1000, 1),
                 "limit_ms": LIMIT_S * 1000,
             }
         finally:
             daemon.send_signal(signal.SIGTERM)
             daemon.wait(30)
             listener.close()
-    figures["is_within"] = figures["command_ms"] <= figures["limit_ms"]
+    figures["is_within"] = max(figures["command_ms"], figures["terminal_ms"]) <= figures["limit_ms"]
     if args.json:
         print(json.dumps(figures, indent=2))
     else:
         for key, value in figures.items():
-            print(f"{key:<16} {value}")
+            print(f"{key:<18} {value}")
     sys.exit(0 if figures["is_within"] and figures["queued"] >= args.queued else 1)
 
 

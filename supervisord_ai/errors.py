@@ -7,13 +7,13 @@ degrades one duty. Errors carry data; the words for people are made where people
 Foreign exceptions (OSError, httpx, sqlite3, httptools) are renamed to these at the one door that touches the outside thing.
 They are caught at four boundaries only: a connection, an agent, a slot job, a periodic duty.
 
-The dataclasses here are not frozen and compare by identity: contextlib and trio assign `__traceback__` and `__context__`
-through `__setattr__`, which a frozen class would turn into a second error.
+None of them is a dataclass: every command imports this file, and the module that makes those (with `inspect`, `ast` and the
+tokenizer) takes a quarter of the time that `status` has.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class SupervisorError(Exception):
@@ -23,7 +23,6 @@ class SupervisorError(Exception):
 # --- the caller's fault, or a refusal of ours: answered on the caller's connection ------------------------------------
 
 
-@dataclass(eq=False)
 class Refused(SupervisorError):  # noqa: N818 - "refused" is the word of the story
     """A request that gets an error answer from us instead of one from Ollama.
 
@@ -33,12 +32,27 @@ class Refused(SupervisorError):  # noqa: N818 - "refused" is the word of the sto
     (405 and OPTIONS; redirects of an unclean path).
     """
 
-    status: int
-    message: str
-    retry_after_s: float | None = None
-    close: bool = False
-    allow: str | None = None
-    location: str | None = None
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        retry_after_s: float | None = None,
+        *,
+        close: bool = False,
+        allow: str | None = None,
+        location: str | None = None,
+    ) -> None:
+        super().__init__(status, message)
+        self.status = status
+        self.message = message
+        self.retry_after_s = retry_after_s
+        self.close = close
+        self.allow = allow
+        self.location = location
+
+    def closing(self) -> Refused:
+        """Return the same refusal for a connection that ends with it."""
+        return Refused(self.status, self.message, self.retry_after_s, close=True, allow=self.allow, location=self.location)
 
     def __str__(self) -> str:
         return f"{self.status} {self.message}"
@@ -68,22 +82,25 @@ class UpstreamUnreachable(UpstreamFault):
         self.was_sent = was_sent
 
 
-@dataclass(eq=False)
 class UpstreamCut(UpstreamFault):
     """The answer began and ended wrongly: a reset, or an end before the framing said so."""
 
-    after_bytes: int
     saw_bytes = True
+
+    def __init__(self, after_bytes: int) -> None:
+        super().__init__(after_bytes)
+        self.after_bytes = after_bytes
 
     def __str__(self) -> str:
         return f"upstream cut after {self.after_bytes} bytes"
 
 
-@dataclass(eq=False)
 class UpstreamStalled(UpstreamFault):
     """Nothing came for longer than the limit."""
 
-    silent_s: float
+    def __init__(self, silent_s: float) -> None:
+        super().__init__(silent_s)
+        self.silent_s = silent_s
 
     def __str__(self) -> str:
         return f"upstream silent for {self.silent_s:.0f} s"
@@ -92,8 +109,7 @@ class UpstreamStalled(UpstreamFault):
 # --- the owner's fault: one line each, exit code 2 ---------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing wrong in a config file, as people fix it: where, which key, what."""
 
     file: str
@@ -106,11 +122,12 @@ class Problem:
         return f"{where}: {self.key}: {self.what}" if self.key else f"{where}: {self.what}"
 
 
-@dataclass(eq=False)
 class ConfigError(SupervisorError):
     """Everything that is wrong with a config, at once. Nothing has been changed."""
 
-    problems: tuple[Problem, ...]
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__(problems)
+        self.problems = problems
 
     def __str__(self) -> str:
         return "\n".join(str(p) for p in self.problems)
@@ -120,12 +137,13 @@ class UsageError(SupervisorError):
     """The command cannot be carried out as it was typed; the text says what to type instead."""
 
 
-@dataclass(eq=False)
 class NotRunning(SupervisorError):  # noqa: N818
     """No daemon answers on the control socket; exit code 3."""
 
-    socket_path: str
-    what_to_type: str = "start one with `ai-supervisor run`"
+    def __init__(self, socket_path: str, what_to_type: str = "start one with `ai-supervisor run`") -> None:
+        super().__init__(socket_path, what_to_type)
+        self.socket_path = socket_path
+        self.what_to_type = what_to_type
 
     def __str__(self) -> str:
         return f"no daemon answers at {self.socket_path}: {self.what_to_type}"
@@ -135,12 +153,13 @@ class Denied(SupervisorError):  # noqa: N818
     """The daemon said no to the owner's command; the text is its own. Exit code 4."""
 
 
-@dataclass(eq=False)
 class AlreadyRunning(SupervisorError):  # noqa: N818
     """Another daemon holds this state folder."""
 
-    state_dir: str
-    pid: int | None
+    def __init__(self, state_dir: str, pid: int | None) -> None:
+        super().__init__(state_dir, pid)
+        self.state_dir = state_dir
+        self.pid = pid
 
     def __str__(self) -> str:
         who = f"process {self.pid}" if self.pid is not None else "another process"
@@ -154,12 +173,13 @@ class HostFault(SupervisorError):  # noqa: N818
     """The operating system refused something; the text names the thing and the errno's words."""
 
 
-@dataclass(eq=False)
 class SpawnFailed(HostFault):
     """An agent could not be started. `verdict` is `failed:cage` or `failed:exec`."""
 
-    verdict: str
-    detail: str
+    def __init__(self, verdict: str, detail: str) -> None:
+        super().__init__(verdict, detail)
+        self.verdict = verdict
+        self.detail = detail
 
     def __str__(self) -> str:
         return f"{self.verdict}: {self.detail}"
@@ -173,13 +193,14 @@ class StoreFault(SupervisorError):  # noqa: N818
     """The journal or the cache cannot be used; the text names the file and what to do."""
 
 
-@dataclass(eq=False)
 class SchemaTooNew(StoreFault):
     """The file was written by a newer version; it is left untouched."""
 
-    path: str
-    found: int
-    known: int
+    def __init__(self, path: str, found: int, known: int) -> None:
+        super().__init__(path, found, known)
+        self.path = path
+        self.found = found
+        self.known = known
 
     def __str__(self) -> str:
         return (

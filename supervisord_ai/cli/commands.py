@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 from typing import Any, NoReturn
 
 from supervisord_ai import __version__
 from supervisord_ai.cli.kinds import at_once, count, days, lines, pin_time, port
+from supervisord_ai.cli.screen import WIDTH, columns
 
 _CHOICE = re.compile(r"invalid choice: '(?P<word>.*?)' \(choose from (?P<known>.*)\)$")
 QUICK = frozenset({"status", "health", "events"})  # who looks waits for these alone: the whole grammar takes 20 ms
 _UNRECOGNIZED = "unrecognized arguments: "
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """argparse's, told how wide the terminal is. It would import shutil to find out, once for every argument there is."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=(columns() or WIDTH) - 2)
 
 
 class Parser(argparse.ArgumentParser):
@@ -22,7 +29,7 @@ class Parser(argparse.ArgumentParser):
     ends_in_words = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("formatter_class", _Formatter)
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
 
@@ -61,6 +68,8 @@ class Parser(argparse.ArgumentParser):
 
 def meant(word: str, known: Any) -> str:
     """Return "; did you mean ...?" where something known is near."""
+    import difflib  # noqa: PLC0415 - nobody who types well pays for it
+
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean `{near[0]}`?" if near else ""
 
@@ -73,7 +82,8 @@ def build_parser(first: str = "") -> Parser:
         epilog="exit codes: 0 good, 1 degraded or no, 2 usage or bad config, 3 daemon not running, 4 refused by the daemon",
     )
     parser.add_argument("--version", action="version", version=f"ai-supervisor {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    # With `prog` said, argparse formats no usage to find it, for which it would import shutil and all that packs files.
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, prog=parser.prog)
 
     if first not in QUICK:
         _add_running(commands)
@@ -348,7 +358,7 @@ def _add_config_and_engine(commands: Any) -> None:
 
 def _group(commands: Any, name: str, words: str) -> Any:
     parser = commands.add_parser(name, help=words, description=words)
-    return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    return parser.add_subparsers(title="commands", metavar="COMMAND", required=True, prog=parser.prog)
 
 
 def _command(

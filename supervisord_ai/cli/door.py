@@ -11,7 +11,6 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any, NoReturn
-from urllib.parse import quote
 
 from supervisord_ai.core import places
 from supervisord_ai.core.own_unit import Unit, unit_of
@@ -157,11 +156,11 @@ class Door:
 
     def agent(self, name: str) -> Any:
         """Return everything about one agent. Raises: as `get`."""
-        return self.get(f"/v1/agents/{quote(name, safe='')}")
+        return self.get(f"/v1/agents/{_quoted(name)}")
 
     def environment(self, name: str) -> dict[str, str]:
         """Return what an external agent is to be given. Raises: as `get`."""
-        found: dict[str, str] = self.get(f"/v1/agents/{quote(name, safe='')}/environment")["environment"]
+        found: dict[str, str] = self.get(f"/v1/agents/{_quoted(name)}/environment")["environment"]
         return found
 
     def is_open(self) -> bool:
@@ -217,6 +216,12 @@ class Door:
         if status == 404:
             raise UsageError(str(words))
         raise Denied(str(words))
+
+
+def _quoted(name: str) -> str:
+    from urllib.parse import quote  # noqa: PLC0415 - `status` names nobody
+
+    return quote(name, safe="")
 
 
 def surroundings() -> Surroundings:

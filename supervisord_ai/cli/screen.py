@@ -11,7 +11,10 @@ WIDTH = 80
 NARROWEST = 8  # of a column that is cut
 NARROW = 40  # below this nothing can be laid out
 
-Span = str | tuple[str, str]  # text, or text and style (a word that rich knows)
+# ECMA-48's numbers for the words that styles are made of.
+SGR = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+
+Span = str | tuple[str, str]  # text, or text and style: words of SGR, which rich knows too
 
 
 class Screen:
@@ -55,20 +58,23 @@ class Screen:
         """Return it without colours."""
         return "\n".join("".join(text for text, _ in line).rstrip() for line in self._lines) + "\n"
 
+    def coloured(self) -> str:
+        """Return it with the terminal's colours. Not by rich, whose import takes longer than all the rest of `status`."""
+        return "\n".join("".join(_coloured(text, style) for text, style in line) for line in self._lines) + "\n"
+
     def show(self) -> None:
         """Print it: with colours on a terminal that has them, and where NO_COLOR does not say otherwise."""
-        if has_colours():
-            from rich.console import Console  # noqa: PLC0415 - 0.2 s that a pipe need not wait
-
-            Console(highlight=False, soft_wrap=True).print(self.rich())
-        else:
-            sys.stdout.write(self.text())
+        sys.stdout.write(self.coloured() if has_colours() else self.text())
 
     def rich(self) -> object:
-        """Return it as rich's text."""
+        """Return it as rich's text, for a live view."""
         from rich.text import Text  # noqa: PLC0415
 
         return Text("\n").join(Text.assemble(*line) for line in self._lines)
+
+
+def _coloured(text: str, style: str) -> str:
+    return f"\x1b[{';'.join(SGR[word] for word in style.split())}m{text}\x1b[0m" if style and text else text
 
 
 def columns() -> int | None:

@@ -10,11 +10,10 @@ from typing import Any
 from supervisord_ai.cli.door import Door, open_door
 from supervisord_ai.cli.exits import Exit
 from supervisord_ai.cli.screen import MB, Screen, has_colours, size_of, span_of, table
-from supervisord_ai.errors import NotRunning
+from supervisord_ai.cli.watch import watched
 
 Json = dict[str, Any]
 
-REFRESH_S = 1.0
 SHOWN_RUNNING = 8
 SHOWN_ATTENTION = 8
 SHOWN_SHED = 12
@@ -37,7 +36,7 @@ LEVEL_STYLE = ("green", "yellow", "red", "bold red")
 def run(args: Namespace) -> int:
     door = open_door(args)
     if args.watch:
-        return _watch(door, as_json=args.json)
+        watched(lambda: _page(door, as_json=args.json), as_json=args.json)
     told = door.get("/v1/status")
     if args.json:
         print(json.dumps(told, indent=2))
@@ -46,25 +45,12 @@ def run(args: Namespace) -> int:
     return Exit.GOOD
 
 
-def _watch(door: Door, *, as_json: bool) -> int:
-    """Show it anew every second; ends with ^C. A daemon that is gone is waited for: it may be restarted."""
-    if as_json or not has_colours():
-        while True:
-            told = door.get("/v1/status")
-            print(json.dumps(told) if as_json else screen(told).text(), flush=True)
-            time.sleep(REFRESH_S)
-    from rich.live import Live  # noqa: PLC0415 - 0.2 s that only a terminal waits for
-
-    with Live(screen(door.get("/v1/status")).rich(), screen=True, auto_refresh=False) as live:  # type: ignore[arg-type]
-        while True:
-            time.sleep(REFRESH_S)
-            try:
-                page = screen(door.get("/v1/status"))
-            except NotRunning as exc:
-                page = Screen()
-                page.line(("ai-supervisor", "bold"), "   ", ("does not run", "red"))
-                page.wrapped("", str(exc), 2)
-            live.update(page.rich(), refresh=True)  # type: ignore[arg-type]
+def _page(door: Door, *, as_json: bool) -> str:
+    told = door.get("/v1/status")
+    if as_json:
+        return json.dumps(told) + "\n"
+    page = screen(told)
+    return page.coloured() if has_colours() else page.text()
 
 
 def screen(told: Json, width: int | None = None) -> Screen:

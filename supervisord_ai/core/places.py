@@ -1,13 +1,13 @@
 """Decides where files are, from who runs and what the environment says. Touches no file.
 
 As root the folders of a system service, as anybody else the XDG folders (XDG Base Directory Specification 0.8). The
-command line reads this without the rest of the config, so that `status` stays fast.
+command line reads this without the rest of the config, and without what makes dataclasses, so that `status` stays fast.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 NAME = "ai-supervisor"
 LLM_SOCKET = "llm.sock"
@@ -20,8 +20,7 @@ HOLDER_LEAF = "holder"
 SOCKET_NAME = "ai-supervisor"  # of the descriptors that systemd passes
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(NamedTuple):
     """Who runs us, and where: the facts that defaults of the config depend on."""
 
     uid: int
@@ -29,8 +28,7 @@ class Surroundings:
     env: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(NamedTuple):
     """The paths that hold where neither config nor environment says otherwise."""
 
     config: str
@@ -39,8 +37,7 @@ class Places:
     log_dir: str
 
 
-@dataclass(frozen=True, slots=True)
-class InstallPlaces:
+class InstallPlaces(NamedTuple):
     """Where `install` puts things: the units, the releases (`releases/`, and `current`, a link to one of them), the command."""
 
     units: str

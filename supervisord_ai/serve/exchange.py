@@ -6,7 +6,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -210,7 +210,7 @@ class Exchange:
             if take is not None:
                 take(count)
         except Refused as refused:
-            raise self._failed(replace(refused, close=True)) from None
+            raise self._failed(refused.closing()) from None
 
     def _fail(self, status: int, message: str) -> Refused:
         return self._failed(Refused(status, message, close=True))

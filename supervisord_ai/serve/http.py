@@ -13,7 +13,7 @@ import logging
 import math
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -231,7 +231,7 @@ class _ServedConnection:
             final = refused
 
         async def refuse(_exchange: Exchange) -> None:
-            raise replace(final, close=True)
+            raise final.closing()
 
         return refuse
 

@@ -93,7 +93,7 @@ def test_the_queue_is_paused_drained_and_resumed(daemon: Daemon, capsys: Caps) -
 def test_a_queue_that_is_not_open_says_so_wherever_it_is_looked_at(daemon: Daemon, capsys: Caps) -> None:
     daemon.gateway = replace(gateway_view(), mode="paused")
     assert out(capsys, "queue", "list").startswith("the queue is paused: requests are taken in and wait, nothing starts;")
-    assert out(capsys, "health", code=Exit.NO) == "degraded\n  the queue is paused\n"
+    assert out(capsys, "health", code=Exit.NO).startswith("degraded\n  the queue is paused\n")
     text = out(capsys, "status")
     assert "7 waiting, 1 running   paused" in text
     assert "type       ai-supervisor queue resume" in text
