@@ -15,12 +15,13 @@ from pathlib import Path
 from supervisord_ai import daemon
 from supervisord_ai.cli.embedded import EMBEDDED, require_engine
 from supervisord_ai.cli.files import load_config
-from supervisord_ai.cli.logs import LineFormatter, is_journal
+from supervisord_ai.cli.logs import JournalHandler, LineFormatter, is_journal
 from supervisord_ai.config import Config
 from supervisord_ai.config.plan import too_small
 from supervisord_ai.core.memory_plan import MachineTooSmall, judge_machine
 from supervisord_ai.core.serving import ENGINE_CLASS
 from supervisord_ai.errors import ConfigError, Problem, SupervisorError, UsageError
+from supervisord_ai.host.journald import Journald
 from supervisord_ai.host.memory import machine_memory
 from supervisord_ai.host.scope import enter_scope
 
@@ -88,8 +89,11 @@ def start_logging(level: str) -> None:
     # No line of ours names thread, process or source, and to find them is half of what a line costs (Python's logging HOWTO).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LineFormatter(for_journal=is_journal(os.environ, os.fstat(sys.stderr.fileno()))))
+    handler: logging.Handler = logging.StreamHandler(sys.stderr)
+    is_for_journal = is_journal(os.environ, os.fstat(sys.stderr.fileno()))
+    handler.setFormatter(LineFormatter(for_journal=is_for_journal))
+    if is_for_journal:
+        handler = JournalHandler(Journald(), handler)
     logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request, and ours says more
 
