@@ -73,7 +73,8 @@ def test_each_dashboard_renders_in_each_size_and_colour(world: World) -> None:
             page.size(width, 900)
             for view in ("overview", "ollama", "agents"):
                 world.look(view)
-                page.until(f"!document.querySelector('#{view}').hidden && document.querySelectorAll('#{view} dl').length === 6")
+                seen = f"document.querySelector('#view-{view}')"
+                page.until(f"!{seen}.hidden && {seen}.querySelectorAll('dl').length === 6")
                 assert page.run("document.documentElement.scrollWidth <= innerWidth"), (view, width)
                 assert page.run("document.documentElement.dataset.theme") == scheme
                 unnamed = page.run(
@@ -100,6 +101,21 @@ def test_what_happens_is_on_the_page_within_seconds(world: World) -> None:
     assert_clean(world)
 
 
+def test_each_dashboard_begins_with_how_things_are(world: World) -> None:
+    page = world.page
+    page.size(390, 600)
+    world.look("overview")
+    for view in ("ollama", "agents", "overview"):
+        page.run("scrollTo(0, 500)")
+        page.goto(f"{world.url}/#{view}")
+        page.until(f"!document.querySelector('#view-{view}').hidden")
+        page.until("scrollY === 0")
+    page.goto("about:blank")
+    world.look("agents")  # as a bookmark is opened
+    assert page.run("scrollY") == 0
+    assert_clean(world)
+
+
 def test_it_comes_back_after_a_restart_of_the_daemon(world: World) -> None:
     world.look()
     world.daemon.stop()
@@ -116,7 +132,7 @@ def test_it_is_used_with_the_keyboard_alone(world: World) -> None:
     world.look()
     page = world.page
     page.press("2")
-    page.until("!document.querySelector('#ollama').hidden && document.querySelector('#overview').hidden")
+    page.until("!document.querySelector('#view-ollama').hidden && document.querySelector('#view-overview').hidden")
     assert page.run("document.querySelector('nav [aria-current]').innerText") == "Ollama"
     page.press("/")
     page.until("document.activeElement.id === 'search'")

@@ -259,7 +259,7 @@ const view = () => (VIEWS.includes(location.hash.slice(1)) ? location.hash.slice
 
 function show() {
   const chosen = view();
-  for (const name of VIEWS) $(name).hidden = name !== chosen;
+  for (const name of VIEWS) $(`view-${name}`).hidden = name !== chosen;
   for (const link of document.querySelectorAll("nav a")) {
     if (link.dataset.view === chosen) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
@@ -352,7 +352,8 @@ function turn() {
 prefersDark.addEventListener("change", paint);
 $("theme").addEventListener("click", turn);
 $("search").addEventListener("input", drawList);
-addEventListener("hashchange", show);
+// Each dashboard begins at its top, with how things are. (No element has a view's name as its id: a browser would scroll there.)
+addEventListener("hashchange", () => { show(); scrollTo(0, 0); });
 document.addEventListener("visibilitychange", () => { if (!document.hidden) show(); });
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
