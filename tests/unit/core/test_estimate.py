@@ -180,12 +180,12 @@ def test_beyond_what_matters_the_rest_is_reckoned_by_the_pace() -> None:
     tickets = [ticket(f"agent-{n % 131}") for n in range(20_000)]
     for one in tickets:
         scheduler.push(one)
-    began = time.perf_counter()
+    began = time.process_time()
     forecast = scheduler.forecast(tickets[-1], 0.0)
     assert forecast is not None
     assert forecast.starts_at == pytest.approx(40_000, rel=0.02)
     assert forecast.ahead == 19_999
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 # --- how long one would wait who came now -------------------------------------------------------------------------------
