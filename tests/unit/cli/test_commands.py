@@ -153,8 +153,8 @@ def run_it(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_looking_imports_nothing_heavy() -> None:
-    heavy = ("trio", "httpx", "msgspec", "rich", "sqlite3", "psutil", "asyncio", "tomli")
-    heavy += ("dataclasses", "inspect", "shutil", "difflib")  # of Python itself
+    heavy = {"trio", "httpx", "msgspec", "rich", "sqlite3", "psutil", "asyncio", "tomli"}
+    heavy |= {"dataclasses", "inspect", "shutil", "difflib"}  # of Python itself
     code = (
         "import sys; sys.argv[1:] = ['status']; from supervisord_ai.cli.main import main; main();"
         f"print([name for name in {heavy!r} if name in sys.modules])"
