@@ -66,7 +66,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "upgrade": ("sudo ai-supervisor upgrade", "sudo ai-supervisor upgrade --rollback"),
     "bench": ("ai-supervisor bench",),
     "dashboards export": ("ai-supervisor dashboards export /var/lib/grafana/dashboards",),
-    "completion": ("ai-supervisor completion fish > ~/.config/fish/completions/ai-supervisor.fish",),
+    "completion": (
+        "ai-supervisor completion bash > /etc/bash_completion.d/ai-supervisor",
+        "ai-supervisor completion zsh > ~/.zfunc/_ai-supervisor",
+        "ai-supervisor completion fish > ~/.config/fish/completions/ai-supervisor.fish",
+    ),
 }
 
 # Where 1 is an answer. Everywhere else it is a fault of the machine: a file that cannot be read, a disk that is full.
