@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,13 @@ def fleet_of(command: str, *, memory: str = "64MB") -> str:
 
 
 def commands(daemon: Daemon) -> set[str]:
-    """What the agents that live are running, as the kernel says."""
-    return {
-        Path(f"/proc/{one['pid']}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-        for one in daemon.agents().values()
-        if one["pid"]
-    }
+    """What the agents that live are running, as the kernel says; one that is being replaced may end between the two looks."""
+    found = set()
+    for one in daemon.agents().values():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if one["pid"]:
+                found.add(Path(f"/proc/{one['pid']}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip())
+    return found
 
 
 def pids(daemon: Daemon) -> dict[str, Any]:
