@@ -81,10 +81,9 @@ def memory_pressure(machine: Machine, reserve_bytes: int) -> Pressed:
 
 
 def _between(reserves: float) -> float:
-    for (more, low), (less, high) in pairwise(MEMORY_POINTS):
-        if reserves >= less:
-            return max(low, high - (high - low) * (reserves - less) / (more - less))
-    return 1.0
+    # The last of them is nothing at all, and nobody has less.
+    (more, low), (less, high) = next(pair for pair in pairwise(MEMORY_POINTS) if reserves >= pair[1][0])
+    return max(low, high - (high - low) * (reserves - less) / (more - less))
 
 
 def _cpu(machine: Machine) -> Pressed:

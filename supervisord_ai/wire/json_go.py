@@ -238,10 +238,7 @@ def _char(text: str, at: int) -> str:
 
 
 def _bad_unicode_escape(text: str, at: int) -> str:
-    digits = at if text[at : at + 1] != "\\" else at + 2
-    if text[digits : digits + 1] == "u":
-        digits += 1
-    for place in range(digits, digits + 4):
+    for place in range(at + 1, at + 5):  # the scanner stops at the u
         if place >= len(text):
             return "unexpected EOF"
         if text[place] not in "0123456789abcdefABCDEF":

@@ -8,7 +8,7 @@ import pytest
 
 from supervisord_ai.core.doctor import MachineFacts, Severity, Volume, WslFacts, check_machine, check_wsl
 from supervisord_ai.core.doctor.engines import EngineFacts, Intruder, check_engines, version_numbers
-from supervisord_ai.core.doctor.files import FilesFacts, check_files
+from supervisord_ai.core.doctor.files import FilesFacts, FoundFile, OurFile, check_files
 from supervisord_ai.core.doctor.ini import Ini
 from supervisord_ai.core.doctor.wsl import windows_users
 
@@ -232,3 +232,10 @@ def test_state_on_a_file_system_that_keeps_no_locks_is_a_failure_with_the_way_ou
     (unsaid,) = [one for one in check_files(replace(facts, config=None)) if one.name == "files.state"]
     assert [fix.where for fix in unsaid.fixes] == ["config.toml"]
     assert not [one for one in check_files(replace(facts, is_strange=False)) if one.name == "files.state"]
+
+
+def test_a_secret_that_is_a_link_is_not_followed_and_named() -> None:
+    link = FoundFile(uid=0, mode=0o777, is_link=True)
+    facts = FilesFacts(0, (OurFile("/s/secret", "the secret", 0o600, link, is_secret=True),))
+    (found,) = [one for one in check_files(facts) if one.name == "files.the-secret"]
+    assert (found.severity, found.words) == (Severity.FAIL, "/s/secret (the secret) is a link, which we do not follow")

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisord_ai.core.estimate import FIRST_GUESS_S, Forecast, ServiceTimes, retry_after
+from supervisord_ai.core.estimate import FIRST_GUESS_S, Forecast, Lanes, Line, ServiceTimes, retry_after
+from supervisord_ai.core.estimate import forecast as forecast_of
 from supervisord_ai.core.scheduler import Scheduler, SchedulerPolicy, Start, Ticket
 
 NUMBERS = itertools.count()
@@ -250,3 +251,12 @@ def test_nobody_starts_where_nothing_answers_or_its_owner_paused_it() -> None:
     scheduler.backend_ready("main", resident=frozenset())
     scheduler.is_paused = True
     assert scheduler.newcomers_start({5}, 0.0) is None
+
+
+def test_one_that_stands_in_no_line_starts_when_those_who_do_have_started() -> None:
+    waits = [ticket("opus-1", at=float(number)) for number in range(2)]
+    lines = [Line(0.0, [(float(number), number, one) for number, one in enumerate(waits)])]
+    service = ServiceTimes()
+    service.note("m", 10.0)
+    found = forecast_of(ticket("opus-2"), lines, Lanes((0.0,)), service, now=0.0)
+    assert found == Forecast(10.0, 2)

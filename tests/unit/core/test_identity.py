@@ -342,3 +342,10 @@ def test_a_holder_that_is_nobody_and_will_be_nobody_is_asked_about_no_further() 
     assert isinstance(known.on_unix(stranger), Stranger)
     found = known.on_tcp(TcpFacts(uid=1000, inode=7), cgroup=None, claimed=None, holder=stranger)
     assert who(found).startswith("owner")
+
+
+def test_whoever_leaves_the_roster_takes_the_worth_of_its_token_along() -> None:
+    known = Register(POLICY, {"editor": "sonnet"})
+    known.follow({"other": "opus"})
+    assert known.claimed("editor", 0) is None
+    assert known.claimed("other", 0) == Caller(CallerKind.AGENT, "other", "opus", 0, Proof.TOKEN, None)

@@ -190,18 +190,6 @@ def test_each_word_about_the_queue_says_everything() -> None:
     }
 
 
-def test_an_external_agent_comes_goes_and_changes_with_a_restart() -> None:
-    outside = spec("editor", external=True)
-    came = plan_reload(settings(spec("a")), settings(spec("a"), outside))
-    assert ([one.key for one in came.refused], set(came.settings.roster.agents)) == (["agents.editor.external"], {"a"})
-    left = plan_reload(settings(spec("a"), outside), settings(spec("a")))
-    assert left.refused == (NeedsRestart("agents.editor", "an external agent leaves with a restart of the daemon"),)
-    assert left.settings.roster.agents["editor"] == outside
-    assert left.removed == ()
-    stayed = plan_reload(settings(outside), settings(outside))
-    assert (stayed.refused, stayed.changes_something) == ((), False)
-
-
 def test_a_key_that_left_the_config_is_gone_from_what_holds() -> None:
     old = settings(spec("a"), keys={"queue.deadline": '"100s"', "alerts.slow": "x"})
     plan = plan_reload(old, settings(spec("a")))

@@ -379,3 +379,15 @@ def test_one_that_is_not_ready_in_time_on_the_way_back_either_is_given_up() -> N
     proved(rollout, ("b",), 2.0)
     rollout.next(61.0)
     assert rollout.step("a") is Step.DOWN
+
+
+def test_one_that_is_down_and_fails_again_is_as_down_as_before() -> None:
+    rollout = of("a", "b")
+    begun(rollout, 0.0)
+    rollout.ended("a", End.FAILED, 1.0, "exit:1")
+    assert begun(rollout, 1.0) == TakeBack(("a",))
+    for at in (2.0, 3.0):
+        rollout.ended("a", End.FAILED, at, "exit:1")
+        assert rollout.step("a") is Step.DOWN
+    rollout.ready("a", 4.0)  # it came after all
+    assert rollout.step("a") is Step.RETURNED

@@ -321,6 +321,7 @@ def test_the_parameters_of_a_modelfile_are_read_as_show_prints_them() -> None:
     text = 'temperature                    0\nstop                           "<|eot|>"\nstop   "a b"\nnum_ctx  2048\nx'
     assert parse_parameters(text) == {"temperature": 0, "stop": ["<|eot|>", "a b"], "num_ctx": 2048, "x": ""}
     assert parse_parameters("") == {}
+    assert parse_parameters("\n  \nseed 1\n\n") == {"seed": 1}
     assert json.dumps(parse_parameters('stop "\\n"')) == '{"stop": ["\\n"]}'
 
 

@@ -188,3 +188,9 @@ def test_a_chunk_says_how_long_it_is_and_fields_can_be_counted() -> None:
     (head,) = ResponseParser().feed(b"HTTP/1.1 204 No Content\r\nA: b\r\nA: c\r\n\r\n")[:1]
     assert isinstance(head, ResponseHead)
     assert (len(head.headers), head.headers.items()) == (2, [("A", "b"), ("A", "c")])
+
+
+def test_a_head_is_written_as_it_is_read() -> None:
+    written = response_head_bytes("HTTP/1.1 200 OK", [("A", "b"), ("C", "\u00e9\u6f22")])
+    assert written == b"HTTP/1.1 200 OK\r\nA: b\r\nC: \xe9?\r\n\r\n"
+    assert request_bytes("GET", "/x", [("Host", "a")], b"body") == b"GET /x HTTP/1.1\r\nHost: a\r\n\r\nbody"
