@@ -106,9 +106,11 @@ class Desk:
         told: dict[str, object] = {"id": row.id, "state": row.state.value, "attempt": row.attempt}
         if answer is not None:
             told["answer"] = _told_answer(answer, row)
+        elif request is not None and request.awaits_journal:
+            told["waits_for"] = "journal"
         elif request is not None and request.outcome is not None:
             # Its row says so with the next commit.
-            told["state"], told["reason"] = RowState.CANCELLED.value, request.outcome.reason
+            told["state"], told["reason"] = RowState.CANCELLED.value, request.why_unkept or request.outcome.reason
         elif row.state is RowState.CANCELLED:
             told["reason"] = self._requests.why_cancelled(row.id)
         await _respond(exchange, told)

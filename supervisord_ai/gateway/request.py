@@ -176,6 +176,8 @@ class Request:
         self.answer.add(self)
         self.found: Hit | None = None  # it was stored while this request waited: no call is needed
         self.outcome: Outcome | None = None
+        self.why_unkept = ""  # why there is no answer to come back to, where its end does not say it
+        self.awaits_journal = False  # its answer is good, and is written as soon as the journal can be
         self.readers = 0
         self.is_durable = False  # its row is committed
         self.awaits_return = False  # recovered, and its caller has not come back yet

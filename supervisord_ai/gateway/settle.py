@@ -30,7 +30,7 @@ from supervisord_ai.gateway.tally import Ending, Tally
 from supervisord_ai.store.requests import Requests
 from supervisord_ai.store.rows import Answer
 from supervisord_ai.wire.ending import ended_at_length, served_model
-from supervisord_ai.wire.faces import why_not_kept_raw
+from supervisord_ai.wire.faces import error_text, why_not_kept_raw
 from supervisord_ai.wire.ollama import why_not_kept
 from supervisord_ai.wire.usage import generated_tokens
 
@@ -136,7 +136,8 @@ class Settle:
             return request.found.answer
         answer = self._answer(request, outcome)
         if answer is None:
-            self._requests.cancel(request.id, outcome.reason)
+            request.why_unkept = _why_unkept(request, outcome)
+            self._requests.cancel(request.id, request.why_unkept or outcome.reason)
             return None
         if request is request.answer.first:
             tokens = generated_tokens(answer.body)
@@ -158,8 +159,10 @@ class Settle:
         try:
             await self._requests.finish(request.id, answer)
         except StoreFault as exc:
-            # The answer itself is good; after a crash the row would run again, and say so.
-            log.warning("request %s of %s: its answer is not in the journal: %s", request.id, request.agent, exc)
+            # The answer itself is good, and waits for the journal; after a crash before that the row would run again, and say so.
+            log.warning("request %s of %s: its answer is not in the journal yet: %s", request.id, request.agent, exc)
+            request.awaits_journal = True
+            self._requests.finish_later(request.id, answer)
 
     def _answer(self, request: Request, outcome: Outcome) -> Answer | None:
         """What is kept of an answer for a caller who comes back; None when asking again is better."""
@@ -240,6 +243,16 @@ def kept_form(request: Request, head: Head) -> Form:
         return Form.LINES
     is_embed = head.status == 200 and request.call.face is Face.OLLAMA and request.call.cache_key is not None
     return Form.LINES if is_embed else Form.RAW
+
+
+def _why_unkept(request: Request, outcome: Outcome) -> str:
+    """Say why a whole answer is not there for who comes back; "" where it is none: its end says why."""
+    head = request.head
+    if outcome.end is not End.WHOLE or head is None:
+        return ""
+    if head.status >= 500:
+        return f"Ollama answered {head.status}: {error_text(request.spool.whole())}"
+    return f"its answer of {len(request.spool)} bytes is too large to be kept"
 
 
 def _why_not_kept(request: Request, answer: Answer) -> str:

@@ -43,6 +43,7 @@ _BATCH_BYTES = 8_000_000
 _THREAD_ABOVE_BYTES = 500_000  # a bigger commit would hold the loop for more than a few ms
 _LOCKED_FOR_S = 5.0
 _LOCKED_RETRY_S = 0.02
+_FAILING_RETRY_S = 5.0  # of what is kept while the file cannot be written, and nobody else writes
 _KEPT_BYTES = 4_000_000
 
 # Run inside the transaction before it is committed; returns what to do once it is.
@@ -232,7 +233,11 @@ class Database:
 
     async def _commit_for_ever(self) -> None:
         while True:
-            await self._wanted.wait()
+            if self._failing is not None and self._pending:
+                with trio.move_on_after(_FAILING_RETRY_S):
+                    await self._wanted.wait()
+            else:
+                await self._wanted.wait()
             # Everyone who ran in the same turn of the loop has submitted by now: that is the group.
             batch = self._take()
             is_settled = False
@@ -348,7 +353,7 @@ class Database:
         for submission in batch:
             if submission.done is not None:
                 self._refuse(submission, exc)
-        # They do not ask for a commit of their own: they would spin on a full disk.
+        # They ask for no commit of their own, or they would spin on a full disk: they go with the next, or in a while.
         self._pending[:0] = self._kept([s for s in batch if s.done is None])
 
     def _kept(self, unawaited: list[Submission]) -> list[Submission]:

@@ -68,6 +68,15 @@ class RequestsView:
     cancelled: int
 
 
+def _finishing(request_id: str, answer: Answer) -> tuple[Change, ...]:
+    what = (answer.status, answer.content_type, answer.form, int(answer.cut), answer.finished_wall, answer.body)
+    return (
+        Change(_ANSWER, (*what, request_id)),
+        Change(_DONE, (answer.finished_wall, request_id)),
+        Change(_DROP_BODY, (request_id,)),
+    )
+
+
 class Requests:
     """Every accepted request and its answer, on disk."""
 
@@ -109,12 +118,11 @@ class Requests:
         Raises:
             StoreFault: it could not be written, and was not.
         """
-        what = (answer.status, answer.content_type, answer.form, int(answer.cut), answer.finished_wall, answer.body)
-        await self._database.commit(
-            Change(_ANSWER, (*what, request_id)),
-            Change(_DONE, (answer.finished_wall, request_id)),
-            Change(_DROP_BODY, (request_id,)),
-        )
+        await self._database.commit(*_finishing(request_id, answer))
+
+    def finish_later(self, request_id: str, answer: Answer) -> None:
+        """Write the answer as soon as the file can be written again; it is kept in memory until then, as far as there is room."""
+        self._database.queue(*_finishing(request_id, answer))
 
     def cancel(self, request_id: str, reason: str) -> None:
         """Write, with the next commit, that nobody wants it any more. One that has ended stays as it ended."""

@@ -70,6 +70,30 @@ async def test_an_asynchronous_request_is_acknowledged_at_once_and_answered_unde
         assert str(answer["body"]).count("\n") == 4
 
 
+async def test_one_that_the_engine_refuses_is_told_in_the_engines_words(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with running(Double()) as double, life(tmp_path, double) as bench:
+        said = await told(bench, await accepted(bench, prompt="[[status=503]]"), wait_s=60)
+        assert said["state"] == "cancelled"
+        assert str(said["reason"]).startswith("Ollama answered 503: "), said
+        assert "fake upstream error" in str(said["reason"])
+
+
+async def test_an_answer_that_cannot_be_written_is_told_as_soon_as_it_can(tmp_path: Path, autojump_clock: Clock) -> None:
+    async with running(Double()) as double, life(tmp_path, double) as bench:
+        writer = bench.state.database._writer
+        request_id = await accepted(bench, prompt="[[n=20 delay=0.1]]")
+        await wait_until(lambda: double.statistics().running == 1)
+        writer.execute("PRAGMA query_only = 1")
+        await wait_until(lambda: double.statistics().running == 0)
+        said = await told(bench, request_id, wait_s=5)
+        assert said["state"] == "running", said
+        assert "reason" not in said
+        writer.execute("PRAGMA query_only = 0")
+        await trio.sleep(10)  # and nobody else writes
+        assert (await answer_of(bench, request_id))["status"] == 200
+        assert double.statistics().calls == {MODEL: 1}
+
+
 async def test_the_answer_has_the_form_that_was_asked_for(tmp_path: Path, autojump_clock: Clock) -> None:
     async with running(Double()) as double, life(tmp_path, double) as bench:
         answer = await answer_of(bench, await accepted(bench, stream=False))
