@@ -78,15 +78,18 @@ class Dispatch:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
-            while True:
-                self.pump()
-                self.turns += 1
-                self._changed = trio.Event()
-                with trio.CancelScope(deadline=self._scheduler.next_decision_at(self._clock.monotonic())):
-                    await self._changed.wait()
+            try:
+                while True:
+                    self.pump()
+                    self.turns += 1
+                    self._changed = trio.Event()
+                    with trio.CancelScope(deadline=self._scheduler.next_decision_at(self._clock.monotonic())):
+                        await self._changed.wait()
+            finally:
+                self._nursery = None  # who gives back a slot while everything ends starts nothing more
 
     def pump(self) -> None:
-        """Start everything that may start now. Does nothing before `run`."""
+        """Start everything that may start now. Does nothing before `run` and after it."""
         if self._nursery is None:
             return
         for effect in self._scheduler.decide(self._clock.monotonic()):
