@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.fakes.ollama_double import Double, Leaks, running
+from tests.fakes.ollama_double import Double, Leaks, embedding_model, running
 
 from .double_bench import ask, exchange, loaded, read_all, recorded_double, say
 from .golden import transcript
@@ -116,6 +116,16 @@ async def test_an_unload_of_a_model_that_is_not_loaded_says_it_is_done(autojump_
     async with running(recorded_double()) as double:
         assert (await ask(double, "POST", "/api/generate", {"model": "chat", "keep_alive": 0}))[1]["done_reason"] == "unload"
         assert double.statistics().loads == {}
+
+
+async def test_an_embedder_is_unloaded_like_any_other_model(autojump_clock: Clock) -> None:
+    """Read: the runner is expired before anybody asks what the model can do (server/routes.go, GenerateHandler)."""
+    async with running(Double([embedding_model("e")])) as double:
+        await ask(double, "POST", "/api/embed", {"model": "e", "input": "one"})
+        assert double.statistics().loaded
+        answer = await ask(double, "POST", "/api/generate", {"model": "e", "keep_alive": 0})
+        assert (answer[0], answer[1]["done_reason"]) == (200, "unload")
+        assert not double.statistics().loaded
 
 
 async def test_keep_alive_zero_with_a_prompt_unloads_after_the_answer(autojump_clock: Clock) -> None:

@@ -125,6 +125,9 @@ def _check(machine: Machine, form: Form, body: JsonObject) -> Asked:
     body.setdefault("model", "")
     spec = find_model(machine, form, body["model"])
     full = parse_name(spec.name).full
+    asked = Asked(form, body, spec, {})
+    if asked.is_empty and body.get("keep_alive") == 0:
+        return asked  # an unload asks nothing of the model: one of an embedder goes through /api/generate too
     if body.get("raw") and (body.get("system") or body.get("template") or body.get("context")):
         raise CannotRun(400, "raw mode does not support template, system, or context")
     if spec.is_embedding_only:
