@@ -147,9 +147,14 @@ class Upkeep:
         Raises:
             UpstreamFault: the backend does not answer, or the model is still there.
         """
+        names = self.backend.names_of(model)
         async with self._turn:
-            self._scheduler.hold(self._name, None)
             try:
+                # Its own calls end first: one that hangs on a lost slot does so for minutes, and other models have slots left.
+                for name in names:
+                    self._scheduler.hold(self._name, name)
+                await self._until(lambda: not any(map(self._in_flight, names)), DRAIN_WITHIN_S)
+                self._scheduler.hold(self._name, None)
                 if not await self._until_idle() or model not in self._scheduler.resident(self._name):
                     return True
                 slots = self._scheduler.model_slots(self._name, model)
@@ -163,7 +168,8 @@ class Upkeep:
                 await self._unload(model)
                 return False
             finally:
-                self._scheduler.release(self._name, None)
+                for held in (*names, None):
+                    self._scheduler.release(self._name, held)
                 self._on_change()
 
     # --- is it well again ----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 import trio
 
 from supervisord_ai.core.breaker import CallEnd
-from tests.fakes.ollama_double import Ask, Double, DoubleOptions, ModelSpec, Script, running
+from tests.fakes.ollama_double import Ask, Double, DoubleOptions, ModelSpec, Script, embedding_model, running
 from tests.shell.gateway_bench import MODEL, OWNER, agent, life, roster_of, wait_until
 from tests.shell.test_gateway_order import Crowd
 
@@ -219,3 +219,34 @@ async def test_131_embeds_at_once_never_ask_an_embedding_model_for_more_than_one
                 nursery.start_soon(embed, name)
         assert statuses == [200] * 131
         assert double.statistics().peak_by_model["nomic-embed-text:latest"] == 1
+
+
+async def test_who_hangs_on_a_doubted_slot_of_one_model_holds_up_nobody_who_asks_another(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    """The simulator's seed 104: after a crash two models were doubted, and the second proof held everything for minutes."""
+
+    def embeds(text: str) -> bytes:
+        return json.dumps({"model": "z", "input": text}).encode()
+
+    double = Double([ModelSpec(MODEL), embedding_model("z")])
+    async with running(double), life(tmp_path, double) as bench:
+        await bench.ask(OWNER, "[[n=1]]")
+        assert (await bench.call(agent("opus-01"), "POST", "/api/embed", embeds("warm"))).status == 200
+        runner = next(each for each in double.machine.scheduler.loaded.values() if each.spec.name.startswith("z"))
+        runner._slots.acquire_nowait()
+        runner.lost += 1
+        (backend,) = bench.gateway._backends
+        backend.suspect({MODEL, "z:latest"})
+        backend.ask_now()
+        waits = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bench.call, agent("sonnet-01"), "POST", "/api/embed", embeds("hangs"))
+            for number in range(30):
+                asked_at = trio.current_time()
+                assert (await bench.ask(agent("opus-02"), f"[[n=2]] {number}")).status == 200
+                waits.append(trio.current_time() - asked_at)
+                await trio.sleep(10)
+        assert max(waits) < 70, waits  # a proof may take 30 s, and waits 60 s for calls that go on
+        await wait_until(lambda: bench.gateway.statistics().backends[0].healed == 1)
+        assert (await bench.call(agent("opus-01"), "POST", "/api/embed", embeds("well"))).status == 200
