@@ -12,7 +12,7 @@ import httpx
 import trio
 
 from supervisord_ai.errors import UpstreamCut, UpstreamStalled, UpstreamUnreachable
-from supervisord_ai.ollama.transport import Dialer, HttpTransport, Reply, TransportStatistics, dial_tcp, dial_unix
+from supervisord_ai.ollama.transport import METADATA_BYTES, Dialer, HttpTransport, Reply, TransportStatistics, dial_tcp, dial_unix
 
 __all__ = ["OllamaClient", "Reply"]
 
@@ -54,7 +54,7 @@ class OllamaClient:
             transport=self._transport,
             trust_env=False,  # a proxy of the environment is no way to an Ollama of this machine
             timeout=None,  # noqa: S113 - see request_json
-            headers={"User-Agent": "ai-supervisor", "Accept": "application/json", "Accept-Encoding": "identity"},
+            headers=dict(_METADATA),
         )
 
     def __repr__(self) -> str:
@@ -110,7 +110,9 @@ class OllamaClient:
             response = await self._http.request(method, url, content=content, headers=[_JSON])
         if response is None:
             raise UpstreamStalled(timeout_s)
-        status, body = response.status_code, response.content
+        return self._object(response.status_code, response.content)
+
+    def _object(self, status: int, body: bytes) -> tuple[int, dict[str, Any]]:
         try:
             answer = json.loads(body) if body else {}
         except ValueError as exc:
@@ -126,8 +128,26 @@ class OllamaClient:
         return str((await self._metadata("GET", "/api/version")).get("version", ""))
 
     async def tags(self) -> list[dict[str, Any]]:
-        """The installed models, as `/api/tags` lists them. Raises: as version."""
-        return list((await self._metadata("GET", "/api/tags")).get("models") or [])
+        """The installed models, as `/api/tags` lists them. Raises: as version.
+
+        It is asked beside most requests, to know that their model is still the same, so it goes the relay's way, at a third of
+        what httpx takes for it.
+        """
+        answer = None
+        with trio.move_on_after(METADATA_S):
+            answer = await self._read("/api/tags")
+        if answer is None:
+            raise UpstreamStalled(METADATA_S)
+        return list(_only_if_well("/api/tags", *answer).get("models") or [])
+
+    async def _read(self, path: str) -> tuple[int, dict[str, Any]]:
+        parts: list[bytes] = []
+        async with self.open("GET", path, headers=_METADATA) as reply:
+            while (part := await reply.next_chunk()) is not None:
+                parts.append(part)
+                if reply.seen_bytes > METADATA_BYTES:
+                    raise UpstreamCut(reply.seen_bytes)
+        return self._object(reply.status, b"".join(parts))
 
     async def ps(self) -> list[dict[str, Any]]:
         """The loaded models, as `/api/ps` lists them. Raises: as version."""
@@ -143,14 +163,18 @@ class OllamaClient:
         return answer
 
     async def _metadata(self, method: str, path: str) -> dict[str, Any]:
-        status, answer = await self.request_json(method, path, timeout_s=METADATA_S)
-        if status != 200:
-            raise UpstreamUnreachable(f"{path} answered {status}: {answer.get('error', '')}")
-        return answer
+        return _only_if_well(path, *await self.request_json(method, path, timeout_s=METADATA_S))
 
     async def aclose(self) -> None:
         """Close every connection that is kept; calls in flight end as they would."""
         await self._http.aclose()
 
 
+def _only_if_well(path: str, status: int, answer: dict[str, Any]) -> dict[str, Any]:
+    if status != 200:
+        raise UpstreamUnreachable(f"{path} answered {status}: {answer.get('error', '')}")
+    return answer
+
+
 _JSON = ("Content-Type", "application/json")
+_METADATA = (("User-Agent", "ai-supervisor"), ("Accept", "application/json"), ("Accept-Encoding", "identity"))
