@@ -200,8 +200,11 @@ class Agent:
     @property
     def may_be_shed(self) -> bool:
         """Whether it runs, is not ending already, and is not critical."""
-        is_up = self.state in {AgentState.STARTING, AgentState.RUNNING} and self._life.end_reason is None
-        return is_up and self._wish is not False and self.generation is not None and not self.spec.policy.critical
+        if self.spec.policy.critical or self._wish is False:
+            return False
+        life = self._life
+        is_up = self.state is AgentState.RUNNING or self.state is AgentState.STARTING
+        return is_up and life.end_reason is None and life.generation is not None
 
     def shed(self, why: str) -> None:
         """End it so that its memory comes back; it stays down until `restore`, or until its owner says something."""
@@ -253,10 +256,11 @@ class Agent:
 
     def look(self) -> None:
         """See whether the OOM killer took some of it, and it lives on."""
-        if self.generation is None or self._life.end_reason is not None:
+        life = self._life
+        if life.generation is None or life.end_reason is not None:
             return
-        self._bind_cap()
-        if killed := self.generation.children_killed():
+        life.bind_cap(self.spec.policy.memory_bytes)
+        if killed := life.generation.children_killed():
             logger.warning("agent %s: the OOM killer took %d processes of it, and it lives on", self.name, killed)
             self._doors.tell(ChildKilled(self.name, self._number, killed))
 
