@@ -237,18 +237,22 @@ class Daemon:
 
     async def _watch_signals(self, signals: AsyncIterator[Asked]) -> None:
         async for asked in signals:
-            match asked:
-                case Asked.STOP:
-                    log.info("stop: asked for by a signal")
-                    self.stop("a signal told it to (TERM or INT)")
-                case Asked.RELOAD:
-                    await self._rooms.reload.on_signal()
-                case Asked.LEAVE:
-                    if why_not := self._rooms.cages.why_not_outlived:
-                        log.warning("agents cannot outlive this daemon, they are stopped: %s", why_not)
-                    else:
-                        log.info("leaving: asked for by a signal; agents stay, and are taken over by the next daemon")
-                        self._is_leaving = True
-                    self.stop("it was restarted or upgraded (USR1)")
-                case _:
-                    assert_never(asked)
+            await self.obey(asked)
+
+    async def obey(self, asked: Asked) -> None:
+        """Do what a signal asks."""
+        match asked:
+            case Asked.STOP:
+                log.info("stop: asked for by a signal")
+                self.stop("a signal told it to (TERM or INT)")
+            case Asked.RELOAD:
+                await self._rooms.reload.on_signal()
+            case Asked.LEAVE:
+                if why_not := self._rooms.cages.why_not_outlived:
+                    log.warning("agents cannot outlive this daemon, they are stopped: %s", why_not)
+                else:
+                    log.info("leaving: asked for by a signal; agents stay, and are taken over by the next daemon")
+                    self._is_leaving = True
+                self.stop("it was restarted or upgraded (USR1)")
+            case _:
+                assert_never(asked)
