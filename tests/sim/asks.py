@@ -7,17 +7,20 @@ to it name it again. So an answer that reached the wrong caller, lost a word or 
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from tests.fakes.ollama_double import Ask as UpstreamAsk
+from tests.fakes.ollama_double.machine import default_vector
 
 MODEL = "llama3.2:3b"
 OTHER_MODEL = "tinyllama"
 EMBEDDER = "nomic-embed-text"
 _NAMED = re.compile(r"([#@])(\d+)\1")
+TELLING = re.compile(r"/(\d+)")
 SLACK_S = 0.3  # between a decision and the moment the double sees it, and G3's quarter of a second
 
 
@@ -63,19 +66,30 @@ class Asked:
     ended_at: float = 0.0
     detail: str = ""
     starts: list[float] = field(default_factory=list)
+    served: set[str] = field(default_factory=set)  # the models that worked for it
     harmed: str = ""  # the fault that the double answered it with
     body: bytes | None = None
+    said: str | None = None  # the answer as it was told: from here on it is told like this to whoever asks again
     promised_at: float | None = None  # it was acknowledged: from here on it must be answered
     id: str | None = None
+
+    def __str__(self) -> str:
+        marks = [f"topic {self.topic}"] * (self.topic is not None) + ["keyed"] * (self.key is not None)
+        marks += ["async"] * self.is_async
+        starts = ", ".join(f"{at:.3f}" for at in self.starts)
+        return (
+            f"request {self.number} of {self.agent}#{self.generation} ({self.shape.value} {self.model}"
+            f" {' '.join(marks)}, asked at {self.at:.3f} for {self.deadline_s:g} s, started [{starts}])"
+        )
 
     @property
     def name(self) -> str:
         return f"@{self.topic}@" if self.topic is not None else f"#{self.number}#"
 
-    @property
-    def words(self) -> str:
+    def words(self, telling: int) -> tuple[str, ...]:
+        """What the engine says to it, the telling-th time that it says anything: no two of its answers are alike."""
         mark = f"t{self.topic}" if self.topic is not None else f"a{self.number}"
-        return "".join(f"{mark}.{index} " for index in range(self.count))
+        return tuple(f"{mark}.{index}/{telling} " for index in range(self.count))
 
     def request(self) -> tuple[str, dict[str, Any]]:
         """The path and the body."""
@@ -116,45 +130,52 @@ def named_in(ask: UpstreamAsk) -> tuple[str, int] | None:
     return (found[1], int(found[2])) if found else None
 
 
-def read(asked: Asked, status: int, body: bytes) -> tuple[End, str]:
-    """Say what an answer is; a clean one must be the whole one.
+def read(asked: Asked, status: int, body: bytes) -> tuple[End, str, str]:
+    """Say what an answer is, why, and what it says; a clean one must be the whole one, and of one telling alone.
 
     Raises: AssertionError when it looks like success and is not, or when it says what only a bug says.
     """
     if status in {429, 503, 504}:
-        return End.REFUSED, _error_of(body)
+        return End.REFUSED, _error_of(body), ""
     if status != 200:
-        return End.FAILED, f"{status} {_error_of(body)}"
-    text = ""
+        return End.FAILED, f"{status} {_error_of(body)}", ""
     match asked.shape:
         case Shape.GENERATE | Shape.GENERATE_STREAM | Shape.CHAT_STREAM:
             return _read_lines(asked, body)
         case Shape.OPENAI_STREAM:
             return _read_events(asked, body)
         case Shape.OPENAI:
-            text = json.loads(body)["choices"][0]["message"]["content"]
+            return _whole(asked, json.loads(body)["choices"][0]["message"]["content"])
         case Shape.ANTHROPIC:
-            text = "".join(part.get("text", "") for part in json.loads(body)["content"])
+            return _whole(asked, "".join(part.get("text", "") for part in json.loads(body)["content"]))
         case Shape.EMBED:
             vectors = json.loads(body)["embeddings"]
             assert len(vectors) == asked.count, f"{len(vectors)} vectors for {asked.count} inputs"
-            return End.WHOLE, ""
-    assert text.strip() == asked.words.strip(), f"the answer says {text[:80]!r}"
-    return End.WHOLE, ""
+            prompt = asked.name
+            for index, vector in enumerate(vectors):
+                wanted = default_vector(f"{prompt} {index}")
+                apart = abs(vector[0] * math.hypot(*wanted) - wanted[0])
+                assert apart < 0.01, f"vector {index} is another input's"
+            return End.WHOLE, "", ""
 
 
-def _read_lines(asked: Asked, body: bytes) -> tuple[End, str]:
+def _whole(asked: Asked, text: str) -> tuple[End, str, str]:
+    told = TELLING.search(text)
+    assert told is not None, f"the answer says {text[:80]!r}"
+    assert text.strip() == "".join(asked.words(int(told[1]))).strip(), f"the answer says {text[:80]!r}"
+    return End.WHOLE, "", text.strip()
+
+
+def _read_lines(asked: Asked, body: bytes) -> tuple[End, str, str]:
     lines = [json.loads(line) for line in body.splitlines()]
     assert lines, "an empty 200"
     if "error" in lines[-1]:
         return _failed(lines[-1]["error"])
-    text = "".join(line.get("response", "") or line.get("message", {}).get("content", "") for line in lines)
     assert lines[-1].get("done") is True, "a stream without its end looks like success"
-    assert text.strip() == asked.words.strip(), f"the answer says {text[:80]!r}"
-    return End.WHOLE, ""
+    return _whole(asked, "".join(line.get("response", "") or line.get("message", {}).get("content", "") for line in lines))
 
 
-def _read_events(asked: Asked, body: bytes) -> tuple[End, str]:
+def _read_events(asked: Asked, body: bytes) -> tuple[End, str, str]:
     frames = [line[6:] for line in body.decode().splitlines() if line.startswith("data: ")]
     assert frames, "an event stream without an event"
     if frames[-1] != "[DONE]":
@@ -164,15 +185,13 @@ def _read_events(asked: Asked, body: bytes) -> tuple[End, str]:
     chunks = [json.loads(frame) for frame in frames[:-1]]
     if any("error" in chunk for chunk in chunks):
         return _failed(next(chunk["error"] for chunk in chunks if "error" in chunk))
-    text = "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
-    assert text.strip() == asked.words.strip(), f"the answer says {text[:80]!r}"
-    return End.WHOLE, ""
+    return _whole(asked, "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"]))
 
 
-def _failed(error: Any) -> tuple[End, str]:
+def _failed(error: Any) -> tuple[End, str, str]:
     """An error in a stream: it may still be a refusal, when comments said meanwhile that it waits."""
     said = str(error.get("message")) if isinstance(error, dict) else str(error)
-    return (End.REFUSED if said.startswith("no slot came free") else End.FAILED), said
+    return (End.REFUSED if said.startswith("no slot came free") else End.FAILED), said, ""
 
 
 def _error_of(body: bytes) -> str:

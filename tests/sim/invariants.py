@@ -7,17 +7,26 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from supervisord_ai.core.agent_state import AgentState
+from supervisord_ai.core.effects import Level
 from supervisord_ai.core.verdict import SIGNAL_NAMES, ExitStatus
 from supervisord_ai.daemon import Daemon
 from supervisord_ai.gateway.view import GatewayView
 from tests.fakes.process import FakeProcess
-from tests.sim.asks import Asked, End, Shape
+from tests.sim.asks import Asked, End
+from tests.sim.upstream import SLOTS
 
 if TYPE_CHECKING:
-    from tests.sim.world import Life, World
+    from tests.sim.life import Life
+    from tests.sim.world import World
 
 LOOK_S = 1.0
+LOOK_CLOSELY_EVERY = 60  # looks
 REMEMBERED = 5000
+SPAWNS, GATE_S = 31, 2.0  # a batch of 10, ten that come back, and ten of a batch whose agents were ready at once
+QUARANTINED_AFTER = 5  # ends of its own: `restart.intensity`
+GONE_S = 60.0  # who was taken out of the roster has ended by then
+LEAVES_WITHIN_S, STOPS_WITHIN_S = 2.0, 8.0
 VERDICT_S = 0.9  # an agent is started again after a second at the earliest, and may end of something else then
 
 
@@ -38,15 +47,27 @@ class Watch:
         self._world = world
         self.began_at = trio.current_time()
         self._stop = trio.CancelScope()
-        self._remembered: deque[Asked] = deque(maxlen=REMEMBERED)
+        self._remembered: deque[Asked] = deque()
         self._by_number: dict[int, Asked] = {}
         self._last_topics: dict[int, Asked] = {}
         self._failed: Broken | None = None
         self._died_at = float("-inf")
+        self._told_to_end_at = float("-inf")
+        self._told_life = -1
+        self.resized_at = float("-inf")
         self._stepped_at = float("-inf")
+        self._stays = False  # who was told to end leaves its agents running
         self._verdicts: list[tuple[float, str, frozenset[str]]] = []  # when to look, at whom, for what
+        self._ends: deque[tuple[float, str]] = deque(maxlen=2000)  # scripted ones: when, whose
+        self._spawns: deque[float] = deque(maxlen=SPAWNS)
+        self._children = 0  # taken by the OOM killer in groups that lived on
+        self._critical_since: float | None = None
+        self._changes: deque[tuple[float, int]] = deque(maxlen=50)
+        self._level = 0
         self.reasons: Counter[str] = Counter()
         self.looks = 0
+        self.busy = 0  # slots, summed over the looks
+        self.levels: Counter[int] = Counter()
         self.waits: list[float] = []
 
     async def run(self) -> None:
@@ -64,20 +85,54 @@ class Watch:
     # --- continuous ----------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        life = self._world.life
-        if life is None or life.is_dead or life.daemon is None or not life.is_up.is_set():
+        world = self._world
+        life, now = world.life, trio.current_time()
+        if life is None or not life.serves or life.daemon is None:
             return
         self.looks += 1
-        if self._world.bugs:
-            self._world.broken("bug", self._world.bugs[0])
-        self._judge_verdicts(life.daemon, trio.current_time())
-        view = life.daemon.gateway.statistics()
-        for backend in view.backends:
-            if backend.busy > backend.slots:
-                self._world.broken("G1", f"{backend.name} has {backend.busy} of {backend.slots} slots busy")
-        for queued in view.queue:
+        self.busy += world.upstream.busy
+        if world.bugs:
+            world.broken("bug", world.bugs[0])
+        gateway, fleet = life.daemon.gateway, life.daemon.fleet
+        self._judge_verdicts(life.daemon, now)
+        self._judge_level(life, now)
+        for backend in gateway.pulse().backends:
+            if backend.busy > SLOTS:
+                world.broken("G1", f"{backend.name} has {backend.busy} of {SLOTS} slots busy")
+        if fleet.pulse().states[AgentState.QUARANTINED]:
+            self._judge_quarantine(life.daemon, now)
+        if self.looks % LOOK_CLOSELY_EVERY:
+            return
+        for queued in gateway.statistics().queue:
             if queued.waited_s > 24 * 3600 + 5:
-                self._world.broken("G6", f"{queued.id} of {queued.agent} has waited {queued.waited_s:.0f} s")
+                world.broken("G6", f"{queued.id} of {queued.agent} has waited {queued.waited_s:.0f} s")
+        strangers = set(fleet_names(world)) - world.names
+        if strangers and now > self.resized_at + GONE_S:
+            world.broken("D4", f"{sorted(strangers)} still run, and a reload took them out of the roster")
+
+    def _judge_level(self, life: Life, now: float) -> None:
+        level = life.level
+        self.levels[level] += 1
+        if level != self._level:
+            self._world.tell(f"level {self._level} -> {level}")
+            self._level = level
+        self._critical_since = None if level < Level.CRITICAL else self._critical_since or now
+
+    def started(self, asked: Asked, now: float) -> None:
+        """A call of one request begins at the engine."""
+        since = self._critical_since
+        is_late_class = not asked.agent.startswith("opus") and asked.at > self._died_at
+        if since is not None and is_late_class and since + 2 * LOOK_S < asked.at and self._level == Level.CRITICAL:
+            self._world.broken("level", f"{asked} was let in at level 3, and its priority is later than 3")
+
+    def _judge_quarantine(self, daemon: Daemon, now: float) -> None:
+        """Nobody is quarantined but for his own ends: not for ours, for the fleet's or for what a refusal made of him."""
+        for agent in daemon.fleet.statistics().agents:
+            if agent.state is not AgentState.QUARANTINED:
+                continue
+            ends = sum(1 for at, name in self._ends if name == agent.name)
+            if ends < QUARANTINED_AFTER:
+                self._world.broken("S9", f"{agent.name} is quarantined after {ends} ends of its own: {agent.detail}")
 
     def ended(self, asked: Asked) -> None:
         """Judge one end."""
@@ -86,14 +141,14 @@ class Watch:
             self.waits.append(now - asked.at)
             return
         if asked.end is End.REFUSED:
-
             self.reasons[_shortened(asked.detail)] += 1
             return
-        if asked.end is End.BROKEN and self._died_at < asked.at:
+        went_at = max(self._died_at, self._told_to_end_at)
+        if asked.end is End.BROKEN and went_at < asked.at:
             world.broken("G12", f"{asked} was cut off and no daemon died since it was asked")
         if asked.end is End.FAILED:
             self.reasons[_shortened(asked.detail)] += 1
-            is_explained = bool(asked.harmed) or world.upstream.troubled_until >= asked.at or self._died_at >= asked.at - 1
+            is_explained = bool(asked.harmed) or world.upstream.troubled_until >= asked.at or went_at >= asked.at - 1
             if not is_explained:
                 world.broken("G12", f"{asked} failed without a cause: {asked.detail}")
             if "internal error" in asked.detail:
@@ -102,7 +157,7 @@ class Watch:
     def remember(self, asked: Asked) -> None:
         """Keep it for a while: a leaver may yet be seen to start."""
         if len(self._remembered) == REMEMBERED:
-            self._by_number.pop(self._remembered[0].number, None)
+            self._by_number.pop(self._remembered.popleft().number, None)
         self._remembered.append(asked)
         self._by_number[asked.number] = asked
         if asked.topic is not None:
@@ -127,6 +182,10 @@ class Watch:
             for other in self._world.processes.alive
             if other is not process and not other.is_held and other.launch.env.get("AI_SUPERVISOR_AGENT") == name
         ]
+        now = trio.current_time()
+        self._spawns.append(now)
+        if len(self._spawns) == SPAWNS and self._spawns[0] > now - GATE_S:
+            self._world.broken("S7", f"{SPAWNS} agents were started within {now - self._spawns[0]:.2f} s")
         if twins:
             self._world.broken("S1", f"{name} runs as {process.pid} and still as {[twin.pid for twin in twins]}")
 
@@ -136,6 +195,7 @@ class Watch:
         words = {"oom:own-cap"} if is_oom else {f"crash:{SIGNAL_NAMES[status.signal or 0]}"}
         # Of one that was taken over the kernel may keep the status from us; what its group counted is known all the same.
         words |= set() if is_oom else {"exit:unknown(adopted)"}
+        self._ends.append((trio.current_time(), name))
         self._verdicts.append((trio.current_time() + VERDICT_S, name, frozenset(words)))
 
     def _judge_verdicts(self, daemon: Daemon, now: float) -> None:
@@ -145,7 +205,7 @@ class Watch:
         self._verdicts = [one for one in self._verdicts if one[0] > now]
         shown = {agent.name: agent.verdict for agent in daemon.fleet.statistics().agents}
         for at, name, words in due:
-            if self._died_at < at - VERDICT_S and self._world.stopped_at < at - VERDICT_S and shown[name] not in words:
+            if max(self._died_at, self._told_to_end_at) < at - VERDICT_S and name in shown and shown[name] not in words:
                 self._world.broken("S2", f"{name} ended {' or '.join(sorted(words))}, and its verdict is {shown[name]}")
 
     def serves(self, life: Life) -> None:
@@ -155,8 +215,8 @@ class Watch:
         for process in self._world.processes.alive:
             if process.is_held:
                 continue  # spawned, and never let go by a daemon that died: it is no agent yet
-            if process.pid not in shown:
-                name = process.launch.env.get("AI_SUPERVISOR_AGENT")
+            name = process.launch.env.get("AI_SUPERVISOR_AGENT")
+            if process.pid not in shown and name in self._world.names:
                 self._world.broken("S1", f"{name} outlived the last daemon as {process.pid}, and this one does not show it")
 
     # --- the world -----------------------------------------------------------------------------------------------------
@@ -164,8 +224,32 @@ class Watch:
     def daemon_died(self) -> None:
         self._died_at = trio.current_time()
 
-    def clock_stepped(self, by_s: float) -> None:
+    def told_to_end(self, *, stays: bool) -> None:
+        """The daemon is told to end: its agents go with it, or stay."""
+        self._told_to_end_at, self._stays = trio.current_time(), stays
+        self._told_life = self._world.life.number if self._world.life is not None else -1
+
+    def daemon_ended(self, life: Life) -> None:
+        """A life is over. Of one that was told so it did not take long, and of its agents there is what should be."""
+        now = trio.current_time()
+        if self._died_at >= self._told_to_end_at or life.number != self._told_life:
+            return
+        took_s = now - self._told_to_end_at
+        alive = {process.pid for process in self._world.processes.alive if not process.is_held}
+        if took_s > (LEAVES_WITHIN_S if self._stays else STOPS_WITHIN_S):
+            self._world.broken("S4", f"it was told to {'leave' if self._stays else 'stop'} and took {took_s:.1f} s")
+        if not self._stays and alive:
+            self._world.broken("S4", f"{len(alive)} agents still run after a stop")
+
+    def clock_stepped(self) -> None:
         self._stepped_at = trio.current_time()
+
+    def stepped_since(self, at: float) -> bool:
+        """Whether the wall clock was stepped since then: what is kept for a while is kept by it."""
+        return self._stepped_at >= at
+
+    def child_taken(self, name: str) -> None:
+        self._children += 1
 
     # --- at rest -------------------------------------------------------------------------------------------------------
 
@@ -188,6 +272,11 @@ class Watch:
         for backend in view.backends:
             if backend.state != "ready" or backend.breaker != "closed":
                 world.broken("G4", f"{backend.name} is {backend.state}, its breaker {backend.breaker}, long after the last fault")
+        if (level := life.level) != Level.NORMAL:
+            world.broken("G15", f"level {level} holds, and nothing has been wrong for a quarter of an hour")
+        states = life.daemon.fleet.pulse().states
+        if states[AgentState.RUNNING] != len(world.names):
+            world.broken("S7", f"of {len(world.names)} agents not all run at the end: {dict(states)}")
         left = [asked for asked in world.open.values() if asked.end is None]
         if left:
             world.broken("D1", f"{len(left)} were never answered, the first: {left[0]}")
@@ -203,6 +292,6 @@ def _shortened(detail: str) -> str:
     return "".join("#" if char.isdigit() else char for char in detail)[:70]
 
 
-def is_streamed(shape: Shape) -> bool:
-    """Whether its status is known before its end."""
-    return shape in {Shape.GENERATE_STREAM, Shape.CHAT_STREAM, Shape.OPENAI_STREAM}
+def fleet_names(world: World) -> list[str]:
+    """Return whose processes run."""
+    return [process.launch.env["AI_SUPERVISOR_AGENT"] for process in world.processes.alive if not process.is_held]

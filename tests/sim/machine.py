@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import trio
 
+from supervisord_ai.core.samples import Gpu
 from supervisord_ai.core.verdict import ExitStatus
+from supervisord_ai.host.machine import MemoryState, ProcessorState
 from supervisord_ai.host.process import Account, Launch
 from supervisord_ai.store.disk import Checkpointed, RealDisk
+from tests.fakes.machine import GB, FakeMachine, roomy
 from tests.fakes.process import FakeCages, FakeProcess, FakeProcesses, FakeSurvivor, Program
 
-
-class SteppingClock:
-    """Wall time can be stepped, monotonic time cannot."""
-
-    def __init__(self, epoch: float = 1_800_000_000.0) -> None:
-        self.step_s = 0.0
-        self._epoch = epoch
-
-    def monotonic(self) -> float:
-        return trio.current_time()
-
-    def wall(self) -> float:
-        return self._epoch + self.step_s + trio.current_time()
+RESERVE_BYTES = 2 * GB
 
 
 class SimDisk:
     """Remembers how far each log was synced: what a power cut leaves for certain."""
 
     def __init__(self) -> None:
+        self.was_always_well = True  # no write of this life failed
         self._real = RealDisk()
         self._synced: dict[int, int] = {}  # inode -> bytes
 
@@ -76,6 +70,65 @@ def carry_over(state: Path, to: Path, disk: SimDisk, *, torn: float | None) -> N
                 file.truncate(synced + int(rest * torn))
 
 
+class Fullness:
+    """While it holds no byte goes into any file of this process, as on a full disk: the kernel itself refuses them.
+
+    By RLIMIT_FSIZE, so SQLite meets a write that fails (EFBIG, SQLITE_IOERR_WRITE) where a full disk says ENOSPC.
+    """
+
+    def __init__(self) -> None:
+        self.is_full = False
+
+    def begin(self) -> None:
+        self.is_full = True
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    def end(self) -> None:
+        self.is_full = False
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Room for what the simulation itself writes."""
+        was_full = self.is_full
+        if was_full:
+            self.end()
+        try:
+            yield
+        finally:
+            if was_full:
+                self.begin()
+
+
+class Weather:
+    """What the sensors tell, whichever daemon asks: the machine is calm but for what a fault made of it."""
+
+    def __init__(self) -> None:
+        self.machine = FakeMachine()
+        self.calm()
+
+    def calm(self) -> None:
+        self.machine.memory_state = roomy()
+        self.machine.processor_state = ProcessorState(8, 0.0, 0.0, 2)
+        self.machine.pressure = None
+        self.full_vram(is_full=False)
+
+    def short_of_memory(self, reserves: float) -> None:
+        self.machine.memory_state = MemoryState(48 * GB, int(reserves * RESERVE_BYTES), 0, 0, 0)
+
+    def crowded(self, per_core: float) -> None:
+        self.machine.processor_state = ProcessorState(8, 0.0, 0.0, int(8 * per_core))
+
+    def full_vram(self, *, is_full: bool) -> None:
+        used = int((0.97 if is_full else 0.7) * 4 * GB)
+        self.machine.cards = (Gpu("made up", 4 * GB, used, 0.5),)
+
+    def silent(self) -> None:
+        lost = OSError(5, "Input/output error")
+        self.machine.memory_state = self.machine.processor_state = lost
+        self.machine.cards = None
+
+
 class SimProcesses(FakeProcesses):
     """Processes that outlive the daemon that started them. `on_go` is told of each program that begins to run."""
 
@@ -85,9 +138,14 @@ class SimProcesses(FakeProcesses):
 
     def ends(self, process: FakeProcess, status: ExitStatus, *, is_oom: bool = False) -> None:
         """Have a process end now, by a fault of its own or of its cap."""
-        if is_oom and process.cage is not None:
-            self.oom_kills[process.cage] = self.oom_kills.get(process.cage, 0) + 1
+        if is_oom:
+            self.takes_child(process)
         process._end(status, 0.0)
+
+    def takes_child(self, process: FakeProcess) -> None:
+        """Have the OOM killer take a process of this one's group."""
+        if process.cage is not None:
+            self.oom_kills[process.cage] = self.oom_kills.get(process.cage, 0) + 1
 
 
 class Leased:

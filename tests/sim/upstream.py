@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 
 import trio
 
 from tests.fakes.ollama_double import Ask, Double, DoubleOptions, Leaks, ModelSpec, Script, embedding_model
-from tests.sim.asks import EMBEDDER, MODEL, OTHER_MODEL, SLACK_S, Asked, Shape, named_in
+from tests.sim.asks import EMBEDDER, MODEL, OTHER_MODEL, SLACK_S, TELLING, Asked, End, Shape, named_in
 
 SLOTS = 2
+LOAD_S = 2.0
+TELLINGS = 50_000
 ORPHAN_GRACE_S = 60.0
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 
@@ -17,11 +21,18 @@ BUSY = "server busy, please try again.  maximum pending requests exceeded"
 class Upstream:
     """An Ollama with the leaks of the real one. `find` returns who asked a thing that reaches it."""
 
-    def __init__(self, find: Callable[[str, int], list[Asked]], broken: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        find: Callable[[str, int], list[Asked]],
+        broken: Callable[[str, str], None],
+        started: Callable[[Asked, float], None],
+    ) -> None:
+        self._started = started
         options = DoubleOptions(
-            load_s=2.0,
-            first_token_s=0.1,
-            token_delay_s=0.04,
+            load_s=LOAD_S,
+            first_token_s=0.9,
+            token_delay_s=0.9,
+            embed_s=0.6,
             leaks=Leaks(on_slow_disconnect=True, on_pending_cancel=True),
         )
         self.double = Double([ModelSpec(MODEL), ModelSpec(OTHER_MODEL), embedding_model(EMBEDDER)], options)
@@ -36,6 +47,7 @@ class Upstream:
         self.woke_at = float("-inf")
         self.calls = 0
         self.peak = 0
+        self._tellings: OrderedDict[int, str] = OrderedDict()  # number of an answer -> the model that gave it
 
     def trouble(self, lasting_s: float = 0.0) -> None:
         """Note that from now on, and for so long, failures are explained."""
@@ -66,7 +78,38 @@ class Upstream:
                 asked.starts.append(now)
         if named[0] == "#":
             self._judge_start(askers[0], now)
+        model = ask.model.removesuffix(":latest")
+        for asked in askers:
+            asked.served.add(model)
+        self._tellings[self.calls] = model
+        if len(self._tellings) > TELLINGS:
+            self._tellings.popitem(last=False)
         return self._fault(askers) or self._well(askers[0])
+
+    def served_by(self, said: str) -> str | None:
+        """Return the model that gave an answer; None where it gave no words, or long ago."""
+        told = TELLING.search(said)
+        return self._tellings.get(int(told[1])) if told is not None else None
+
+    def lose_slot(self) -> bool:
+        """One slot of a loaded model is lost, as a leaver behind an unread stream loses it. False where none is free."""
+        for runner in self.double.machine.scheduler.loaded.values():
+            try:
+                runner._slots.acquire_nowait()
+            except trio.WouldBlock:
+                continue
+            runner.lost += 1
+            return True
+        return False
+
+    def load_takes(self, seconds: float) -> None:
+        scheduler = self.double.machine.scheduler
+        scheduler._options = replace(scheduler._options, load_s=seconds)
+
+    @property
+    def busy(self) -> int:
+        """Slots that work at this instant."""
+        return sum(runner.running for runner in self.double.machine.scheduler.loaded.values())
 
     def _count(self, ask: Ask) -> None:
         machine = self.double.machine
@@ -82,10 +125,13 @@ class Upstream:
         self.double.speak()
 
     def _judge_start(self, asked: Asked, now: float) -> None:
+        if asked.end is End.WHOLE:
+            return  # asked again: whether that was worked for again is for its caller to judge
         if asked.shape is Shape.EMBED:
             return  # the double asks what it is worth when it is done, and not when it starts
         if now < self.woke_at + 1.0:
             return  # handed over in time, and read when the engine woke up
+        self._started(asked, now)
         # A row with a key outlives its asker's end where the daemon ended with it: who comes back may ask for it.
         may_outlive = asked.is_async or (asked.key is not None and asked.at < self.last_end_at)
         if not may_outlive and asked.left_at is not None and now > asked.left_at + SLACK_S and asked.ended_at > asked.at:
@@ -100,9 +146,11 @@ class Upstream:
             self._broken("D1", f"{asked} was worked for {len(asked.starts)} times")
 
     def _well(self, asked: Asked) -> Script:
-        return Script(tokens=tuple(f"{word} " for word in asked.words.split()))
+        return Script(tokens=asked.words(self.calls))
 
     def _fault(self, askers: list[Asked]) -> Script | None:
+        if not (self.refuses or self.cuts or self.dies or self.stalls):
+            return None
         well = self._well(askers[0])
         made: Script | None = None
         what = ""

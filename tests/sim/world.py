@@ -1,13 +1,11 @@
-"""The world: lives of the daemon one after the other, agents that outlive them, and the faults of the plan."""
+"""The world: lives of the daemon one after the other, agents that outlive them, and who asks when."""
 
 from __future__ import annotations
 
-import itertools
 import random
 import shutil
 from collections import Counter, deque
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import trio
@@ -15,29 +13,29 @@ import trio
 from supervisord_ai.config import Config, load
 from supervisord_ai.core.identity import Caller
 from supervisord_ai.core.places import Surroundings
-from supervisord_ai.core.policies import BackendSpec
 from supervisord_ai.core.verdict import ExitStatus
-from supervisord_ai.daemon import Daemon, Doors, Options
-from supervisord_ai.errors import PeerGone, UpstreamUnreachable
-from supervisord_ai.ollama.transport import ByteStream, Dialer
-from supervisord_ai.serve.connection import MemoryClient, memory_pair
-from supervisord_ai.serve.http import serve_connection
-from supervisord_ai.store.disk import inline
-from tests.fakes.connections import FakeConnections
+from supervisord_ai.errors import HostFault, StoreFault
+from supervisord_ai.serve.connection import MemoryClient
 from tests.fakes.files import MemoryFiles
-from tests.fakes.machine import FakeMachine
-from tests.fakes.notify import FakeNotify
 from tests.fakes.ollama_double import running
 from tests.fakes.process import FakeProcess
 from tests.sim.asks import Asked, End
 from tests.sim.callers import Agent
+from tests.sim.clock import Leaps, SteppingClock
 from tests.sim.invariants import Broken, Watch
-from tests.sim.machine import Held, SimDisk, SimProcesses, SteppingClock, cages_for, carry_over
-from tests.sim.plan import Fault, Kind
+from tests.sim.life import Life
+from tests.sim.machine import Fullness, SimProcesses, Weather, carry_over
+from tests.sim.plan import Span
 from tests.sim.upstream import Upstream
 
+EXPIRED = "no slot came free"  # it was let in, and its time passed
 RESTART_S = 1.0  # RestartSec= of the unit
 CALM_S = 900.0
+AFTER_ASKING_S = 20.0  # of idle time are lived through second by second
+AFTER_FAULT_S = 240.0
+RATE_PER_S = 0.9  # of requests at full load, all agents together: the slots are busy most of the time
+BAD_CONFIG = "[daemon\nstate_dir = 7"
+# Of every ten agents one ignores TERM and one takes its time over it.
 CONFIG = """
 [daemon]
 runtime_dir = "{home}/run"
@@ -45,7 +43,8 @@ state_dir = "{home}/state"
 log_dir = "{home}/log"
 [listen]
 tcp = []
-{web}
+[web]
+listen = ""
 [models]
 keep_alive = "30m"
 [[agents]]
@@ -54,6 +53,16 @@ class = "opus"
 count = {opus}
 command = ["agent"]
 [[agents]]
+name = "deaf-{{n:02}}"
+class = "sonnet"
+count = {deaf}
+command = ["deaf"]
+[[agents]]
+name = "slow-{{n:02}}"
+class = "sonnet"
+count = {slow}
+command = ["slow"]
+[[agents]]
 name = "sonnet-{{n:02}}"
 class = "sonnet"
 count = {sonnet}
@@ -61,157 +70,115 @@ command = ["agent"]
 """
 
 
-class Life:
-    """One daemon, from its start to its end."""
-
-    def __init__(self, world: World, number: int, home: Path) -> None:
-        self.number = number
-        self.home = home
-        self.is_dead = False
-        self.disk = SimDisk()
-        self.held = Held(world.processes)
-        self.is_up = trio.Event()
-        self._world = world
-        self._nursery: trio.Nursery | None = None
-        self._ended = trio.Event()
-        self.daemon: Daemon | None = None
-
-    async def run(self) -> None:
-        world = self._world
-        numbers = itertools.count(self.number * 1_000_000)
-        doors = Doors(
-            clock=world.clock,
-            rng=random.Random(f"{world.seed} life {self.number}"),
-            new_id=lambda: f"{next(numbers):022x}",
-            processes=lambda: self.held,
-            cages=lambda _state_dir, form: cages_for(self.held),
-            notify=lambda _folder, for_others: FakeNotify(),
-            dial=self._dial,
-            run_sync=inline,
-            read_elsewhere=inline,
-            disk=self.disk,
-            settle_memory=self.is_up.set,
-            machine=lambda **_: FakeMachine(),
-            sense=inline,
-            connections=FakeConnections,
-        )
-        with ExitStack() as held:
-            self.daemon = Daemon(world.config(self.home), Options(read_config=lambda: world.config(self.home)), held, doors)
-            async with trio.open_nursery() as self._nursery:
-                self._nursery.start_soon(self._live, self.daemon)
-                await self._ended.wait()
-                self._nursery.cancel_scope.cancel()
-        self.is_dead = True
-
-    async def _live(self, daemon: Daemon) -> None:
-        await daemon.live()
-        self.is_dead = True
-        self._ended.set()
-
-    def _dial(self, _spec: BackendSpec) -> Dialer:
-        async def dial() -> ByteStream:
-            try:
-                return await self._world.upstream.double.dial()
-            except PeerGone as exc:
-                raise UpstreamUnreachable("refused") from exc
-
-        return dial
-
-    def connect(self, caller: Caller, room_bytes: int) -> MemoryClient:
-        assert self._nursery is not None
-        assert self.daemon is not None
-        client, served = memory_pair("memory-unix", room_bytes=room_bytes)
-        self._nursery.start_soon(serve_connection, served, self.daemon.gateway.handler_for(caller))
-        return client
-
-    def kill(self) -> None:
-        """Nothing more that it does reaches anybody. Its files must have been copied before."""
-        self.is_dead = True
-        self.held.let_go_of.set()
-        self._ended.set()
-
-
 class World:
     """Everything, for one run."""
 
     def __init__(
-        self, seed: int, faults: Sequence[Fault], span_s: float, folder: Path, *, opus: int, sonnet: int, bugs: list[str]
+        self, seed: int, span: Span, folder: Path, leaps: Leaps, *, opus: int, sonnet: int, bugs: list[str]
     ) -> None:
         self.seed = seed
+        self.span = span
         self.bugs = bugs
-        self.span_s = span_s
         self.clock = SteppingClock()
         self.processes = SimProcesses()
         self.processes.on_go = self._process_began
+        self.weather, self.fullness = Weather(), Fullness()
         self.agents: dict[str, Agent] = {}
         self.story: deque[str] = deque(maxlen=2000)
-        self.upstream = Upstream(self._askers, self.broken)
+        self.upstream = Upstream(self._askers, self.broken, lambda asked, now: self.watch.started(asked, now))
         self.watch = Watch(self)
         self.counts: Counter[str] = Counter()
         self.lives = 0
         self.life: Life | None = None
         self.is_over = False
-        self.stopped_at = float("-inf")
-        self._faults = faults
-        self._folder = folder
-        self._size = {"opus": opus, "sonnet": sonnet}
-        self._calm_think_s = (opus + sonnet) / 0.9  # 0.9 requests a second, all together: both slots are mostly busy
-        self.think_s = self._calm_think_s
+        self.rng = random.Random(f"{seed} world")
         self.open: dict[int, Asked] = {}
+        self.written: str | None = None  # a config in place of the right one
+        self._folder = folder
+        tenth = sonnet // 10
+        self._size = {"opus": opus, "deaf": tenth, "slow": tenth, "sonnet": sonnet - 2 * tenth}
+        self._all_sonnets = self._size["sonnet"]
+        self._number = 0
         self._topics: dict[int, set[int]] = {}
-        self._numbers = itertools.count()
         self._risen = trio.Event()
-        self._rng = random.Random(f"{seed} world")
         self._nursery: trio.Nursery | None = None
-        self._torn: float | None = None
-        self._damages_cache = False
-        self._may_rise = trio.Event()
-        self._may_rise.set()
+        self._stirred_until = float("inf")
+        self._planned: Sequence[float] = ()
+        self._next_planned = 0
+        leaps.still_until = self._still_until
 
     # --- the run -------------------------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
+    async def run(
+        self, faults: Callable[[World, float], Awaitable[None]], planned: Sequence[tuple[float, int]], at: Sequence[float]
+    ) -> None:
         """Live through the plan, come to rest, and be looked at. Raises: Broken."""
-        async with running(self.upstream.double), trio.open_nursery() as self._nursery:
-            self._nursery.start_soon(self._live)
-            self._nursery.start_soon(self.watch.run)
-            for fault in self._faults:
-                await trio.sleep_until(self.watch.began_at + fault.at_s)
-                self.tell(f"fault {fault}")
-                self.counts["faults"] += 1
-                await self._befall(fault)
-            await trio.sleep_until(self.watch.began_at + self.span_s)
-            await self._come_to_rest()
-            self.is_over = True
-            if self.life is not None and self.life.daemon is not None:
-                self.life.daemon.stop()
-            with trio.move_on_after(30):
-                while self.life is not None:  # noqa: ASYNC110 - virtual time costs nothing
-                    await trio.sleep(0.1)
-            self.watch.stopped()
-            self._nursery.cancel_scope.cancel()
+        began_at, span = self.watch.began_at, self.span
+        ends_at = began_at + span.all_s
+        self._planned = sorted(began_at + second for second in (*at, *(second for second, _ in planned), span.all_s))
+        try:
+            async with running(self.upstream.double), trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._live)
+                self._nursery.start_soon(self.watch.run)
+                self._nursery.start_soon(self._ask_all_day, began_at + span.busy_s, planned)
+                await faults(self, ends_at)
+                await self._come_to_rest()
+                self.is_over = True
+                if self.life is not None and self.life.daemon is not None:
+                    self.watch.told_to_end(stays=False)
+                    await self.life.end(leaving=False)
+                with trio.move_on_after(30):
+                    while self.life is not None:  # noqa: ASYNC110 - virtual time costs nothing
+                        await trio.sleep(0.1)
+                self.watch.stopped()
+                self._nursery.cancel_scope.cancel()
+        finally:
+            self.fullness.end()
 
     async def _live(self) -> None:
         home = self._folder / "life-0"
         (home / "state").mkdir(parents=True)
         while not self.is_over:
-            self.life = Life(self, self.lives, home)
+            life = self.life = Life(self, self.lives, home)
             self.lives += 1
-            self._nursery_start(self._announce, self.life)
-            await self.life.run()
+            life.disk.was_always_well = not self.fullness.is_full
+            self._start(self._announce, life)
+            try:
+                await life.run()
+            except (StoreFault, HostFault) as exc:
+                if not self.fullness.is_full:
+                    raise
+                life.is_dead = True
+                self.counts["starts that a full disk refused"] += 1
+                self.tell(f"life {life.number} cannot start: {exc}")
             self.upstream.daemon_died()
-            self.tell(f"life {self.life.number} is over")
+            self.watch.daemon_ended(life)
+            self.tell(f"life {life.number} is over")
             following = self._folder / f"life-{self.lives}"
-            if not (following / "state").exists():  # an orderly end: what is there now is what there is
-                carry_over(home / "state", following / "state", self.life.disk, torn=None)
-            shutil.rmtree(home)
+            with self.fullness.lifted():
+                if not (following / "state").exists():  # an orderly end: what is there now is what there is
+                    carry_over(home / "state", following / "state", life.disk, torn=None)
+                shutil.rmtree(home)
             home, self.life = following, None
             self._risen = trio.Event()
             await trio.sleep(RESTART_S)
 
-    def _nursery_start(self, task: object, *args: object) -> None:
+    def next_home(self) -> Path:
+        """Where the next life finds its state."""
+        return self._folder / f"life-{self.lives}"
+
+    def _start(self, task: Callable[..., object], *args: object) -> None:
         assert self._nursery is not None
         self._nursery.start_soon(task, *args)  # type: ignore[arg-type]
+
+    def later(self, after_s: float, deed: Callable[[], object]) -> None:
+        """Do it in so many seconds."""
+
+        async def wait() -> None:
+            await trio.sleep(after_s)
+            deed()
+
+        self._start(wait)
 
     async def _announce(self, life: Life) -> None:
         await life.is_up.wait()
@@ -222,12 +189,41 @@ class World:
             self._risen.set()
 
     async def _come_to_rest(self) -> None:
-        self.tell("everybody falls silent")
-        self.think_s = 1e9
-        for agent in self.agents.values():
-            agent.silence()
+        self.tell("everybody is silent")
         await trio.sleep(CALM_S)
         self.watch.at_rest()
+
+    # --- who asks when -------------------------------------------------------------------------------------------------
+
+    async def _ask_all_day(self, busy_until: float, bursts: Sequence[tuple[float, int]]) -> None:
+        """At full load one after the other, at random; then, while it is idle, now and then a few at once."""
+        rng, agents = random.Random(f"{self.seed} askers"), self.agents
+        while True:
+            await trio.sleep(rng.expovariate(RATE_PER_S))
+            if trio.current_time() >= busy_until:
+                break
+            if agents:
+                agents[rng.choice(sorted(agents))].ask()
+        self.tell("from now on it is mostly idle")
+        self._stirred_until = trio.current_time() + AFTER_FAULT_S
+        for at_s, count in bursts:
+            await trio.sleep_until(self.watch.began_at + at_s)
+            for _ in range(count if agents else 0):
+                agents[rng.choice(sorted(agents))].ask()
+                await trio.sleep(rng.expovariate(2.0))
+            self.stir(0.0, AFTER_ASKING_S)
+
+    def stir(self, lasts_s: float, after_s: float = AFTER_FAULT_S) -> None:
+        """Something happened: from here on and for so long time goes second by second."""
+        self._stirred_until = max(self._stirred_until, trio.current_time() + lasts_s + after_s)
+
+    def _still_until(self) -> float | None:
+        now = trio.current_time()
+        if self.open or now < self._stirred_until or self.life is None or not self.life.serves:
+            return None
+        while self._next_planned < len(self._planned) and self._planned[self._next_planned] <= now:
+            self._next_planned += 1
+        return self._planned[self._next_planned] if self._next_planned < len(self._planned) else None
 
     # --- what callers use ----------------------------------------------------------------------------------------------
 
@@ -235,7 +231,7 @@ class World:
         """Return the daemon that serves, waiting for one."""
         while True:
             await self._risen.wait()
-            if self.life is not None and not self.life.is_dead:
+            if self.life is not None and not self.life.is_over:
                 return self.life
             await trio.sleep(0.25)
 
@@ -244,7 +240,8 @@ class World:
         return life.connect(caller, room_bytes)
 
     def next_number(self) -> int:
-        return next(self._numbers)
+        self._number += 1
+        return self._number
 
     def note(self, asked: Asked) -> Asked:
         self.counts["asked"] += 1
@@ -253,15 +250,24 @@ class World:
             self._topics.setdefault(asked.topic, set()).add(asked.number)
         return asked
 
-    def over(self, asked: Asked, end: End, detail: str) -> None:
-        """A request has ended, as its caller saw it."""
+    def acknowledged(self, asked: Asked) -> None:
+        """From here on it must come to an end that its caller is told."""
+        asked.promised_at = trio.current_time()
+        self.counts["acknowledged"] += 1
+
+    def over(self, asked: Asked, end: End, detail: str, *, left_at: float | None = None) -> None:
+        """A request has ended, as its caller saw it. `left_at`: when its leaving could be seen, if that is not now."""
         now = trio.current_time()
         if end is End.LEFT:
-            asked.left_at = now
+            asked.left_at = now if left_at is None else left_at
         asked.end, asked.detail, asked.ended_at = end, detail, now
         self.counts[end.value] += 1
         if end is End.FAILED and asked.harmed:
             self.counts["harmed"] += 1
+        if end is End.REFUSED and EXPIRED in detail:
+            self.counts["expired"] += 1
+        if asked.promised_at is not None:
+            self.counts[f"acknowledged: {end.value}"] += 1
         if asked.topic is not None:
             self._topics[asked.topic].discard(asked.number)
         self.watch.ended(asked)
@@ -269,6 +275,14 @@ class World:
         # A leaver is looked up again if its request starts after all.
         self.open.pop(asked.number, None)
         self.watch.remember(asked)
+
+    def ends_after_refusal(self, name: str, generation: int) -> None:
+        """Have an agent end of what we told it."""
+        process = self.process_of(name)
+        agent = self.agents.get(name)
+        if process is not None and agent is not None and agent.generation == generation and not process.signals:
+            self.counts["agents that ended after a refusal"] += 1
+            self.processes.ends(process, ExitStatus(code=1))
 
     def processes_forget(self) -> None:
         """Ended processes are nobody's any more; a year of them would not fit into memory."""
@@ -278,12 +292,45 @@ class World:
             self.processes.spawned.clear()
             self.processes.closed.clear()
 
+    def process_of(self, name: str) -> FakeProcess | None:
+        """Return the process of an agent that runs."""
+        for process in self.processes.alive:
+            if not process.is_held and process.launch.env.get("AI_SUPERVISOR_AGENT") == name:
+                return process
+        return None
+
     def _askers(self, mark: str, number: int) -> list[Asked]:
         if mark == "@":
             found = [self.open[n] for n in sorted(self._topics.get(number, ()))]
             return found or [self.watch.lost_topic(number)]
         asked = self.open.get(number) or self.watch.remembered(number)
         return [asked]
+
+    def harm_running(self, by: str) -> None:
+        """A fault meets the answers that are under way."""
+        for asked in self.open.values():
+            if asked.starts and not asked.harmed:
+                asked.harmed = by
+
+    # --- what faults use -----------------------------------------------------------------------------------------------
+
+    def disk_fills(self) -> None:
+        self.fullness.begin()
+        if self.life is not None:
+            self.life.disk.was_always_well = False
+
+    def disk_empties(self) -> None:
+        self.fullness.end()
+
+    def resize(self, share: float) -> None:
+        """From the next reload or start on there are so many sonnets."""
+        self._size["sonnet"] = max(1, int(share * self._all_sonnets))
+        self.watch.resized_at = trio.current_time()
+
+    @property
+    def names(self) -> set[str]:
+        """Who is of the roster."""
+        return {f"{kind}-{n:02}" for kind, count in self._size.items() for n in range(1, count + 1)}
 
     # --- what is seen --------------------------------------------------------------------------------------------------
 
@@ -296,109 +343,19 @@ class World:
         self.watch.fail(Broken(promise, what, tuple(self.story)))
 
     def config(self, home: Path) -> Config:
-        text = CONFIG.format(home=home, web='[web]\nlisten = ""', **self._size)
+        text = self.written or CONFIG.format(home=home, **self._size)
         return load("/sim.toml", MemoryFiles({"/sim.toml": text}), Surroundings(1000, "/home/me", {}))
 
     def _process_began(self, process: FakeProcess) -> None:
         name = process.launch.env["AI_SUPERVISOR_AGENT"]
         self.watch.process_began(name, process)
-        self._nursery_start(self._be_agent, name, process)
+        self._start(self._be_agent, name, process)
 
     async def _be_agent(self, name: str, process: FakeProcess) -> None:
         generation = int(process.launch.env["AI_SUPERVISOR_RUN"].split(".")[1])
-        agent = self.agents[name] = Agent(self, name, generation)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(agent.live)
+            agent = self.agents[name] = Agent(self, name, generation, nursery)
             await process.wait()
+            if self.agents.get(name) is agent:
+                del self.agents[name]
             nursery.cancel_scope.cancel()
-        if self.agents.get(name) is agent:
-            del self.agents[name]
-
-    # --- faults --------------------------------------------------------------------------------------------------------
-
-    async def _befall(self, fault: Fault) -> None:
-        upstream, double, size = self.upstream, self.upstream.double, fault.size
-        match fault.kind:
-            case Kind.KILL:
-                self._kill(torn=None)
-            case Kind.POWER_CUT:
-                self._kill(torn=size)
-            case Kind.CACHE_DAMAGED:
-                self._kill(torn=None, damages_cache=True)
-            case Kind.STOP:
-                if self.life is not None and self.life.daemon is not None and self.life.is_up.is_set():
-                    self.stopped_at = trio.current_time()
-                    self.life.daemon.stop()
-            case Kind.ENGINE_CRASH:
-                upstream.crash(size)
-                self._nursery_start(self._listen_again, size)
-            case Kind.ENGINE_HANG:
-                upstream.trouble(size + 120.0)
-                double.hush()
-                self._nursery_start(self._speak_again, size)
-            case Kind.ENGINE_REFUSES:
-                upstream.refuses += int(size)
-            case Kind.CUT_STREAMS:
-                upstream.cuts += int(size)
-            case Kind.STALL:
-                upstream.stalls += 1
-            case Kind.DEAD_RUNNER:
-                upstream.dies += int(size)
-            case Kind.UNLOADED:
-                upstream.trouble()
-                double.machine.scheduler.forget_all()
-            case Kind.AGENT_CRASH:
-                self._agents_end(int(size), ExitStatus(signal=11))
-            case Kind.AGENT_OOM:
-                self._agents_end(int(size), ExitStatus(signal=9), is_oom=True)
-            case Kind.FLOOD:
-                for agent in self._some(1):
-                    agent.ask(int(size))
-            case Kind.LEAVERS:
-                for agent in self._some(int(size)):
-                    agent.ask(leaves=True)
-            case Kind.SPIKE:
-                for agent in self._some(len(self.agents)):
-                    agent.ask()
-            case Kind.CLOCK_STEP:
-                self.clock.step_s += size
-                self.watch.clock_stepped(size)
-            case Kind.RELOAD:
-                pass
-
-    def _some(self, count: int) -> list[Agent]:
-        names = sorted(self.agents)
-        return [self.agents[name] for name in self._rng.sample(names, min(count, len(names)))]
-
-    def _kill(self, *, torn: float | None, damages_cache: bool = False) -> None:
-        life = self.life
-        if life is None or life.is_dead or life.daemon is None:
-            return
-        following = self._folder / f"life-{self.lives}"
-        carry_over(life.home / "state", following / "state", life.disk, torn=torn)
-        if damages_cache:
-            cache = following / "state" / "cache.db"
-            if cache.exists():
-                cache.write_bytes(b"not a database" * 1000)
-        self.counts["kills"] += 1
-        if torn is not None:  # nothing outlives the power
-            self.processes.boot = f"boot {self.lives}"
-            for process in self.processes.alive:
-                self.processes.ends(process, ExitStatus(signal=9))
-        self.upstream.daemon_died()
-        self.watch.daemon_died()
-        life.kill()
-
-    def _agents_end(self, count: int, status: ExitStatus, *, is_oom: bool = False) -> None:
-        alive = [process for process in self.processes.alive if not process.is_held]
-        for process in self._rng.sample(alive, min(count, len(alive))):
-            self.watch.scripted_end(process, status, is_oom=is_oom)
-            self.processes.ends(process, status, is_oom=is_oom)
-
-    async def _listen_again(self, after_s: float) -> None:
-        await trio.sleep(after_s)
-        self.upstream.double.is_refusing = False
-
-    async def _speak_again(self, after_s: float) -> None:
-        await trio.sleep(after_s)
-        self.upstream.speak()

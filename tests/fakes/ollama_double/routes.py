@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import posixpath
 import socket
@@ -136,6 +137,7 @@ async def _redirect(turn: Turn, status: int, location: str) -> None:
     return await turn.respond(status, [HTML, ("Location", location)], page.encode())
 
 
+@functools.cache
 def _is_host_allowed(host: str) -> bool:
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
     name = name.strip("[]").lower().rstrip(".")
