@@ -118,18 +118,20 @@ def admit(
     counts: Counts,
     *,
     now: float,
+    came_at: float | None = None,
     one_body_s: float | None = None,
     starts_at: StartsAt | None = None,
 ) -> Admitted | Rejected:
     """Decide, and take the caller's place in its rate if it is admitted.
 
-    `one_body_s`: the estimated generation, for a caller that gets one body. `starts_at` forecasts when it would start, None
-    when that cannot be known; it is asked last.
+    `came_at`: when it came, where something was waited for since: its time runs from there. `one_body_s`: the estimated
+    generation, for a caller that gets one body. `starts_at` forecasts when it would start, None when that cannot be known; it
+    is asked last.
     """
     full = _full(asked, policy, queue, counts)
     if full is not None:
         return full
-    start_by = now + start_within_s(asked, queue, one_body_s)
+    start_by = (now if came_at is None else came_at) + start_within_s(asked, queue, one_body_s)
     not_before = rate.next_at(now) if rate is not None else now
     if not_before > now and (policy.over_rate is OverRate.REJECT or not_before >= start_by):
         what = f"over the rate of class {policy.name}, {policy.rate_per_min:g} a minute"

@@ -36,8 +36,8 @@ class Admit:
         self._callers = callers
         self._clock = clock
 
-    def decide(self, caller: Caller, policy: ClassPolicy, call: Call, asked: Asked) -> Admitted | Rejected:
-        """Decide at this instant; who is admitted has taken its place in its rate."""
+    def decide(self, caller: Caller, policy: ClassPolicy, call: Call, asked: Asked, *, came_at: float) -> Admitted | Rejected:
+        """Decide at this instant; who is admitted has taken its place in its rate, and its time runs since it came."""
         now = self._clock.monotonic()
         effects = self._level.effects
         if effects.priority_only is not None:
@@ -53,6 +53,7 @@ class Admit:
             self._callers.rate(caller, policy, now),
             self._counts(caller.name),
             now=now,
+            came_at=came_at,
             one_body_s=None if call.asked_stream else generation_s,
             starts_at=lambda admitted: self._starts_at(caller, policy, call, admitted, now),
         )

@@ -81,7 +81,7 @@ class Inference:
 
     async def serve(self, exchange: Exchange, caller: Caller, call: Call) -> None:
         """Answer one request, or see its caller leave. Raises: Refused, PeerGone."""
-        asked = read_asked(exchange.head.headers.get)
+        came_at, asked = self._clock.monotonic(), read_asked(exchange.head.headers.get)
         await self._backlog.wake_keyed(caller.name, asked.key)
         came_back = self._rejoin.find(caller, call, asked.key)
         if came_back is None:
@@ -92,7 +92,7 @@ class Inference:
             await self._backlog.wake_keyed(caller.name, asked.key)
             # Nothing is awaited from here to `enter`: two requests with one key must become one.
             came_back = self._rejoin.find(caller, call, asked.key) or self._take_in(
-                exchange, caller, call, asked, place, light=light
+                exchange, caller, call, asked, place, light=light, came_at=came_at
             )
         else:
             self._tally.rejoined += 1
@@ -106,7 +106,7 @@ class Inference:
                 self._on_fault(caller)
 
     def _take_in(
-        self, exchange: Exchange, caller: Caller, call: Call, asked: Asked, place: Place, *, light: Light | None
+        self, exchange: Exchange, caller: Caller, call: Call, asked: Asked, place: Place, *, light: Light | None, came_at: float
     ) -> Request:
         """Admit a new request and put it into the backlog. Raises: Refused."""
         self._tally.asked += 1
@@ -116,7 +116,7 @@ class Inference:
             self._tally.end(caller.agent_class, Ending.REFUSED)
             raise Refused(503, "the owner drains the queue: nothing new is taken in", retry_after_s=RETRY_AFTER_S)
         policy = self._callers.policy(caller)
-        decision = self._admit.decide(caller, policy, light.call if light is not None else call, asked)
+        decision = self._admit.decide(caller, policy, light.call if light is not None else call, asked, came_at=came_at)
         if isinstance(decision, Rejected):
             self._tally.end(caller.agent_class, Ending.REFUSED)
             log.info("%s refused: %d %s", caller.name, decision.status, decision.message)

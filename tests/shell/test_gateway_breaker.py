@@ -250,3 +250,15 @@ async def test_who_hangs_on_a_doubted_slot_of_one_model_holds_up_nobody_who_asks
         assert max(waits) < 70, waits  # a proof may take 30 s, and waits 60 s for calls that go on
         await wait_until(lambda: bench.gateway.statistics().backends[0].healed == 1)
         assert (await bench.call(agent("opus-01"), "POST", "/api/embed", embeds("well"))).status == 200
+
+
+async def test_the_time_of_who_comes_to_an_engine_that_hangs_runs_since_it_came(tmp_path: Path, autojump_clock: Clock) -> None:
+    """The model is asked about first, for ten seconds in vain: they are of the time that the caller gave."""
+    async with running(Double()) as double, life(tmp_path, double) as bench:
+        await bench.ask(OWNER, "[[n=1]]")
+        await trio.sleep(5)
+        double.hush()
+        asked_at = trio.current_time()
+        answer = await bench.ask(agent("opus-01"), "[[n=1]]", headers={"X-AI-Deadline": "30"})
+        assert answer.status == 503
+        assert 29 < trio.current_time() - asked_at < 31

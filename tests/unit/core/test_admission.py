@@ -42,6 +42,11 @@ def test_a_plain_request_waits_until_the_common_deadline_with_the_priority_of_it
     assert decide() == Admitted(priority=3, start_by=340.0, not_before=100.0)
 
 
+def test_the_time_of_who_had_to_wait_before_it_could_be_judged_runs_since_it_came() -> None:
+    admitted = admit(Asked(deadline_s=30.0), OPUS, QueuePolicy(), None, Counts(), now=100.0, came_at=90.0)
+    assert admitted == Admitted(priority=3, start_by=120.0, not_before=100.0)
+
+
 @pytest.mark.parametrize(("asked", "given"), [(None, 3), (1, 2), (2, 2), (3, 3), (7, 7), (10, 10)])
 def test_nobody_gets_a_better_priority_than_the_ceiling_of_its_class(asked: int | None, given: int) -> None:
     assert priority_for(asked, OPUS) == given
