@@ -10,7 +10,7 @@ for story; do
         # The same tests that run on every machine, here where cgroup v2 has the memory controller.
         # What was compiled outside is imported as it is: bytecode of pytest's own takes minutes here, and is for who failed.
         suite() {
-            (cd /payload/suite && PYTHONPATH=/payload/site python3 -m pytest -p pytest_trio.plugin --color=no -o cache_dir=/tmp/pytest \
+            (cd /payload/suite && TEST_ROOM=5 PYTHONPATH=/payload/site python3 -m pytest -p pytest_trio.plugin --color=no -o cache_dir=/tmp/pytest \
                 --noconftest "$@" -k "v2 and not 131" tests/contract/test_cages.py tests/system/test_fleet.py)
         }
         suite --assert=plain || { suite --lf; failed=1; }
