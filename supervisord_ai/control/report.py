@@ -172,6 +172,9 @@ def next_steps(moment: Moment) -> list[Step]:
         elif one.breaker != "closed":
             why = f"{one.name} answers, and its calls fail: see its own log"
             steps.append(Step("ai-supervisor events --kind breaker", why))
+    now = level(moment.health)
+    if now.level >= 2:
+        steps.append(Step("ai-supervisor level show", f"what is pressed, and what level {now.level} changes"))
     if moment.gateway.mode != "open":
         steps.append(Step("ai-supervisor queue resume", f"the queue is {moment.gateway.mode}"))
     past = [one.agent for one in moment.health.bypasses if one.agent is not None]

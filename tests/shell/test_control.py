@@ -15,12 +15,13 @@ from supervisord_ai.clock import VirtualClock
 from supervisord_ai.control.api import Control
 from supervisord_ai.control.report import Usage
 from supervisord_ai.core.agent_state import AgentState
+from supervisord_ai.core.effects import Level
 from supervisord_ai.core.identity import PeerFacts
 from supervisord_ai.core.memory_plan import MemoryPolicy
 from supervisord_ai.core.roster import CLASS_DEFAULTS, AgentSpec, Roster
 from supervisord_ai.errors import Refused
 from supervisord_ai.gateway.view import GatewayView
-from supervisord_ai.health.view import BypassView, HealthView
+from supervisord_ai.health.view import BypassView, HealthView, LevelView
 from supervisord_ai.host.peers import KernelPeers
 from supervisord_ai.serve.connection import MemoryClient, memory_pair
 from supervisord_ai.serve.http import serve_connection
@@ -275,6 +276,14 @@ async def next_steps(*agents: AgentView) -> list[tuple[str, str]]:
 async def test_who_waits_to_be_started_again_has_a_command_that_says_why(autojump_clock: object) -> None:
     failing = agent_view("opus-05", verdict="exit:1", state=AgentState.BACKOFF)
     assert await next_steps(failing) == [("ai-supervisor agents show opus-05", "why it ended: exit:1, and its last words")]
+
+
+async def test_a_level_that_takes_something_away_has_a_command_that_says_what(autojump_clock: object) -> None:
+    house = House()
+    for number, commands in ((1, []), (2, ["ai-supervisor level show"]), (3, ["ai-supervisor level show"])):
+        held = LevelView(Level(number), Level(number), 0.9, "queue pressure", "", (), None, False, (), None, None)  # type: ignore[arg-type]
+        house.health = HealthView(level=held)
+        assert [step["command"] for step in (await ask(house, "/v1/status"))[2]["next"]] == commands
 
 
 @pytest.mark.parametrize("verdict", ["oom:own-cap", "oom:rlimit(likely)"])
