@@ -89,7 +89,7 @@ def _parameter(one: Query) -> Json:
         schema |= {"minimum": one.least, "maximum": one.most}
     if one.default is not None:
         schema["default"] = one.default
-    return {"name": one.name, "in": "query", "required": False, "description": one.words, "schema": schema}
+    return {"name": one.name, "in": "query", "required": one.is_required, "description": one.words, "schema": schema}
 
 
 def _media(content_type: str) -> str:

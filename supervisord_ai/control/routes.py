@@ -39,6 +39,7 @@ class Query:
     least: float = 0
     most: float = 0
     choices: tuple[str, ...] = ()
+    is_required: bool = False
 
     def read(self, text: str) -> str | float:
         """Return what was said.
@@ -232,7 +233,7 @@ ROUTES: tuple[Route, ...] = (
         "Hold a level whatever the machine says",
         answers.ShownLevel,
         query=(
-            Query("level", "0 normal, 1 minor, 2 major, 3 critical", int, None, 0, 3),
+            Query("level", "0 normal, 1 minor, 2 major, 3 critical", int, None, 0, 3, is_required=True),
             Query("for_s", "let go by itself after so many seconds", float, None, 1, 7 * 86_400),
         ),
     ),
