@@ -129,7 +129,7 @@ def _decide(evidence: Evidence) -> Verdict:
     if evidence.oomd_kills and (status.signal == SIGKILL or is_unknown):
         return Verdict("oom:systemd-oomd", _join("systemd-oomd took it, for the pressure on the machine", _memory(evidence)))
     if status.signal == SIGKILL:
-        return Verdict("killed:external", _join("SIGKILL from outside", child))
+        return Verdict("killed:external", "SIGKILL from outside")  # by no OOM killer: that was (2)
     if status.signal is not None:
         core = "core dumped" if status.core_dumped else ""
         return Verdict(f"crash:{SIGNAL_NAMES.get(status.signal, str(status.signal))}", _join(core, child, _last(evidence)))
