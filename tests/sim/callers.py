@@ -210,13 +210,13 @@ class Agent:
             if "answer" in told:
                 kept = told["answer"]
                 return self._judged(asked, Answered(kept["status"], answer.headers, kept["body"].encode()))
-            if told["state"] == "running" and trio.current_time() < polled_at + 1:  # nobody knows it better than the journal
-                await trio.sleep(1)
             if told["state"] == "cancelled":
                 reason = str(told.get("reason"))
                 if not reason or reason in set(GatewayEnd):
                     self._world.broken("D1", f"{asked} was acknowledged, and is cancelled because it is {reason!r}")
                 return (End.REFUSED if reason.startswith("no slot came free") else End.FAILED), f"cancelled: {reason!r}"
+            if trio.current_time() < polled_at + 1:  # its end is not in the journal yet, and nobody else knows it
+                await trio.sleep(1)
 
     async def _exchange(self, method: str, path: str, body: bytes, asked: Asked, manner: Manner = POLITE) -> Answered:
         client = await self._world.connect(self._caller, room_bytes=manner.room_bytes)
