@@ -49,6 +49,7 @@ class Evidence:
 
     `intent` is the reason we wrote before we signalled. `own_limit_hits` is None where the kernel does not tell whose limit
     it was; then the peak decides. `fleet_limit_hits` are of the limit that all agents share, `oomd_kills` of systemd-oomd.
+    `oom_kills` are those that it may have ended of, `children_killed` those that it outlived.
     `is_capped_by_rlimit`: there is no group, each process has RLIMIT_DATA.
     """
 
@@ -57,6 +58,7 @@ class Evidence:
     was_killed_by_us: bool = False  # its grace ran out
     oom_kills: int = 0
     own_limit_hits: int | None = None
+    children_killed: int = 0
     fleet_limit_hits: int = 0
     oomd_kills: int = 0
     peak_bytes: int | None = None
@@ -125,7 +127,7 @@ def _decide(evidence: Evidence) -> Verdict:
             return Verdict("oom:fleet", _join(what, _memory(evidence)))
         return Verdict("oom:vm", _join("an OOM killer took it below its own cap", _memory(evidence)))
     # (3) the status
-    child = "a child of it was killed at the cap" if evidence.oom_kills else ""
+    child = "a child of it was killed at the cap" if evidence.oom_kills or evidence.children_killed else ""
     if evidence.oomd_kills and (status.signal == SIGKILL or is_unknown):
         return Verdict("oom:systemd-oomd", _join("systemd-oomd took it, for the pressure on the machine", _memory(evidence)))
     if status.signal == SIGKILL:

@@ -372,6 +372,17 @@ async def test_a_child_taken_by_the_oom_killer_is_told_once_and_is_no_end(autoju
         assert len([event for event in world.events if isinstance(event, ChildKilled)]) == 1
 
 
+async def test_a_child_that_was_taken_long_ago_is_not_what_an_agent_ends_of(autojump_clock: MockClock, tmp_path: Path) -> None:
+    world = World(tmp_path, {"one": "serve"}, restart=Restart.NO)
+    async with world.running() as fleet:
+        await trio.sleep(3)
+        world.processes.oom_kills["/fake/one"] = 1
+        await trio.sleep(60)
+        world.process("serve").signal(KILL)
+        await trio.sleep(1)
+        assert view(fleet, "one").verdict == "killed:external"
+
+
 async def test_nobody_is_started_again_before_those_who_outlived_him_are_gone(autojump_clock: MockClock, tmp_path: Path) -> None:
     world = World(tmp_path, {"one": "parent"}, restart=Restart.ALWAYS)
     async with world.running():
