@@ -30,9 +30,9 @@ class Upstream:
         self._started = started
         options = DoubleOptions(
             load_s=LOAD_S,
-            first_token_s=0.9,
-            token_delay_s=0.9,
-            embed_s=0.6,
+            first_token_s=1.1,
+            token_delay_s=1.1,
+            embed_s=0.75,
             leaks=Leaks(on_slow_disconnect=True, on_pending_cancel=True),
         )
         self.double = Double([ModelSpec(MODEL), ModelSpec(OTHER_MODEL), embedding_model(EMBEDDER)], options)

@@ -33,7 +33,7 @@ RESTART_S = 1.0  # RestartSec= of the unit
 CALM_S = 900.0
 AFTER_ASKING_S = 20.0  # of idle time are lived through second by second
 AFTER_FAULT_S = 240.0
-RATE_PER_S = 0.9  # of requests at full load, all agents together: the slots are busy most of the time
+RATE_PER_S = 0.75  # of requests at full load, all agents together: the slots are busy most of the time
 BAD_CONFIG = "[daemon\nstate_dir = 7"
 # Of every ten agents one ignores TERM and one takes its time over it.
 CONFIG = """
