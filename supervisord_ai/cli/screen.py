@@ -89,6 +89,14 @@ def columns() -> int | None:
     return max(NARROW, found) if found else None
 
 
+def rows() -> int:
+    """Return how many lines the terminal has, 24 where it does not say."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).lines or 24
+    except (OSError, ValueError):
+        return 24
+
+
 def has_colours() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 

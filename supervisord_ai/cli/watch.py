@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from supervisord_ai.cli.screen import has_colours
+from supervisord_ai.cli.screen import has_colours, rows
 from supervisord_ai.errors import NotRunning
 
 EVERY_S = 1.0
@@ -34,7 +33,7 @@ def watched(look: Callable[[], str], *, as_json: bool) -> NoReturn:
                 page = look()
             except NotRunning as exc:
                 page = f"ai-supervisor: {exc}\n"
-            sys.stdout.write(in_place(page, os.get_terminal_size(sys.stdout.fileno()).lines))
+            sys.stdout.write(in_place(page, rows()))
             sys.stdout.flush()
             time.sleep(EVERY_S)
     finally:

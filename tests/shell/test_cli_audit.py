@@ -179,6 +179,7 @@ def test_on_a_terminal_a_daemon_that_is_gone_is_waited_for(
     monkeypatch.setattr(time, "sleep", pause)
     monkeypatch.setattr("supervisord_ai.cli.watch.has_colours", lambda: True)
     assert main(["agents", "list", "--watch"]) == Exit.INTERRUPTED
-    assert all(page.startswith("\x1b[H\x1b[2J") for page in shown)
+    assert shown[0].startswith("\x1b[?1049h")
+    assert all("\x1b[H" in page and page.endswith("\x1b[J") for page in shown)
     assert "opus-01" in shown[0]
     assert "no daemon answers at" in shown[1]

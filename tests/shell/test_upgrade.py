@@ -326,5 +326,7 @@ def test_what_may_be_asked_for(tmp_path: Path) -> None:
 def test_who_may_not_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("supervisord_ai.cli.install.surroundings", lambda: Surroundings(1000, "/home/ada", {}))
     assert main(["upgrade", "1.1"]) == Exit.USAGE
-    assert "only root may upgrade a system's service: sudo ai-supervisor upgrade" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "only root may upgrade a system's service: sudo " in said
+    assert "ai-supervisor upgrade, or for yourself alone: --user" in said
     assert main(["upgrade", "1.1", "--rollback"]) == Exit.USAGE

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 import trio
 
 from supervisord_ai.clock import Clock, VirtualClock
-from supervisord_ai.errors import Refused, UpstreamUnreachable
+from supervisord_ai.errors import PeerGone, Refused, UpstreamUnreachable
 from supervisord_ai.ollama.transport import ByteStream
 from supervisord_ai.serve.connection import Connection, SocketConnection, memory_pair
 from supervisord_ai.serve.http import Bounds, Exchange, Handler, serve_connection
@@ -166,9 +166,9 @@ class Double:
             self.heads.append(exchange.head)
             if not self._may_answer.is_set():
                 await self._may_answer.wait()
-                with trio.move_on_after(0):
+                with trio.move_on_after(0.001):  # not 0: a look whose time is over before it begins sees nobody gone
                     await exchange.wait_gone()  # whoever left a hung server is not worked for when it wakes up
-                    return
+                    raise PeerGone
             if exchange.head.path == "/double/statistics":  # not Ollama's: for tests in another process
                 await exchange.respond(200, [JSON], encode(asdict(self.statistics())))
                 return
