@@ -166,7 +166,7 @@ class Double:
             self.heads.append(exchange.head)
             if not self._may_answer.is_set():
                 await self._may_answer.wait()
-                with trio.move_on_after(0.001):  # not 0: a look whose time is over before it begins sees nobody gone
+                with trio.move_on_after(1e-6):  # not 0: a look whose time is over before it begins sees nobody gone
                     await exchange.wait_gone()  # whoever left a hung server is not worked for when it wakes up
                     raise PeerGone
             if exchange.head.path == "/double/statistics":  # not Ollama's: for tests in another process
