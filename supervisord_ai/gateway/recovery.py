@@ -96,8 +96,9 @@ class Recovery:
         alone_until = accepted_at if row.is_async else now + self._queue.orphan_grace_s
         # A deadline that passed while we were down was not the caller's doing: it gets the grace to come back, and once
         # more the wait that it asked for. No more than that: who gives up after 30 s is not worked for minutes later.
-        patience_s = min(row.deadline_wall - row.accepted_wall, self._queue.deadline_s)
-        start_by = max(now + (row.deadline_wall - now_wall), max(alone_until, now) + patience_s)
+        asked_s = row.deadline_wall - row.accepted_wall
+        left_s = min(row.deadline_wall - now_wall, asked_s)  # more only seems to be left where the clock was set back
+        start_by = max(now + left_s, max(alone_until, now) + min(asked_s, self._queue.deadline_s))
         ticket = ticket_of(row, call, policy, arrived_at=alone_until, start_by=start_by, not_before=alone_until)
         lives = replace(row, body=b"", state=RowState.QUEUED)
         request = Request(lives, call, ticket, Spool(self._space), accepted_at=accepted_at)

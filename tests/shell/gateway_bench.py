@@ -179,9 +179,10 @@ async def life(
     vram: Callable[[], float | None] = lambda: None,
     notes: list[tuple[str, dict[str, object]]] | None = None,
     on_cpu: Collection[str] = (),
+    clock: VirtualClock | None = None,
 ) -> AsyncIterator[Bench]:
     """One life of a gateway on the files of `folder`; leaving the block ends it as a crash does: nothing is said to anyone."""
-    clock = VirtualClock()
+    clock = clock or VirtualClock()
     state = State(folder, clock=clock, cache_bytes=cache_bytes, large_bytes=large_bytes, run_sync=run_sync, disk=disk)
     numbers = itertools.count(round(trio.current_time() * 1e9))
     events: list[Event] = []

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from supervisord_ai.clock import VirtualClock
 from supervisord_ai.core.policies import QueuePolicy
 from supervisord_ai.core.request_state import RowState
 from tests.fakes.ollama_double import Double, DoubleOptions, running
@@ -215,13 +216,20 @@ async def test_slots_that_died_with_the_last_life_are_healed_before_anybody_wait
             assert trio.current_time() - began_at < 40
 
 
-async def test_a_deadline_after_a_crash_is_the_grace_and_what_was_asked_for(tmp_path: Path, autojump_clock: Clock) -> None:
+@pytest.mark.parametrize("step_s", [0.0, -2459.0, 2459.0])
+async def test_a_deadline_after_a_crash_is_the_grace_and_what_was_asked_for(
+    tmp_path: Path, autojump_clock: Clock, step_s: float
+) -> None:
+    """Also where the wall clock was set meanwhile: a deadline is written down in its time, and would be 40 minutes off."""
+    stepped = VirtualClock(VirtualClock.epoch + step_s)
     async with running(Double()) as double:
         asked = {"opus-01": (LONG, key("one")), "opus-02": ("[[n=3]]", {**key("two"), "X-AI-Deadline": "30"})}
         await crash_with(tmp_path, double, asked, slots=1)
         double.is_refusing = True  # from now on nothing can start
         queue = QueuePolicy(orphan_grace_s=60.0)
-        async with life(tmp_path, double, roster=roster_of(60, 10), queue=queue, slots=1, is_ready=False) as bench:
+        async with life(
+            tmp_path, double, roster=roster_of(60, 10), queue=queue, slots=1, is_ready=False, clock=stepped
+        ) as bench:
             began_at = trio.current_time()
             await wait_until(lambda: not has(bench, "opus-02"), within_s=200)
             assert trio.current_time() - began_at == pytest.approx(90, abs=2)
