@@ -207,6 +207,8 @@ class _ServedConnection:
         self._counts.open += 1
         try:
             with self._scope:
+                if self._why_it_goes:
+                    return  # others came in the same turn, and it gave way before this began: its socket is closed
                 handler = await self._identify()
                 self._crowd.note(self, self._connection.whose, is_busy=False)
                 while await self._serve_one(handler):

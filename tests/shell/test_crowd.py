@@ -163,3 +163,26 @@ async def test_out_of_descriptors_room_is_made_too(nursery: trio.Nursery, listen
     await settled()
     crowd.make_room()  # nobody is there
     assert b"hello" in await answer(await dial())
+
+
+async def test_who_gives_way_in_the_turn_in_which_it_came_is_not_asked_who_it_is(
+    listener: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen = []
+
+    async def on_connection(connection: Connection) -> Handler:
+        assert connection.raw is not None
+        seen.append(connection.raw.fileno())
+        await trio.sleep_forever()
+        raise AssertionError
+
+    callers = [socket.create_connection(listener.getsockname()[:2]) for _ in range(5)]
+    async with trio.open_nursery() as nursery:
+        serve(nursery, listener, on_connection, OpenConnections(1))
+        await settled()
+        nursery.cancel_scope.cancel()
+    for one in callers:
+        one.close()
+    assert len(seen) == 1
+    assert all(descriptor >= 0 for descriptor in seen)
+    assert "Traceback" not in caplog.text

@@ -65,7 +65,7 @@ def test_a_script_is_run_as_it_is_and_what_it_asked_is_summed_up(ollama: str, tm
     assert [line.partition(":")[0] for line in done.stdout.splitlines()] == ["first", "same", "same"]
     assert "requests  3 asked: 2 answered, 1 cached" in done.stderr
     assert "ended     finished" in done.stderr
-    assert 'name = "my_agent"' in done.stderr
+    assert "ai-supervisor agents add my_agent " in done.stderr
     assert left_behind(tmp_path) == []
 
 
