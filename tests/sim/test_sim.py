@@ -63,7 +63,7 @@ FOUND = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("faults", FOUND.values(), ids=FOUND)
 def test_a_plan_that_found_something_finds_nothing_any_more(faults: tuple[Fault, ...]) -> None:
     figures = lived(faults, 700.0)

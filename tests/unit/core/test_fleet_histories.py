@@ -14,7 +14,7 @@ from supervisord_ai.core.roster import Restart
 from supervisord_ai.core.startup import StartGate
 from supervisord_ai.core.verdict import Blame, Verdict, blame
 
-pytestmark = pytest.mark.slow  # half a minute of arithmetic
+pytestmark = pytest.mark.long  # half a minute of arithmetic
 
 VERDICTS = [
     Verdict(word, is_after_gateway=is_excused)

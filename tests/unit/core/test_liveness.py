@@ -61,7 +61,7 @@ def test_one_that_gives_itself_up_is_hung_at_once_whatever_it_waits_for() -> Non
 WORDS = st.lists(st.tuples(st.sampled_from(["promise", "beat", *Pause]), st.booleans(), st.floats(0, 20)), max_size=12)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=10_000, deadline=None)
 @given(WORDS)
 def test_in_no_history_is_one_hung_that_was_heard_or_excused_within_its_period(words: list[tuple[str, bool, float]]) -> None:

@@ -238,7 +238,7 @@ HAPPENINGS = st.lists(
 )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=10_000, deadline=None)
 @given(st.integers(1, 7), st.integers(1, 3), st.integers(0, 3), HAPPENINGS)
 def test_in_no_history_are_more_than_a_group_down_at_once_and_each_one_ends(

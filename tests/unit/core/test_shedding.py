@@ -79,7 +79,7 @@ CANDIDATES = st.lists(
 )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @settings(max_examples=10_000, deadline=None)
 @given(CANDIDATES, st.lists(st.tuples(st.integers(1, 10**9), st.booleans()), max_size=12))
 def test_in_every_history_the_order_is_kept_and_critical_agents_stay(
