@@ -85,6 +85,3 @@ class Journald:
             self._socket.sendmsg([b""], passed, 0, self._path)
         finally:
             os.close(file)
-
-
-__all__ = ["SOCKET", "Journald", "encoded"]

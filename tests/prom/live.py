@@ -24,20 +24,10 @@ from urllib.parse import urlencode
 from urllib.request import urlopen
 
 from supervisord_ai.control.dashboards import DASHBOARDS, FOLDER, RULES
-from tests.system.harness import USER_LINE, Daemon, ask, ollama_double, running_daemon
+from tests.system.harness import THREE_SLEEPERS, Daemon, ask, ollama_double, running_daemon
 from tests.web.ports import free_port
 
-FLEET = f"""
-[class.opus]
-memory = "50MB"
-start = "100ms"
-ceiling = 3
-{USER_LINE}
-[[agents]]
-name = "opus-{{n:02}}"
-class = "opus"
-count = 3
-command = ["sleep", "infinity"]
+FLEET = f"""{THREE_SLEEPERS}
 [[agents]]
 name = "broken-01"
 class = "opus"

@@ -26,6 +26,19 @@ T = TypeVar("T")
 # A class without a user is refused for root; in a test the children may be root's.
 USER_LINE = 'user = "root"\n' if os.geteuid() == 0 else ""
 
+THREE_SLEEPERS = f"""
+[class.opus]
+memory = "50MB"
+start = "100ms"
+ceiling = 3
+{USER_LINE}
+[[agents]]
+name = "opus-{{n:02}}"
+class = "opus"
+count = 3
+command = ["sleep", "infinity"]
+"""
+
 
 def eventually(look: Callable[[], T | None], *, within_s: float = 30.0, what: str) -> T:
     """Return the first truthy thing `look` returns.

@@ -10,22 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.system.harness import USER_LINE, Daemon, ask, ollama_double, running_daemon
+from tests.system.harness import THREE_SLEEPERS, Daemon, ask, ollama_double, running_daemon
 from tests.web.browser import Browser, browser
 from tests.web.ports import free_port
-
-FLEET = f"""
-[class.opus]
-memory = "50MB"
-start = "100ms"
-ceiling = 3
-{USER_LINE}
-[[agents]]
-name = "opus-{{n:02}}"
-class = "opus"
-count = 3
-command = ["sleep", "infinity"]
-"""
 
 
 class World:
@@ -54,7 +41,7 @@ def world(tmp_path: Path) -> Iterator[World]:
     port = free_port()
     with ExitStack() as held:
         ollama = held.enter_context(ollama_double("--load", "100ms"))
-        daemon = held.enter_context(running_daemon(tmp_path, ollama=ollama, extra=FLEET, web=f"127.0.0.1:{port}"))
+        daemon = held.enter_context(running_daemon(tmp_path, ollama=ollama, extra=THREE_SLEEPERS, web=f"127.0.0.1:{port}"))
         yield World(daemon, held.enter_context(browser()), f"http://127.0.0.1:{port}")
 
 
