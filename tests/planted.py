@@ -33,6 +33,7 @@ class Bug:
 
 
 FAIR = "tests/shell/test_promises_fair.py"
+CROWD = ("tests/sim/test_sim.py::test_a_crowd_is_served_in_its_order_by_models_that_do_not_fit_together",)
 BUGS = (
     Bug(
         "G1", "one call more than there are slots", "core/slots.py",
@@ -166,6 +167,62 @@ BUGS = (
         "D3", "a config with a problem is taken", "config/load.py",
         "    if loading.reader.problems:\n", "    if False:\n",
         ("tests/unit/test_config_problems.py",),
+    ),
+    # What the simulator alone must see, in its plan of a crowd.
+    Bug(
+        "G2", "an agent's next turn begins with its first", "core/scheduler.py",
+        "            self._turn_at[each.agent] = now\n        estimate_s", "        estimate_s", CROWD,
+    ),
+    Bug(
+        "G2", "a level of priority is worth nothing", "core/scheduler.py",
+        "self._turn_at[ticket.agent]) + ticket.priority * self.policy.level_s", "self._turn_at[ticket.agent])", CROWD,
+    ),
+    Bug(
+        "G4", "a caller's own mistake opens the breaker", "core/breaker.py",
+        "    return status >= 500 and any(words in message for words in _RUNNER_GONE)", "    return status >= 400", CROWD,
+    ),
+    Bug(
+        "G7", "whoever asks for more than its ceiling gets it", "core/admission.py",
+        "return max(policy.priority if asked is None else asked, policy.ceiling)",
+        "return policy.priority if asked is None else asked", CROWD,
+    ),
+    Bug(
+        "G7", "a class with patient work may have nothing", "core/shares.py",
+        "return name if share < min(floor, 1.0 / len(candidates)) else None", "return None", CROWD,
+    ),
+    Bug(
+        "G10", "models are swapped call by call", "core/scheduler.py",
+        "if not at_hand or backend.bypassed >= self.policy.bypass_max:", "if True:", CROWD,
+    ),
+    Bug(
+        "G10", "whose model is not loaded may starve", "core/scheduler.py",
+        "if not at_hand or backend.bypassed >= self.policy.bypass_max:", "if not at_hand:", CROWD,
+    ),
+    Bug(
+        "G11", "an agent gets the context that it asks for", "gateway/classify.py",
+        '            kept["num_ctx"] = pins.num_ctx\n',
+        '            kept["num_ctx"] = (options or {}).get("num_ctx", pins.num_ctx)\n', CROWD,
+    ),
+    Bug(
+        "G11", "an agent's keep_alive unloads everybody's model", "gateway/classify.py",
+        'sent["keep_alive"] = keep_alive_json(pins.keep_alive_s)',
+        'sent["keep_alive"] = asked if asked is not None else keep_alive_json(pins.keep_alive_s)', CROWD,
+    ),
+    Bug(
+        "G16", "embeds that came together go one by one", "core/scheduler.py",
+        "if ticket.merges is None or backend.has_more_room(ticket.model):", "if True:", CROWD,
+    ),
+    Bug(
+        "G17", "a backend that says nothing is ready", "gateway/backends.py",
+        "            self.state = BackendState.UNREACHABLE\n            self._tell", "            self._tell", CROWD,
+    ),
+    Bug(
+        "S3", "an agent begins without its cap", "agents/generation.py",
+        "cage.prepare(None if doors.is_observed else spec.policy.memory_bytes, tag)", "cage.prepare(None, tag)", CROWD,
+    ),
+    Bug(
+        "D3", "a reload takes a config with a mistake", "config/load.py",
+        "    if loading.reader.problems:\n", "    if False:\n", CROWD,
     ),
 )
 

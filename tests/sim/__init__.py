@@ -13,5 +13,6 @@ in memory. Nothing here sleeps on a real clock and nothing is random but by the 
     upstream     what the double says to whom, and how it fails
     callers      what agents do: ask, leave, read slowly, flood, come back with their key
     world        the lives of the daemon, one after the other, and the faults between and within them
+    order        whom each start of the backlog passes, and what each load pushes out
     invariants   what must hold at every moment, and what must be left when everything has come to rest
 """

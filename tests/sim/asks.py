@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -61,6 +62,8 @@ class Asked:
     topic: int | None = None
     key: str | None = None
     is_async: bool = False
+    priority: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)  # that are the gateway's to grant
     left_at: float | None = None
     end: End | None = None
     ended_at: float = 0.0
@@ -94,7 +97,7 @@ class Asked:
     def request(self) -> tuple[str, dict[str, Any]]:
         """The path and the body."""
         prompt, count = self.name, self.count
-        fixed = {"options": {"temperature": 0}} if self.topic is not None else {}
+        fixed = {"options": {"temperature": 0}} if self.topic is not None else self.options
         match self.shape:
             case Shape.GENERATE | Shape.GENERATE_STREAM:
                 return "/api/generate", {
@@ -119,6 +122,8 @@ class Asked:
         given = {"X-AI-Deadline": f"{self.deadline_s:.0f}"}
         if self.key is not None:
             given["Idempotency-Key"] = self.key
+        if self.priority is not None:
+            given["X-AI-Priority"] = str(self.priority)
         if self.is_async:
             given["Prefer"] = "respond-async"
         return given

@@ -5,13 +5,15 @@ from __future__ import annotations
 import trio
 
 from supervisord_ai.core.verdict import ExitStatus
+from tests.sim.asks import MODEL, OTHER_MODEL
 from tests.sim.callers import HALF, SLOW, Agent
 from tests.sim.life import Life
 from tests.sim.machine import carry_over
 from tests.sim.plan import Fault, Kind
-from tests.sim.upstream import LOAD_S
-from tests.sim.world import BAD_CONFIG, World
+from tests.sim.upstream import LOAD_S, MODELS
+from tests.sim.world import BAD_CONFIGS, World
 
+BOTH = 24  # who ask for the one model or the other when they no longer fit together
 SHORT_S = 90.0  # of memory, or of processors
 
 
@@ -41,7 +43,7 @@ class Befall:
             case Kind.ENGINE_HANG:
                 world.harm_running("the engine hung")
                 upstream.trouble(size + 120.0)
-                upstream.double.hush()
+                upstream.hush()
                 world.later(size, upstream.speak)
             case Kind.ENGINE_REFUSES:
                 upstream.refuses += int(size)
@@ -102,9 +104,7 @@ class Befall:
                 world.resize(size)
                 await self._reload()
             case Kind.BAD_RELOAD:
-                world.written = BAD_CONFIG
-                await self._reload()
-                world.written = None
+                await self._reload_badly(BAD_CONFIGS[fault.number % len(BAD_CONFIGS)])
             case Kind.MEMORY_SHORT:
                 world.weather.short_of_memory(size)
                 world.later(SHORT_S, world.weather.calm)
@@ -118,6 +118,20 @@ class Befall:
             case Kind.NO_SENSORS:
                 world.weather.silent()
                 world.later(size, world.weather.calm)
+            case Kind.SMALL_CARD:
+                world.harm_running("its model was unloaded")
+                upstream.trouble(size)
+                upstream.double.machine.scheduler.forget_all()
+                upstream.holds_models(1)
+                world.later(size, lambda: upstream.holds_models(MODELS))
+                for number, agent in enumerate(self._some(BOTH)):
+                    agent.ask(model=(MODEL, OTHER_MODEL)[number % 2])
+            case Kind.WRONG:
+                for agent in self._some(int(size)):
+                    agent.be_wrong()
+            case Kind.GUESTS:
+                for _ in range(int(size)):
+                    world.guest().ask()
 
     def _serving(self) -> Life | None:
         life = self._world.life
@@ -133,6 +147,15 @@ class Befall:
     async def _reload(self) -> None:
         if (life := self._serving()) is not None:
             await life.reload()
+
+    async def _reload_badly(self, text: str) -> None:
+        world, life = self._world, self._serving()
+        before = life.running_config if life is not None else None
+        world.written = text
+        await self._reload()
+        world.written = None
+        if life is not None and life.running_config is not before:
+            world.broken("D3", "a config with a mistake was taken")
 
     def _kill(self, *, torn: float | None, damages_cache: bool = False) -> None:
         world, life = self._world, self._world.life

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -40,28 +40,38 @@ DEADLINES_S = (30.0, 60.0, 120.0, 240.0)
 DEADLINE_WEIGHTS = (5, 10, 25, 60)
 SLOW = Manner(pause_s=1.0, room_bytes=2048)
 HALF = Manner(half_closes=True)
+ASKS_PRIORITY = 0.15  # any of the ten, whatever its class may have
+WANTS_OPTIONS = 0.2  # of those whose question is theirs alone: a context of its own, or the model unloaded afterwards
+OWN_OPTIONS: tuple[dict[str, Any], ...] = (
+    *({"options": {"num_ctx": 1024 * (n + 1)}} for n in range(20)), *({"keep_alive": 0},) * 5,
+)  # fmt: skip
 ENDS_AFTER_REFUSAL = 0.02  # an agent that takes a refusal for a reason to die
 
 
 class Agent:
     """One running agent process."""
 
-    def __init__(self, world: World, name: str, generation: int, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, world: World, name: str, generation: int, nursery: trio.Nursery, caller: Caller | None = None
+    ) -> None:
         self.name = name
         self.generation = generation
         self._world = world
         self._rng = random.Random(f"{world.seed} {name} {generation}")
         self._nursery = nursery
         self._keys = 0
-        self._caller = Caller(CallerKind.AGENT, name, name.partition("-")[0], generation, Proof.PROVED, 1000)
+        agent_class = "opus" if name.startswith("opus") else "sonnet"
+        self._caller = caller or Caller(CallerKind.AGENT, name, agent_class, generation, Proof.PROVED, 1000)
 
     def __repr__(self) -> str:
         return f"<agent {self.name}#{self.generation}>"
 
-    def ask(self, count: int = 1, *, leaves: bool = False, manner: Manner = POLITE) -> None:
+    def ask(self, count: int = 1, *, leaves: bool = False, manner: Manner = POLITE, model: str | None = None) -> None:
         """Ask so many things at once."""
         for _ in range(count):
             asked = self._something()
+            if model is not None and asked.shape is not Shape.EMBED and asked.topic is None:
+                asked.model = model
             if leaves or self._rng.random() < LEAVES:
                 self._nursery.start_soon(self._leave_early, asked)
             else:
@@ -72,12 +82,17 @@ class Agent:
         for _ in range(count):
             self._nursery.start_soon(self._lie, self._rng.choice(LIES))
 
+    def be_wrong(self) -> None:
+        """Ask for what is not there: that is no fault of the engine's."""
+        self._nursery.start_soon(self._lie, NOT_THERE)
+
     # --- what ----------------------------------------------------------------------------------------------------------
 
     def _something(self) -> Asked:
         rng, world = self._rng, self._world
         (shape,) = rng.choices(SHAPES, SHAPE_WEIGHTS)
-        topic = min(int(rng.paretovariate(0.9)), TOPICS) if rng.random() < COMMON[shape] else None
+        is_common = rng.random() < COMMON[shape] and self._caller.kind is CallerKind.AGENT  # guests share with nobody
+        topic = min(int(rng.paretovariate(0.9)), TOPICS) if is_common else None
         model = EMBEDDER if shape is Shape.EMBED else OTHER_MODEL if topic is None and rng.random() < 0.03 else MODEL
         count = rng.randint(1, 3) if shape is Shape.EMBED else rng.choices(COUNTS, COUNT_WEIGHTS)[0]
         if topic is not None:
@@ -85,6 +100,8 @@ class Agent:
             if shape is Shape.EMBED:  # they have topics of their own
                 topic, count = topic + 1000, 1 + topic % 3
         is_async = topic is None and rng.random() < 0.08
+        priority = rng.randint(1, 10) if rng.random() < ASKS_PRIORITY else None
+        options = OWN_OPTIONS[rng.randrange(len(OWN_OPTIONS))] if topic is None and rng.random() < WANTS_OPTIONS else {}
         key = None
         if is_async or (topic is None and rng.random() < 0.6):
             self._keys += 1
@@ -93,7 +110,7 @@ class Agent:
             Asked(
                 number=world.next_number(), agent=self.name, generation=self.generation, shape=shape, model=model,
                 at=trio.current_time(), count=count, deadline_s=rng.choices(DEADLINES_S, DEADLINE_WEIGHTS)[0], topic=topic,
-                key=key, is_async=is_async,
+                key=key, is_async=is_async, priority=priority, options=options,
             )
         )  # fmt: skip
 
@@ -268,11 +285,12 @@ def _post(path: str, body: str, *more: str) -> bytes:
 
 
 # All of them name no request, so that the double would know them for what they are.
+NOT_THERE = ("a model that is not there", _post("/api/generate", '{"model": "not-there", "prompt": "lie"}'))
 LIES: tuple[tuple[str, bytes], ...] = (
     ("garbage", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 20),
     ("no request line", b"\r\n\r\nwhat\r\n\r\n"),
     ("a body that is no JSON", _post("/api/generate", "{model:")),
-    ("a model that is not there", _post("/api/generate", '{"model": "not-there", "prompt": "lie"}')),
+    NOT_THERE,
     ("no model", _post("/api/chat", '{"messages": []}')),
     ("a cloud name", _post("/api/generate", '{"model": "gpt-oss:120b-cloud", "prompt": "lie"}')),
     ("a deletion", b'DELETE /api/delete HTTP/1.1\r\nHost: supervisor\r\nContent-Length: 21\r\n\r\n{"model":"tinyllama"}'),

@@ -1,4 +1,15 @@
-"""What must hold at every moment, and what must be left when everything has come to rest."""
+"""What must hold at every moment, and what must be left when everything has come to rest.
+
+Where each promise is watched: here G4 G15 G17, S1 S2 S3 S4 S7 S9, D2 D4; at each start (`order`) G2 G4 G7 G10 G16; at the engine
+(`upstream`) G1 G3 G6 G8 G11, D1; at the caller (`callers`, `asks`) G5 G9 G12 G14 G16, D1; at a reload (`befall`) D3.
+
+Not watched, because it cannot be here, and what holds it: G13, equal to Ollama byte for byte (tests/contract/test_conformance*,
+test_gateway_transcripts); of G1 that 131 at once take 1.05 of the ideal, and of G6 that estimates are within 30 %
+(tests/shell/test_promises_fair, test_gateway_estimates); of G8 that ten calls at temperature 0.8 stay ten
+(tests/shell/test_gateway_coalesce); of S3 and S4 what the kernel does: the cap at the first instruction, fork bombs, double forks
+(tests/system/test_verdicts, tests/system/test_fleet); S8, memory and processor when idle (tests/system/test_diet). S5, a start
+that is interrupted in any batch, is S4 after a stop at any moment, and each batch by name in tests/shell/test_fleet.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +22,7 @@ from supervisord_ai.core.agent_state import AgentState
 from supervisord_ai.core.effects import Level
 from supervisord_ai.core.verdict import SIGNAL_NAMES, ExitStatus
 from supervisord_ai.daemon import Daemon
-from supervisord_ai.gateway.view import GatewayView
+from supervisord_ai.gateway.view import GatewayPulse, GatewayView
 from tests.fakes.process import FakeProcess
 from tests.sim.asks import Asked, End
 from tests.sim.upstream import SLOTS
@@ -27,6 +38,9 @@ SPAWNS, GATE_S = 31, 2.0  # a batch of 10, ten that come back, and ten of a batc
 QUARANTINED_AFTER = 5  # ends of its own: `restart.intensity`
 GONE_S = 60.0  # who was taken out of the roster has ended by then
 LEAVES_WITHIN_S, STOPS_WITHIN_S = 2.0, 8.0
+NOTICED_S = 32.0  # a hung engine is, within 30 s; and a look is made once a second
+OPEN_S = 90.0  # a window of a minute and the cool-down, after the last fault
+CAPS = (256_000_000, 300_000_000)  # of a sonnet, of an opus
 VERDICT_S = 0.9  # an agent is started again after a second at the earliest, and may end of something else then
 
 
@@ -96,9 +110,7 @@ class Watch:
         gateway, fleet = life.daemon.gateway, life.daemon.fleet
         self._judge_verdicts(life.daemon, now)
         self._judge_level(life, now)
-        for backend in gateway.pulse().backends:
-            if backend.busy > SLOTS:
-                world.broken("G1", f"{backend.name} has {backend.busy} of {SLOTS} slots busy")
+        self._judge_backends(gateway.pulse(), now)
         if fleet.pulse().states[AgentState.QUARANTINED]:
             self._judge_quarantine(life.daemon, now)
         if self.looks % LOOK_CLOSELY_EVERY:
@@ -109,6 +121,17 @@ class Watch:
         strangers = set(fleet_names(world)) - world.names
         if strangers and now > self.resized_at + GONE_S:
             world.broken("D4", f"{sorted(strangers)} still run, and a reload took them out of the roster")
+
+    def _judge_backends(self, pulse: GatewayPulse, now: float) -> None:
+        upstream = self._world.upstream
+        silent_s = now - max(upstream.hushed_at, upstream.last_start_at)
+        for backend in pulse.backends:
+            if backend.busy > SLOTS:
+                self._world.broken("G1", f"{backend.name} has {backend.busy} of {SLOTS} slots busy")
+            if backend.breaker != "closed" and now > upstream.troubled_until + OPEN_S:
+                self._world.broken("G4", f"the breaker of {backend.name} is {backend.breaker}, and the engine was well for long")
+            if silent_s > NOTICED_S and backend.state == "ready":
+                self._world.broken("G17", f"{backend.name} is said to be ready, and has answered nothing for {silent_s:.0f} s")
 
     def _judge_level(self, life: Life, now: float) -> None:
         level = life.level
@@ -177,6 +200,10 @@ class Watch:
 
     def process_began(self, name: str, process: FakeProcess) -> None:
         """No agent runs twice."""
+        life = self._world.life
+        cap = life.cap_of(name) if life is not None else None
+        if process.cage is None or not process.cage.endswith(f"/{name}") or cap != CAPS[name.startswith("opus")]:
+            self._world.broken("S3", f"{name} begins in {process.cage}, whose cap is {cap}")
         twins = [
             other
             for other in self._world.processes.alive

@@ -22,7 +22,9 @@ from supervisord_ai.serve.http import serve_connection
 from supervisord_ai.store.disk import inline
 from tests.fakes.connections import FakeConnections
 from tests.fakes.notify import FakeNotify
+from tests.fakes.process import FakeCages
 from tests.sim.machine import Held, SimDisk, cages_for
+from tests.sim.order import Order
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -39,6 +41,7 @@ class Life:
         self.held = Held(world.processes)
         self.is_up = trio.Event()
         self.daemon: Daemon | None = None
+        self.cages: FakeCages | None = None
         self._world = world
         self._nursery: trio.Nursery | None = None  # of its connections
         self._ended = trio.Event()
@@ -61,7 +64,7 @@ class Life:
             rng=random.Random(f"{world.seed} life {self.number}"),
             new_id=lambda: f"{next(numbers):022x}",
             processes=lambda: self.held,
-            cages=lambda _state_dir, form: cages_for(self.held),
+            cages=lambda _state_dir, form: self._make_cages(),
             notify=lambda _folder, for_others: FakeNotify(),
             dial=self._dial,
             run_sync=inline,
@@ -74,6 +77,7 @@ class Life:
         )
         with ExitStack() as held:
             self.daemon = Daemon(world.config(self.home), Options(read_config=lambda: world.config(self.home)), held, doors)
+            Order(self.daemon.gateway, trio.current_time, world.broken)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._live, self.daemon)
                 nursery.start_soon(self._hold_connections)
@@ -89,6 +93,10 @@ class Life:
         await daemon.live()
         self.is_dead = True
         self._ended.set()
+
+    def _make_cages(self) -> FakeCages:
+        self.cages = cages_for(self.held)
+        return self.cages
 
     def _dial(self, _spec: BackendSpec) -> Dialer:
         async def dial() -> ByteStream:
@@ -111,6 +119,17 @@ class Life:
         """What its ladder holds."""
         assert self.daemon is not None
         return self.daemon._rooms._ladder.level
+
+    @property
+    def running_config(self) -> object:
+        """What a reload compares with: another object after each that changed anything."""
+        assert self.daemon is not None
+        return self.daemon._rooms.reload.running
+
+    def cap_of(self, name: str) -> int | None:
+        """The bytes that bind an agent's group now."""
+        cage = self.cages.cages.get(name) if self.cages is not None else None
+        return None if cage is None else cage.cap_bytes
 
     async def end(self, *, leaving: bool) -> None:
         """Tell it to stop (TERM), or to leave its agents running (USR1)."""

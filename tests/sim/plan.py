@@ -46,6 +46,9 @@ class Kind(StrEnum):
     CROWDED = "the processors are crowded"  # runnable tasks a core
     VRAM_FULL = "the graphics memory is full"  # seconds
     NO_SENSORS = "no sensor tells anything"  # seconds
+    SMALL_CARD = "the models no longer fit together, and both are asked for"  # seconds
+    GUESTS = "strangers ask"  # so many at once
+    WRONG = "callers ask for a model that is not there"  # so many at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,9 @@ _MENU: dict[Kind, tuple[float, float, float]] = {
     Kind.CROWDED: (2, 2, 30),
     Kind.VRAM_FULL: (1, 20, 120),
     Kind.NO_SENSORS: (1, 5, 200),
+    Kind.SMALL_CARD: (2, 60, 300),
+    Kind.GUESTS: (2, 2, 12),
+    Kind.WRONG: (1, 5, 40),
 }
 
 

@@ -63,6 +63,23 @@ FOUND = {
 }
 
 
+# What gives the promises of the order their work: of one right and of several, for models that do not fit together, for nobody.
+CROWD = plan(
+    (130.0, Kind.FLOOD, 40.0), (140.0, Kind.SPIKE, 0.0), (150.0, Kind.GUESTS, 8.0), (200.0, Kind.BAD_RELOAD, 0.0),
+    (210.0, Kind.SMALL_CARD, 200.0), (240.0, Kind.SPIKE, 0.0), (260.0, Kind.GUESTS, 8.0), (270.0, Kind.BAD_RELOAD, 0.0),
+    (280.0, Kind.SMALL_CARD, 120.0), (300.0, Kind.SPIKE, 0.0), (310.0, Kind.BAD_RELOAD, 0.0), (330.0, Kind.FLOOD, 60.0),
+    (360.0, Kind.SPIKE, 0.0), (380.0, Kind.GUESTS, 8.0), (590.0, Kind.WRONG, 26.0), (640.0, Kind.WRONG, 26.0),
+    (750.0, Kind.ENGINE_HANG, 80.0), (755.0, Kind.SPIKE, 0.0),
+)  # fmt: skip
+
+
+def test_a_crowd_is_served_in_its_order_by_models_that_do_not_fit_together() -> None:
+    figures = lived(CROWD, 900.0)
+    assert figures.broken is None, told(figures)
+    assert not figures.bugs, figures.bugs[0]
+    assert figures.counts["answered"] > 400
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("faults", FOUND.values(), ids=FOUND)
 def test_a_plan_that_found_something_finds_nothing_any_more(faults: tuple[Fault, ...]) -> None:

@@ -15,6 +15,8 @@ SLOTS = 2
 LOAD_S = 2.0
 TELLINGS = 50_000
 ORPHAN_GRACE_S = 60.0
+TOKEN_S = 1.1
+SMALL, MODELS = 2, 3  # models that fit into the card: fewer than there are, or all
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 
 
@@ -30,8 +32,8 @@ class Upstream:
         self._started = started
         options = DoubleOptions(
             load_s=LOAD_S,
-            first_token_s=1.1,
-            token_delay_s=1.1,
+            first_token_s=TOKEN_S,
+            token_delay_s=TOKEN_S,
             embed_s=0.75,
             leaks=Leaks(on_slow_disconnect=True, on_pending_cancel=True),
         )
@@ -47,6 +49,9 @@ class Upstream:
         self.woke_at = float("-inf")
         self.calls = 0
         self.peak = 0
+        self.hushed_at = float("inf")
+        self._contexts: dict[str, int] = {}  # by model, since it was first seen
+        self._topic_calls: dict[tuple[str, str, int], tuple[float, list[Asked]]] = {}
         self._tellings: OrderedDict[int, str] = OrderedDict()  # number of an answer -> the model that gave it
 
     def trouble(self, lasting_s: float = 0.0) -> None:
@@ -69,6 +74,7 @@ class Upstream:
         self.calls += 1
         self._count(ask)
         named = named_in(ask)
+        self._judge_runner(ask)
         if named is None:
             return Script(tokens=("ok ",))
         askers = self._find(*named)
@@ -78,6 +84,8 @@ class Upstream:
                 asked.starts.append(now)
         if named[0] == "#":
             self._judge_start(askers[0], now)
+        elif ask.path.startswith("/api/") and askers[0].shape is not Shape.EMBED:
+            self._judge_twins((ask.path, ask.model, named[1]), askers, now)
         model = ask.model.removesuffix(":latest")
         for asked in askers:
             asked.served.add(model)
@@ -119,10 +127,46 @@ class Upstream:
         if ours > SLOTS + (self.double.machine.scheduler.loading is not None):
             self._broken("G1", f"{ours} calls at once at an Ollama of {SLOTS} slots, the last for {ask.model}")
 
+    def holds_models(self, count: int) -> None:
+        """So many models fit into the card from now on."""
+        scheduler = self.double.machine.scheduler
+        scheduler._options = replace(scheduler._options, max_loaded=count)
+
+    def hush(self) -> None:
+        """The engine hangs: it accepts, reads, and answers nothing."""
+        self.hushed_at = trio.current_time()
+        self.double.hush()
+
     def speak(self) -> None:
         """The engine wakes up, and reads what it was given before it slept."""
+        self.hushed_at = float("inf")
         self.woke_at = trio.current_time()
         self.double.speak()
+
+    def _judge_runner(self, ask: Ask) -> None:
+        """Whatever contexts and keep_alives are asked for, a model keeps the runner that it has."""
+        scheduler = self.double.machine.scheduler
+        for runner in scheduler.loaded.values():
+            if runner.spec.name != ask.model:
+                continue
+            if (context := self._contexts.setdefault(ask.model, runner.settings.num_ctx)) != runner.settings.num_ctx:
+                self._broken("G11", f"{ask.model} runs with num_ctx {runner.settings.num_ctx}, and ran with {context}")
+            if runner.session_s <= 0 and scheduler._options.max_loaded > SMALL:
+                self._broken("G11", f"{ask.model} is to be unloaded as soon as this call is over: {ask.prompt}")
+
+    def _judge_twins(self, what: tuple[str, str, int], askers: list[Asked], now: float) -> None:
+        """What many ask at once, and may share, is one call."""
+        at, before = self._topic_calls.get(what, (float("-inf"), []))
+        self._topic_calls[what] = now, askers
+        takes_s = TOKEN_S * askers[0].count
+        # What a daemon found in its journal it asks for row by row: whether two are alike it would have to read their bodies for.
+        still = [
+            asked
+            for asked in before
+            if asked.end is None and asked.at > self.last_start_at and asked.request()[0] == what[0]
+        ]  # fmt: skip
+        if now - at < takes_s and still and at > self.troubled_until - 60.0:
+            self._broken("G8", f"{askers[0]} is worked for, and {now - at:.2f} s ago that began for {still[0]}")
 
     def _judge_start(self, asked: Asked, now: float) -> None:
         if asked.end is End.WHOLE:

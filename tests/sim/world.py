@@ -11,7 +11,7 @@ from pathlib import Path
 import trio
 
 from supervisord_ai.config import Config, load
-from supervisord_ai.core.identity import Caller
+from supervisord_ai.core.identity import Caller, CallerKind, Proof
 from supervisord_ai.core.places import Surroundings
 from supervisord_ai.core.verdict import ExitStatus
 from supervisord_ai.errors import HostFault, StoreFault
@@ -28,13 +28,18 @@ from tests.sim.machine import Fullness, SimProcesses, Weather, carry_over
 from tests.sim.plan import Span
 from tests.sim.upstream import Upstream
 
+GUEST = Caller(CallerKind.GUEST, "guest", "guest", 0, Proof.PROVED, 1001)
 EXPIRED = "no slot came free"  # it was let in, and its time passed
 RESTART_S = 1.0  # RestartSec= of the unit
 CALM_S = 900.0
 AFTER_ASKING_S = 20.0  # of idle time are lived through second by second
 AFTER_FAULT_S = 240.0
 RATE_PER_S = 0.75  # of requests at full load, all agents together: the slots are busy most of the time
-BAD_CONFIG = "[daemon\nstate_dir = 7"
+BAD_CONFIGS = (
+    "[daemon\nstate_dir = 7",
+    "[daemon]\nstate_dirs = 7\n[memory]\nagents = 3\n",
+    '[class.opus]\nmemory = "64GB"\n[[agents]]',
+)
 # Of every ten agents one ignores TERM and one takes its time over it.
 CONFIG = """
 [daemon]
@@ -102,6 +107,7 @@ class World:
         self._topics: dict[int, set[int]] = {}
         self._risen = trio.Event()
         self._nursery: trio.Nursery | None = None
+        self._guest: Agent | None = None
         self._stirred_until = float("inf")
         self._planned: Sequence[float] = ()
         self._next_planned = 0
@@ -234,6 +240,13 @@ class World:
             if self.life is not None and not self.life.is_over:
                 return self.life
             await trio.sleep(0.25)
+
+    def guest(self) -> Agent:
+        """Return a program of the owner's that is no agent."""
+        assert self._nursery is not None
+        if self._guest is None:  # one for all: to the daemon they are one
+            self._guest = Agent(self, "guest", 0, self._nursery, GUEST)
+        return self._guest
 
     async def connect(self, caller: Caller, room_bytes: int) -> MemoryClient:
         life = await self.up()
