@@ -32,6 +32,7 @@ class Bug:
     tests: tuple[str, ...]
 
 
+ROLLOUTS = ("tests/sim/test_sim.py::test_rollouts_go_through_or_back_whatever_dies_meanwhile",)
 FAIR = "tests/shell/test_promises_fair.py"
 CROWD = ("tests/sim/test_sim.py::test_a_crowd_is_served_in_its_order_by_models_that_do_not_fit_together",)
 BUGS = (
@@ -168,7 +169,19 @@ BUGS = (
         "    if loading.reader.problems:\n", "    if False:\n",
         ("tests/unit/test_config_problems.py",),
     ),
-    # What the simulator alone must see, in its plan of a crowd.
+    # What the simulator alone must see, in its plans of a crowd and of rollouts.
+    Bug(
+        "S6", "a rollout of what crashes goes on", "core/rollout.py",
+        "if self.failures > self.policy.max_failures and self._heading is Heading.FORWARD:", "if False:", ROLLOUTS,
+    ),
+    Bug(
+        "S6", "the next group does not wait for the last", "core/rollout.py",
+        "        room = self.policy.group_size - len(self.in_hand)", "        room = 30", ROLLOUTS,
+    ),
+    Bug(
+        "S6", "what was put back is not held to what it was", "agents/rollout.py",
+        "            if one.name in self._agents and self._is_held_to(one):", "            if False:", ROLLOUTS,
+    ),
     Bug(
         "G2", "an agent's next turn begins with its first", "core/scheduler.py",
         "            self._turn_at[each.agent] = now\n        estimate_s", "        estimate_s", CROWD,

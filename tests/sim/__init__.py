@@ -12,6 +12,7 @@ in memory. Nothing here sleeps on a real clock and nothing is random but by the 
     asks         every request that was asked: what it may be answered, when it may start, what was promised
     upstream     what the double says to whom, and how it fails
     callers      what agents do: ask, leave, read slowly, flood, come back with their key
+    owner        what the owner does at control.sock: rollouts, seen through or back
     world        the lives of the daemon, one after the other, and the faults between and within them
     order        whom each start of the backlog passes, and what each load pushes out
     invariants   what must hold at every moment, and what must be left when everything has come to rest

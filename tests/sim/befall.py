@@ -8,7 +8,7 @@ from supervisord_ai.core.verdict import ExitStatus
 from tests.sim.asks import MODEL, OTHER_MODEL
 from tests.sim.callers import HALF, SLOW, Agent
 from tests.sim.life import Life
-from tests.sim.machine import carry_over
+from tests.sim.machine import BAD, GOOD, carry_over
 from tests.sim.plan import Fault, Kind
 from tests.sim.upstream import LOAD_S, MODELS
 from tests.sim.world import BAD_CONFIGS, World
@@ -100,8 +100,13 @@ class Befall:
             case Kind.DISK_FULL:
                 world.disk_fills()
                 world.later(size, world.disk_empties)
+            case Kind.ROLLOUT:
+                world.start(world.owner.roll_out, GOOD[world.program == GOOD[0]])
+            case Kind.BAD_ROLLOUT:
+                world.start(world.owner.roll_out, BAD)
             case Kind.RELOAD:
-                world.resize(size)
+                if not world.owner.is_rolling:  # who joins now would have no past to go back to
+                    world.resize(size)
                 await self._reload()
             case Kind.BAD_RELOAD:
                 await self._reload_badly(BAD_CONFIGS[fault.number % len(BAD_CONFIGS)])

@@ -1,7 +1,8 @@
 """What must hold at every moment, and what must be left when everything has come to rest.
 
 Where each promise is watched: here G4 G15 G17, S1 S2 S3 S4 S7 S9, D2 D4; at each start (`order`) G2 G4 G7 G10 G16; at the engine
-(`upstream`) G1 G3 G6 G8 G11, D1; at the caller (`callers`, `asks`) G5 G9 G12 G14 G16, D1; at a reload (`befall`) D3.
+(`upstream`) G1 G3 G6 G8 G11, D1; at the caller (`callers`, `asks`) G5 G9 G12 G14 G16, D1; at a reload
+(`befall`) D3; at a rollout (`owner`) S6.
 
 Not watched, because it cannot be here, and what holds it: G13, equal to Ollama byte for byte (tests/contract/test_conformance*,
 test_gateway_transcripts); of G1 that 131 at once take 1.05 of the ideal, and of G6 that estimates are within 30 %
@@ -215,6 +216,10 @@ class Watch:
             self._world.broken("S7", f"{SPAWNS} agents were started within {now - self._spawns[0]:.2f} s")
         if twins:
             self._world.broken("S1", f"{name} runs as {process.pid} and still as {[twin.pid for twin in twins]}")
+
+    def ends_by_itself(self, name: str) -> None:
+        """What it runs ends soon, and that is its own doing."""
+        self._ends.append((trio.current_time(), name))
 
     def scripted_end(self, process: FakeProcess, status: ExitStatus, *, is_oom: bool) -> None:
         """Note how a process is about to end: its verdict must say so."""

@@ -114,6 +114,14 @@ class Life:
         self._nursery.start_soon(serve_connection, served, self.daemon.gateway.handler_for(caller))
         return client
 
+    def connect_owner(self) -> MemoryClient:
+        """A connection to its control.sock."""
+        assert self._nursery is not None
+        assert self.daemon is not None
+        client, served = memory_pair("memory-unix")
+        self._nursery.start_soon(serve_connection, served, self.daemon._rooms.control.handle)
+        return client
+
     @property
     def level(self) -> Level:
         """What its ladder holds."""

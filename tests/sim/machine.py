@@ -21,6 +21,8 @@ from tests.fakes.machine import GB, FakeMachine, roomy
 from tests.fakes.process import FakeCages, FakeProcess, FakeProcesses, FakeSurvivor, Program
 
 RESERVE_BYTES = 2 * GB
+GOOD = ("agent", "another agent")  # what the sonnets run by turns
+BAD = "an agent that crashes"
 
 
 class SimDisk:
@@ -133,7 +135,8 @@ class SimProcesses(FakeProcesses):
     """Processes that outlive the daemon that started them. `on_go` is told of each program that begins to run."""
 
     def __init__(self) -> None:
-        super().__init__({"agent": Program(), "deaf": Program(obeys_term=False), "slow": Program(takes_s=2.0)})
+        programs = {BAD: Program(lives_s=3.0, dies_of=11), "deaf": Program(obeys_term=False), "slow": Program(takes_s=2.0)}
+        super().__init__(dict.fromkeys(GOOD, Program()) | programs)
         self.on_go: Callable[[FakeProcess], None] = lambda process: None
 
     def ends(self, process: FakeProcess, status: ExitStatus, *, is_oom: bool = False) -> None:

@@ -48,6 +48,8 @@ class Kind(StrEnum):
     NO_SENSORS = "no sensor tells anything"  # seconds
     SMALL_CARD = "the models no longer fit together, and both are asked for"  # seconds
     GUESTS = "strangers ask"  # so many at once
+    ROLLOUT = "another program is rolled out"
+    BAD_ROLLOUT = "a program that crashes is rolled out"
     WRONG = "callers ask for a model that is not there"  # so many at once
 
 
@@ -99,6 +101,8 @@ _MENU: dict[Kind, tuple[float, float, float]] = {
     Kind.NO_SENSORS: (1, 5, 200),
     Kind.SMALL_CARD: (2, 60, 300),
     Kind.GUESTS: (2, 2, 12),
+    Kind.ROLLOUT: (1, 0, 0),
+    Kind.BAD_ROLLOUT: (1, 0, 0),
     Kind.WRONG: (1, 5, 40),
 }
 

@@ -53,7 +53,8 @@ def plan(*faults: tuple[float, Kind, float]) -> tuple[Fault, ...]:
 # What each of them found is in the name. They are written down, so that another menu of faults, or other callers, change nothing.
 FOUND = {
     "a deadline of 30 s was renewed as one of 240 s by a crash": plan(
-        *((200.0 + 45 * n, Kind.KILL, 0.0) for n in range(8)), (210.0, Kind.ENGINE_CRASH, 40.0)
+        (190.0, Kind.FLOOD, 60.0), *((194.0 + n, Kind.SPIKE, 0.0) for n in range(4)), (200.0, Kind.KILL, 0.0),
+        (200.5, Kind.ENGINE_CRASH, 115.0),
     ),
     "slots lost with a killed daemon were noticed after three minutes": plan(
         (200.0, Kind.LOST_SLOT, 0.0), (230.0, Kind.KILL, 0.0), (300.0, Kind.LEAVERS, 30.0), (302.0, Kind.KILL, 0.0)
@@ -78,6 +79,22 @@ def test_a_crowd_is_served_in_its_order_by_models_that_do_not_fit_together() -> 
     assert figures.broken is None, told(figures)
     assert not figures.bugs, figures.bugs[0]
     assert figures.counts["answered"] > 400
+
+
+ROLLOUTS = plan(
+    (130.0, Kind.ROLLOUT, 0.0), (140.0, Kind.SPIKE, 0.0), (250.0, Kind.BAD_ROLLOUT, 0.0), (400.0, Kind.ROLLOUT, 0.0),
+    (415.0, Kind.KILL, 0.0), (450.0, Kind.AGENT_CRASH, 2.0), (600.0, Kind.BAD_ROLLOUT, 0.0), (602.5, Kind.POWER_CUT, 0.0),
+    (760.0, Kind.BAD_ROLLOUT, 0.0), (761.0, Kind.LEAVE, 0.0),
+)  # fmt: skip
+
+
+def test_rollouts_go_through_or_back_whatever_dies_meanwhile() -> None:
+    figures = lived(ROLLOUTS, 900.0)
+    assert figures.broken is None, told(figures)
+    assert not figures.bugs, figures.bugs[0]
+    assert figures.counts["rollouts"] >= 4
+    assert figures.counts["rollouts that were done"] >= 2
+    assert figures.counts["rollouts that were rolled back"] >= 2
 
 
 @pytest.mark.long

@@ -24,7 +24,8 @@ from tests.sim.callers import Agent
 from tests.sim.clock import Leaps, SteppingClock
 from tests.sim.invariants import Broken, Watch
 from tests.sim.life import Life
-from tests.sim.machine import Fullness, SimProcesses, Weather, carry_over
+from tests.sim.machine import GOOD, Fullness, SimProcesses, Weather, carry_over
+from tests.sim.owner import Owner
 from tests.sim.plan import Span
 from tests.sim.upstream import Upstream
 
@@ -71,7 +72,7 @@ command = ["slow"]
 name = "sonnet-{{n:02}}"
 class = "sonnet"
 count = {sonnet}
-command = ["agent"]
+command = ["{program}"]
 """
 
 
@@ -96,6 +97,8 @@ class World:
         self.lives = 0
         self.life: Life | None = None
         self.is_over = False
+        self.owner = Owner(self)
+        self.program = GOOD[0]  # what the sonnets are to run
         self.rng = random.Random(f"{seed} world")
         self.open: dict[int, Asked] = {}
         self.written: str | None = None  # a config in place of the right one
@@ -148,7 +151,7 @@ class World:
             life = self.life = Life(self, self.lives, home)
             self.lives += 1
             life.disk.was_always_well = not self.fullness.is_full
-            self._start(self._announce, life)
+            self.start(self._announce, life)
             try:
                 await life.run()
             except (StoreFault, HostFault) as exc:
@@ -173,7 +176,7 @@ class World:
         """Where the next life finds its state."""
         return self._folder / f"life-{self.lives}"
 
-    def _start(self, task: Callable[..., object], *args: object) -> None:
+    def start(self, task: Callable[..., object], *args: object) -> None:
         assert self._nursery is not None
         self._nursery.start_soon(task, *args)  # type: ignore[arg-type]
 
@@ -184,7 +187,7 @@ class World:
             await trio.sleep(after_s)
             deed()
 
-        self._start(wait)
+        self.start(wait)
 
     async def _announce(self, life: Life) -> None:
         await life.is_up.wait()
@@ -356,13 +359,14 @@ class World:
         self.watch.fail(Broken(promise, what, tuple(self.story)))
 
     def config(self, home: Path) -> Config:
-        text = self.written or CONFIG.format(home=home, **self._size)
+        text = self.written or CONFIG.format(home=home, program=self.program, **self._size)
         return load("/sim.toml", MemoryFiles({"/sim.toml": text}), Surroundings(1000, "/home/me", {}))
 
     def _process_began(self, process: FakeProcess) -> None:
         name = process.launch.env["AI_SUPERVISOR_AGENT"]
         self.watch.process_began(name, process)
-        self._start(self._be_agent, name, process)
+        self.owner.began(name, process.launch.argv[0])
+        self.start(self._be_agent, name, process)
 
     async def _be_agent(self, name: str, process: FakeProcess) -> None:
         generation = int(process.launch.env["AI_SUPERVISOR_RUN"].split(".")[1])
