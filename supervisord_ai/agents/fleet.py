@@ -52,6 +52,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0  # orphans, and memory where no group limits it
 ROTATE_S = 10.0
+LOOKS_AFTER_A_KILL = 3  # a child's is told a look after it was seen, and the kernel counts it in two places, one after the other
 KILL_MARGIN_S = 2.0  # of the time a full stop has: what is left for killing and counting
 
 
@@ -126,6 +127,8 @@ class Fleet:
         self._more_to_start = trio.Event()
         self._is_running = False
         self._is_stopping = False
+        self._kills_seen: int | None = None  # of the whole machine
+        self._looks_due = 0  # at the group of each agent, for what the OOM killer took
         self._is_left = False  # the supervisor goes and the agents stay
         self._swept = trio.Event()
         self._has_ended = trio.Event()
@@ -413,8 +416,12 @@ class Fleet:
                 self._agents[name].measured(used)
 
     async def _look_for_killed(self) -> None:
+        kills_seen = self._cages.kills_seen()
+        if kills_seen is None or kills_seen != self._kills_seen:
+            self._kills_seen, self._looks_due = kills_seen, LOOKS_AFTER_A_KILL
         for agent in list(self._agents.values()):
-            agent.look()
+            agent.look(for_killed=self._looks_due > 0)
+        self._looks_due -= 1
 
     async def _rotate(self) -> None:
         for name in list(self._agents):

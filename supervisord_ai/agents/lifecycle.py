@@ -254,13 +254,13 @@ class Agent:
         if self._number == generation:
             self._life.heartbeats.excuse(Pause.CALLS, is_excused=are_under_way)
 
-    def look(self) -> None:
-        """See whether the OOM killer took some of it, and it lives on."""
+    def look(self, *, for_killed: bool) -> None:
+        """See whether its cap binds by now, and whether the OOM killer took some of it, and it lives on."""
         life = self._life
         if life.generation is None or life.end_reason is not None:
             return
         life.bind_cap(self.spec.policy.memory_bytes)
-        if killed := life.generation.children_killed():
+        if for_killed and (killed := life.generation.children_killed()):
             logger.warning("agent %s: the OOM killer took %d processes of it, and it lives on", self.name, killed)
             self._doors.tell(ChildKilled(self.name, self._number, killed))
 

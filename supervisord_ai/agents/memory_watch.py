@@ -54,9 +54,11 @@ class MemoryWatch:
 
     async def look_for_highs(self) -> None:
         """Write down who needs more than was written of him today."""
-        for name, agent in list(self._agents.items()):
-            generation = agent.generation
-            needed_bytes = None if generation is None else await generation.cage.needed_bytes()
+        for name, used_bytes in (await self._cages.usage()).items():
+            generation = self._agents[name].generation if name in self._agents else None
+            if generation is None or not self._highs.is_worth_writing(name, self._notes.today, used_bytes):
+                continue  # what is needed is a part of what is used, and costs three times as much to know
+            needed_bytes = await generation.cage.needed_bytes()
             if needed_bytes and self._highs.judge(name, self._notes.today, needed_bytes):
                 self._notes.note(name, needed_bytes)
         self._highs.forget(self._agents)

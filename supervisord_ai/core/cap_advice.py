@@ -36,10 +36,14 @@ class Highs:
 
     written: dict[str, tuple[int, int]] = field(default_factory=dict)  # by agent: the day, and how high
 
+    def is_worth_writing(self, agent: str, day: int, needed_bytes: int) -> bool:
+        """Return whether so much would be written. What is not needs no exact count."""
+        at, high = self.written.get(agent, (-1, 0))
+        return at != day or needed_bytes >= high * GROWN
+
     def judge(self, agent: str, day: int, needed_bytes: int) -> bool:
         """Take one look and return whether it is to be written."""
-        at, high = self.written.get(agent, (-1, 0))
-        if at == day and needed_bytes < high * GROWN:
+        if not self.is_worth_writing(agent, day, needed_bytes):
             return False
         self.written[agent] = day, needed_bytes
         return True

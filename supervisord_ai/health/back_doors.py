@@ -83,7 +83,8 @@ class BackDoors:
         self._clock = clock
         self._run_sync = run_sync
         self._closed: tuple[BackDoor, ...] | None = None
-        self._known: set[int] = set()
+        self._known: set[int] = set()  # inodes of connections past us
+        self._ours: set[int] = set()  # of those to the backends
         self._seen: dict[tuple[str, str], _Seen] = {}
 
     def __repr__(self) -> str:
@@ -115,22 +116,23 @@ class BackDoors:
         if not doors:
             await trio.lowlevel.checkpoint()
             return
-        found = await self._run_sync(self._dialled_by_others, doors)
-        self._known &= {one.inode for one, _ in found}
+        found = await self._run_sync(self._dialled, doors)
+        self._known &= found.keys()
+        self._ours &= found.keys()
+        if found.keys() - self._known - self._ours:
+            # Read after the connections: one of ours that was closed in between has no holder.
+            self._ours |= found.keys() & await self._run_sync(self._connections.own)
         now = self._clock.monotonic()
-        for one, door in found:
-            if one.inode not in self._known:
-                self._known.add(one.inode)
-                self._note(door, await self._run_sync(self._connections.holder_of, one.inode), now)
+        for inode in sorted(found.keys() - self._known - self._ours):
+            self._known.add(inode)
+            self._note(found[inode], await self._run_sync(self._connections.holder_of, inode), now)
         self._seen = {key: seen for key, seen in self._seen.items() if now - seen.at < REMEMBERED_S}
 
-    def _dialled_by_others(self, doors: Sequence[BackDoor]) -> list[tuple[Dialled, BackDoor]]:
-        """In a thread. Our own sockets are read after the connections: one that we closed in between would be a stranger's."""
-        own = self._connections.own()
+    def _dialled(self, doors: Sequence[BackDoor]) -> dict[int, BackDoor]:
+        """In a thread. Return the inode of each connection to a backend, and which one it goes to."""
         found = self._connections.dialled(frozenset(door.port for door in doors))
-        own |= self._connections.own()
-        through_one = ((one, through(doors, one)) for one in found if one.inode and one.inode not in own)
-        return [(one, door) for one, door in through_one if door is not None]
+        through_one = ((one.inode, through(doors, one)) for one in found if one.inode)
+        return {inode: door for inode, door in through_one if door is not None}
 
     def _note(self, door: BackDoor, holder: PeerFacts | None, now: float) -> None:
         if holder is None:

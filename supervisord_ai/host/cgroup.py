@@ -150,6 +150,9 @@ class Cages(Protocol):
     def recorded(self, name: str, record: str | None, run_tag: str | None) -> tuple[Cage, ...]:
         """Return where an agent of an earlier supervisor may still be, as the journal tells: its group, and its tag."""
 
+    def kills_seen(self) -> int | None:
+        """Return a counter that stands still as long as no `Cage.oom_kills` can have risen; None where nobody keeps one."""
+
     async def usage(self) -> dict[str, int]:
         """Return the memory of every prepared cage that has somebody in it, in bytes."""
 
@@ -281,8 +284,9 @@ class KeptFile:
     A group that was removed and made again under its name has another file; the old descriptor then says so (ENODEV).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, most_bytes: int = 4096) -> None:
         self._path = path
+        self._most_bytes = most_bytes
         self._fd = -1
 
     def __repr__(self) -> str:
@@ -294,7 +298,7 @@ class KeptFile:
             try:
                 if self._fd < 0:
                     self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-                return os.pread(self._fd, 4096, 0)
+                return os.pread(self._fd, self._most_bytes, 0)
             except OSError:
                 if self._fd < 0:
                     break
@@ -306,13 +310,18 @@ class KeptFile:
         text = self.read()
         return int(text) if text.strip().isdigit() else None
 
+    def find(self, key: str) -> int | None:
+        """Return the value of one of its `name value` lines; None when there is none."""
+        return _value(self.read(), key)
+
     def value(self, key: str) -> int:
         """Return the value of one of its `name value` lines; 0 when there is none."""
-        for line in self.read().splitlines():
-            name, _, value = line.partition(b" ")
-            if name == key.encode():
-                return int(value)
-        return 0
+        return self.find(key) or 0
+
+    def sum(self, keys: Iterable[str]) -> int:
+        """Return the sum of some of its `name value` lines, of one reading."""
+        text = self.read()
+        return sum(_value(text, key) or 0 for key in keys)
 
     def close(self) -> None:
         """Let the descriptor go; the next read opens the file again."""
@@ -321,9 +330,24 @@ class KeptFile:
             self._fd = -1
 
 
+def _value(text: bytes, key: str) -> int | None:
+    """Return what a line `key value` says. Searched and not split: these files have fifty lines, and one is asked for."""
+    _, found, after = (b"\n" + text).partition(b"\n" + key.encode() + b" ")
+    return int(after.partition(b"\n")[0]) if found else None
+
+
+def machine_kills() -> KeptFile:
+    """Return the file whose `oom_kill` (4.13) counts whom the kernel killed for memory, of a group or of the whole machine.
+
+    One reading tells that none of 131 groups need be read. A container sees the count of the machine around it: it rises more
+    often than needed, which only costs a look.
+    """
+    return KeptFile(Path("/proc/vmstat"), 1 << 16)
+
+
 def without_files(used_bytes: int | None, stat: KeptFile, keys: Iterable[str]) -> int | None:
     """Return memory without the pages of files on disk, which `keys` of its memory.stat count: a limit takes those back first."""
-    return None if used_bytes is None else max(0, used_bytes - sum(stat.value(key) for key in keys))
+    return None if used_bytes is None else max(0, used_bytes - stat.sum(keys))
 
 
 def keyed(path: Path) -> dict[str, int]:

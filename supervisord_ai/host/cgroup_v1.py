@@ -143,6 +143,7 @@ class V1Cages:
         self._freezer = None if freezer is None else freezer.own_dir / folder
         self._identity = f"{memory.own.rstrip('/')}/{folder}/agents"
         self._cages: dict[str, V1Cage] = {}
+        self._machine = cgroup.machine_kills()
         self._census = Census()
         frozen = "" if freezer is not None else "; no freezer, a fork bomb may outrun a kill"
         self.detail = f"cgroup v1 memory at {self._memory}{frozen}"
@@ -204,10 +205,14 @@ class V1Cages:
         group = self._of_record(record) or self.cage(name)
         return group, UncagedCage.tracking(name, self._census, run_tag)
 
+    def kills_seen(self) -> int | None:
+        return self._machine.find("oom_kill")
+
     async def usage(self) -> dict[str, int]:
         return {name: used for name, cage in self._cages.items() if (used := cage.memory_bytes())}
 
     def close(self) -> None:
+        self._machine.close()
         for cage in self._cages.values():
             cage.remove()
         for top in (self._memory, self._freezer):

@@ -145,6 +145,7 @@ class V2Cages:
         self._identity = f"{base_identity.rstrip('/')}/{folder}/agents"
         self._moved = moved
         self._cages: dict[str, V2Cage] = {}
+        self._machine = cgroup.machine_kills()
         self._census = Census()
         self.detail = f"cgroup v2 at {self._top}"
 
@@ -228,10 +229,14 @@ class V2Cages:
         group = self._of_record(record) or self.cage(name)
         return group, UncagedCage.tracking(name, self._census, run_tag)
 
+    def kills_seen(self) -> int | None:
+        return self._machine.find("oom_kill")
+
     async def usage(self) -> dict[str, int]:
         return {name: used for name, cage in self._cages.items() if (used := cage.memory_bytes())}
 
     def close(self) -> None:
+        self._machine.close()
         for cage in self._cages.values():
             cage.remove()
         if cgroup.remove(self._top / "agents") and self._moved:

@@ -255,6 +255,10 @@ class FakeCage:
     def outside(self) -> Outside:
         return Outside(fleet_limit_hits=self.world.fleet_limit_hits, oomd_kills=self.world.oomd_kills)
 
+    @property
+    def has_members(self) -> bool:
+        return bool(self._members())
+
     async def members(self) -> tuple[int, ...]:
         await trio.lowlevel.checkpoint()
         return tuple(process.pid for process in self._members())
@@ -309,9 +313,13 @@ class FakeCages:
     def recorded(self, name: str, record: str | None, run_tag: str | None) -> tuple[FakeCage, ...]:
         return (FakeCage(record.removeprefix("fake\t"), self.world) if record is not None else self.cage(name),)
 
+    def kills_seen(self) -> int | None:
+        return sum(self.world.oom_kills.values())
+
     async def usage(self) -> dict[str, int]:
         await trio.lowlevel.checkpoint()
-        return {name: used for name, used in self.used.items() if await self.cage(name).members()}
+        known = {name: cage.memory_bytes for name, cage in self.cages.items()} | self.used
+        return {name: used for name, used in known.items() if used is not None and self.cage(name).has_members}
 
     def close(self) -> None:
         for cage in self.cages.values():
