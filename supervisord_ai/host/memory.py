@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
+import time
 from dataclasses import dataclass
 
 import psutil
@@ -40,5 +40,5 @@ def _ourselves() -> psutil.Process:
 
 def own_usage() -> OwnUsage:
     """Read what this process uses."""
-    cpu = os.times()
-    return OwnUsage(_ourselves().memory_info().rss, cpu.user + cpu.system)
+    # Not times(2), which adds up the children that were reaped too: 0.4 ms of an idle second.
+    return OwnUsage(_ourselves().memory_info().rss, time.process_time())

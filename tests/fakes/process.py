@@ -186,6 +186,9 @@ class FakeProcesses:
     def alive(self) -> list[FakeProcess]:
         return [process for process in self.processes.values() if process.is_alive]
 
+    def alive_in(self, cage: str) -> list[FakeProcess]:
+        return [process for process in self.processes.values() if process.cage == cage and process.is_alive]
+
 
 class Populace(Protocol):
     """What a made-up cage knows of the processes: who is alive, and whom the OOM killer took."""
@@ -197,6 +200,8 @@ class Populace(Protocol):
 
     @property
     def alive(self) -> list[FakeProcess]: ...
+
+    def alive_in(self, cage: str) -> list[FakeProcess]: ...
 
 
 @dataclass
@@ -250,7 +255,7 @@ class FakeCage:
         )
 
     def _members(self) -> list[FakeProcess]:
-        return [process for process in self.world.alive if process.cage == self.path]
+        return self.world.alive_in(self.path)
 
     def outside(self) -> Outside:
         return Outside(fleet_limit_hits=self.world.fleet_limit_hits, oomd_kills=self.world.oomd_kills)

@@ -206,6 +206,9 @@ class Held:
     def alive(self) -> list[FakeProcess]:
         return [] if self.is_let_go else self.world.alive
 
+    def alive_in(self, cage: str) -> list[FakeProcess]:
+        return [] if self.is_let_go else self.world.alive_in(cage)
+
     async def spawn(self, launch: Launch, *, hold: bool = False) -> Leased:
         if self.is_let_go:
             await trio.sleep_forever()
