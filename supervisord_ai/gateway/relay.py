@@ -224,9 +224,6 @@ async def _deliver_behind_comments(exchange: Exchange, request: Request, clock: 
         await _send_frames(exchange, request, head, clock)
     else:
         outcome = await request.wait_over()
-        if outcome.end is End.LEFT:
-            exchange.break_off()
-            return
         message = error_text(request.spool.whole()) if outcome.end is End.WHOLE else outcome.message
         await exchange.send(error_line(call.face, message))
         await exchange.finish()
@@ -303,11 +300,8 @@ async def _send_frames(exchange: Exchange, request: Request, head: Head, clock: 
     while (frame := await frames.next()) is not None:
         await exchange.send(frame)
     outcome = await request.wait_over()
-    if outcome.end is End.FAULT:
+    if outcome.end in {End.FAULT, End.LEFT}:  # left, and somebody reads: it was cancelled by another's word
         await exchange.send(error_line(request.call.face, outcome.message))
-    elif outcome.end is End.LEFT:
-        exchange.break_off()
-        return
     await exchange.finish()
 
 

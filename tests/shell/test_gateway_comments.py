@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,31 @@ async def test_an_error_behind_comments_is_an_event(tmp_path: Path, autojump_clo
         assert comment.startswith(b": queued position=1")
         assert event.startswith(b'data: {"error":{"message":"no slot came free within 20 s')
         assert late.body.count(b"[DONE]") == 0
+
+
+async def test_who_is_cancelled_by_the_owner_is_told_so_behind_comments_and_in_the_middle_of_a_stream(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    """A connection that only breaks off is taken up again by every SDK, and then the request is there once more."""
+    told: dict[str, bytes] = {}
+    async with running(Double()) as double, life(tmp_path, double, slots=1) as bench:
+
+        async def ask(name: str, prompt: str, **how: Any) -> None:
+            told[name] = (await bench.ask(agent(name), prompt, stream=True, **how)).body
+
+        bench.nursery.start_soon(ask, "opus-01", "[[n=400 delay=0.1]]")
+        await wait_until(lambda: bench.gateway.statistics().running == 1)
+        bench.nursery.start_soon(partial(ask, "opus-02", "[[n=3]]", path="/v1/chat/completions"))
+        await trio.sleep(20)
+        (waiting,) = bench.gateway.statistics().queue
+        (running_now,) = bench.gateway.statistics().backends[0].running
+        assert bench.gateway.cancel(waiting.id)
+        assert bench.gateway.cancel(running_now.id)
+        await wait_until(lambda: len(told) == 2)
+    comment, _, event = told["opus-02"].partition(b"\n\n")
+    assert comment.startswith(b": queued position=1")
+    assert event.startswith(b'data: {"error":{"message":"request canceled"')
+    assert json.loads(told["opus-01"].splitlines()[-1]) == {"error": "request canceled"}
 
 
 async def test_what_ollama_refuses_behind_comments_is_an_event_too(tmp_path: Path, autojump_clock: Clock) -> None:

@@ -56,9 +56,6 @@ FOUND = {
         (190.0, Kind.FLOOD, 60.0), *((194.0 + n, Kind.SPIKE, 0.0) for n in range(4)), (200.0, Kind.KILL, 0.0),
         (200.5, Kind.ENGINE_CRASH, 115.0),
     ),
-    "slots lost with a killed daemon were noticed after three minutes": plan(
-        (200.0, Kind.LOST_SLOT, 0.0), (230.0, Kind.KILL, 0.0), (300.0, Kind.LEAVERS, 30.0), (302.0, Kind.KILL, 0.0)
-    ),
     "who had asked asynchronously was told that it was cancelled because it is whole": plan((200.0, Kind.ENGINE_REFUSES, 60.0)),
     "an answer that a full disk refused was told as cancelled": plan((200.0, Kind.DISK_FULL, 90.0)),
 }
