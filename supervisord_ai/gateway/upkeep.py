@@ -20,6 +20,7 @@ from supervisord_ai.core.scheduler import Load, Scheduler
 from supervisord_ai.core.watchdog import Probed, WatchdogPolicy, most_at_once
 from supervisord_ai.errors import UpstreamFault, UpstreamUnreachable
 from supervisord_ai.gateway.backends import Backend, BackendState
+from supervisord_ai.wire.faces import error_text
 from supervisord_ai.wire.ollama import probe_request, unload_request
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 POLL_S = 0.05
 DRAIN_WITHIN_S = 300.0  # Ollama's longest generations here take a minute
 GONE_WITHIN_S = 30.0
+ERROR_BYTES = 500
 LOADED_WITHIN_S = 600.0
 
 
@@ -126,13 +128,16 @@ class Upkeep:
         path, body = unload_request(model)
         log.info("backend %s unloads %s", self._name, model)
         async with self.backend.client.open("POST", path, body=body) as reply:
-            while await reply.next_chunk() is not None:
-                pass
+            said = b""
+            while (part := await reply.next_chunk()) is not None:
+                said += part[: ERROR_BYTES - len(said)]
         give_up_at = self._clock.monotonic() + GONE_WITHIN_S
         while True:
             await self.backend.refresh()
             if model not in self._scheduler.resident(self._name):
                 return
+            if reply.status >= 400:  # 404: its files were removed while it was loaded (server/routes.go), so only time unloads it
+                raise UpstreamFault(f"{self._name} does not unload {model}: {error_text(said)} ({reply.status})")
             if self._clock.monotonic() >= give_up_at:
                 raise UpstreamFault(f"{model} is still loaded on {self._name} {GONE_WITHIN_S:.0f} s after its unload")
             await trio.sleep(POLL_S)

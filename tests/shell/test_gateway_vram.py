@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import trio
 from trio.testing import MockClock
 
+from supervisord_ai.errors import UpstreamFault
 from tests.fakes.ollama_double import Double, DoubleOptions, ModelSpec, running
 from tests.shell.gateway_bench import Bench, agent, life, wait_until
 
@@ -224,3 +226,17 @@ async def test_with_the_gpu_gone_the_processor_serves_everybody(tmp_path: Path, 
         found = await bench.ask(agent("opus-01"), "[[n=3]]", model="big")
         assert found.status == 200
         assert sum(cpu.statistics().calls.values()) > 0
+
+
+async def test_an_unload_that_the_backend_refuses_is_told_at_once_and_the_model_goes_on(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    double = double_of()
+    async with running(double), life(tmp_path, double) as bench:
+        await settled(bench, "small")
+        double.machine.catalogue.remove("small")  # its files, behind our back
+        began = trio.current_time()
+        with pytest.raises(UpstreamFault, match=r"main does not unload small:latest: model 'small:latest' not found \(404\)"):
+            await bench.gateway.models.unload("small")
+        assert trio.current_time() - began < 1.0
+        assert loaded(double) == {"small"}
