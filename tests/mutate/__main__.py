@@ -1,8 +1,9 @@
 """Changes the decisions of core one by one and looks whether a test notices: `python -m tests.mutate [MODULE...]`.
 
 scripts/mutate runs it in an environment that has mutmut. Each module is tried in a folder of its own under build/mutate, with
-nothing but the unit tests that tell of it (`selection.py`). What is killed stays killed until its function changes; what
-survived is tried again each time. Exits with 1 where a survivor has no reason in docs/mutation.md, or a reason no survivor.
+nothing but the unit tests that tell of it (`selection.py`), and without the long ones: one of ten thousand random histories may
+notice, but it tells no story. What is killed stays killed until its function changes; what survived is tried again each time.
+Exits with 1 where a survivor has no reason in docs/mutation.md, or a reason no survivor.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ timeout_multiplier = 5
 pytest_add_cli_args =
   -p
   no:cacheprovider
+  -m
+  not long
 pytest_add_cli_args_test_selection =
   {tests}
 type_check_command =

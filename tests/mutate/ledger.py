@@ -50,6 +50,11 @@ def explained(text: str) -> dict[Survivor, str]:
     }
 
 
+def table(text: str) -> list[str]:
+    """Return the modules that the ledger has a row of, in its order."""
+    return [row["module"] for line in text.splitlines() if (row := _MODULE.match(line)) is not None]
+
+
 def with_outcome(text: str, outcome: Outcome) -> str:
     """Return the ledger with the row of one module as it was seen now; rows are kept in order."""
     lines = text.splitlines()

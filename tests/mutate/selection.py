@@ -18,14 +18,12 @@ BESIDE = {
     "placement": ("core/test_scheduler", "core/test_scheduler_backends", "core/test_scheduler_machine"),
     "queue_mode": ("core/test_reload",),
     "rate_limit": ("core/test_admission", "core/test_rate_changed"),
-    "restart": ("core/test_fleet_histories",),
     "roster": ("test_config", "core/test_reload"),
     "samples": ("core/test_pressure", "health/test_ring"),
     "scheduler": ("core/test_waiting", "core/test_wait_cause", "core/test_estimate", "core/test_small_words"),
-    "shares": ("core/test_scheduler",),
     "shedding": ("core/test_small_words",),
     "slots": ("core/test_scheduler", "core/test_scheduler_backends", "core/test_scheduler_machine"),
-    "verdict": ("core/test_small_words", "core/test_fleet_histories"),
+    "verdict": ("core/test_small_words",),
 }
 
 

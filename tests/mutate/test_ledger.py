@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.mutate.ledger import LEDGER, Outcome, Survivor, explained, with_outcome
+from tests.mutate.ledger import LEDGER, Outcome, Survivor, explained, table, with_outcome
 from tests.mutate.selection import BESIDE, CORE, ROOT, asked_about, modules
 
 ONE = Survivor("breaker.Breaker.fault", "if a | b:", "if a & b:")
@@ -40,6 +40,7 @@ def test_what_became_of_a_module_replaces_what_was_known_of_it() -> None:
     assert explained(once) == explained(TEXT)
 
 
-def test_the_ledger_knows_only_modules_that_there_are() -> None:
-    reasons = explained(LEDGER.read_text())
-    assert {each.module for each in reasons} <= set(modules())
+def test_the_ledger_knows_only_modules_that_there_are_and_each_once() -> None:
+    rows = table(LEDGER.read_text())
+    assert {each.module for each in explained(LEDGER.read_text())} <= set(rows) <= set(modules())
+    assert rows == sorted(set(rows)), "in order and each once; a merge may keep both sides"
