@@ -16,7 +16,9 @@ from supervisord_ai.core.adoption import (
     NothingLeft,
     StopUnknown,
     decide,
+    is_standing,
 )
+from supervisord_ai.core.agent_state import AgentState, is_alive
 
 RAN = LastRun(has_ended=False)
 HAD_ENDED = LastRun(has_ended=True)
@@ -74,3 +76,8 @@ def test_nobody_is_taken_over_unless_everything_speaks_for_it() -> None:
                     assert (lives, members) == (False, 0)
                 case EndStrays() | StopUnknown():
                     assert lives or members
+
+
+def test_who_rests_goes_on_resting_under_the_next_supervisor_and_who_ran_or_never_began_does_not() -> None:
+    standing = {state for state in AgentState if is_standing(state)}
+    assert standing == {state for state in AgentState if not is_alive(state)} - {AgentState.PENDING}

@@ -49,7 +49,7 @@ def test_an_agent_moves_as_the_table_says_and_never_otherwise(state: AgentState,
     if event in LEGAL[state]:
         assert next_state(state, event) is LEGAL[state][event]
     else:
-        with pytest.raises(IllegalMove, match=f"{state} cannot take {event}"):
+        with pytest.raises(IllegalMove, match=f"^agent in state {state} cannot take {event}$"):
             next_state(state, event)
 
 

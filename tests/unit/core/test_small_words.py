@@ -6,8 +6,6 @@ import dataclasses
 
 import pytest
 
-from supervisord_ai.core.adoption import is_standing
-from supervisord_ai.core.agent_state import AgentState
 from supervisord_ai.core.alerts import Notify
 from supervisord_ai.core.estimate import FIRST_GUESS_S, ServiceTimes
 from supervisord_ai.core.roster import AgentSpec, ClassPolicy, Roster
@@ -24,18 +22,14 @@ from supervisord_ai.core.verdict import Blame, blame
         ("stopped:owner", Blame.OURS),
         ("lost-while-down", Blame.OURS),
         ("oom:vm", Blame.MACHINE),
+        ("oom:fleet", Blame.MACHINE),
+        ("oom:systemd-oomd", Blame.MACHINE),
         ("oom:own-cap", Blame.ITSELF),
         ("exit:1", Blame.ITSELF),
     ],
 )
 def test_whose_doing_an_end_was(word: str, whose: Blame) -> None:
     assert blame(word) is whose
-
-
-def test_who_rests_goes_on_resting_under_the_next_supervisor_and_who_ran_does_not_rest() -> None:
-    assert {state for state in AgentState if is_standing(state)} >= {AgentState.QUARANTINED, AgentState.BACKOFF}
-    assert not is_standing(AgentState.RUNNING)
-    assert not is_standing(AgentState.PENDING)
 
 
 def test_nobody_is_told_where_neither_command_nor_url_is_given() -> None:
