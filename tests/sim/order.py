@@ -82,10 +82,15 @@ class Order:
         for ticket in tickets:
             self._turn_at.pop(ticket.agent, None)
 
-    def _settled(self, ticket_id: str, now: float, **how: object) -> Lease:
-        lease = self._settle(ticket_id, now, **how)  # type: ignore[arg-type]
-        name = lease.ticket.agent_class
-        self._used[name] = (self._used_s(name, now) + now - lease.started_at, now)
+    def _settled(
+        self, ticket_id: str, now: float, *, ended_well: bool = True, parts: Sequence[tuple[Ticket, float]] = ()
+    ) -> Lease:
+        lease = self._settle(ticket_id, now, ended_well=ended_well, parts=parts)
+        sharers = parts or [(lease.ticket, 1.0)]  # a call that is shared is paid for by the classes of all its sharers
+        whole = sum(weight for _, weight in sharers)
+        for ticket, weight in sharers:
+            name = ticket.agent_class
+            self._used[name] = (self._used_s(name, now) + (now - lease.started_at) * weight / whole, now)
         return lease
 
     def _wanted(self, load: Load) -> None:
