@@ -40,6 +40,7 @@ def decide(
 
 def test_a_plain_request_waits_until_the_common_deadline_with_the_priority_of_its_class() -> None:
     assert decide() == Admitted(priority=3, start_by=340.0, not_before=100.0)
+    assert decide(Asked(priority=7)) == Admitted(priority=7, start_by=340.0, not_before=100.0)
 
 
 def test_the_time_of_who_had_to_wait_before_it_could_be_judged_runs_since_it_came() -> None:
@@ -56,6 +57,15 @@ def test_a_caller_with_too_many_waiting_is_told_to_come_back() -> None:
     rejected = decide(counts=Counts(of_agent=OPUS.max_queued, whole=2 * OPUS.max_queued, wait_s=20.0))
     assert isinstance(rejected, Rejected)
     assert (rejected.status, rejected.retry_after_s) == (429, 10.0)
+
+
+def test_that_callers_wait_is_its_part_of_everybodys_asynchronous_ones_included() -> None:
+    rejected = decide(counts=Counts(of_agent=64, whole=64, asynchronous=64, wait_s=20.0))
+    assert isinstance(rejected, Rejected)
+    assert rejected.retry_after_s == 10.0
+    alone = decide(policy=replace(OPUS, max_queued=1), counts=Counts(of_agent=1, whole=1, wait_s=20.0))
+    assert isinstance(alone, Rejected)
+    assert alone.retry_after_s == 20.0
 
 
 def test_a_full_backlog_is_everybodys_and_503() -> None:
@@ -86,6 +96,8 @@ def test_a_place_after_the_deadline_is_no_place() -> None:
     for _ in range(11):
         decide(rate=rate)
     assert isinstance(decide(Asked(deadline_s=5.0), rate=rate), Rejected)
+    its_turn = rate.next_at(100.0) - 100.0
+    assert isinstance(decide(Asked(deadline_s=its_turn), rate=rate), Rejected)
     assert isinstance(decide(Asked(deadline_s=50.0), rate=rate), Admitted)
 
 
@@ -106,6 +118,8 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_the_door_with_when_it_could
     rejected = decide(rate=rate, starts_at=lambda admitted: admitted.start_by + 17.2)
     assert isinstance(rejected, Rejected)
     assert (rejected.status, rejected.retry_after_s) == (503, 18.0)
+    assert rejected.message == "it would start in about 257 s, and its deadline to start is in 240 s"
+    assert isinstance(decide(starts_at=lambda admitted: admitted.start_by), Rejected)
     assert rate.next_at(100.0) == 100.0
     assert all(isinstance(decide(rate=rate, starts_at=lambda _: 100.0), Admitted) for _ in range(10))  # it took no place
 
@@ -133,7 +147,7 @@ def test_a_guest_may_not_fill_the_disk() -> None:
 
 @pytest.mark.parametrize(
     ("text", "is_async"),
-    [("respond-async", True), ("Respond-Async; x=1", True), ("wait=10, respond-async", True), ("wait=10", False), ("", False)],
+    [("respond-async", True), ("Respond-Async; x=1", True), ("wait=10,respond-async", True), ("wait=10", False), ("", False)],
 )
 def test_a_preference_is_one_of_a_list(text: str, is_async: bool) -> None:
     assert read(Prefer=text).is_async is is_async
@@ -164,12 +178,22 @@ def test_what_is_asked_is_read() -> None:
     asked = read(Idempotency_Key="k 1", X_AI_Priority="2", X_AI_Deadline="1.5", Cache_Control="No-Cache, max-age=10")
     assert asked == Asked("k 1", 2, 1.5, CacheWish(no_cache=True, max_age_s=10.0))
     assert read() == Asked()
+    assert read(Cache_Control="no-store, Only-If-Cached").cache == CacheWish(no_store=True, only_if_cached=True)
+    assert read(Cache_Control='max-age="10"').cache == CacheWish(max_age_s=10.0)
+
+
+def test_what_is_asked_may_be_as_little_and_as_much_as_is_said() -> None:
+    for key in ("k", "x" * 255):
+        assert read(Idempotency_Key=key).key == key
+    assert [read(X_AI_Priority=text).priority for text in ("1", "10")] == [1, 10]
+    assert [read(X_AI_Deadline=text).deadline_s for text in ("0.001", "86400")] == [0.001, 86_400.0]
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
     [
         ("X_AI_Priority", "0"), ("X_AI_Priority", "11"), ("X_AI_Priority", "high"), ("X_AI_Priority", "²"), ("X_AI_Priority", ""),
+        ("X_AI_Priority", "007"), ("X_AI_Deadline", "86400.1"),
         ("X_AI_Deadline", "0"), ("X_AI_Deadline", "-1"), ("X_AI_Deadline", "nan"), ("X_AI_Deadline", "inf"),
         ("X_AI_Deadline", "soon"), ("Idempotency_Key", ""), ("Idempotency_Key", "x" * 256), ("Idempotency_Key", "a\x7fb"),
     ],

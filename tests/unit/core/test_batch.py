@@ -28,10 +28,18 @@ def ticket(name: str, *, at: float = 0.0, items: int = 1, chars: int = 10, not_b
         ([ticket("b", items=4), ticket("c", items=3)], ["c"]),  # four texts at most
         ([ticket("b", chars=95), ticket("c", chars=90)], ["c"]),
         ([ticket("b", not_before=5.0), ticket("c")], ["c"]),  # its rate lets it start later
+        ([ticket("b", not_before=1.0)], ["b"]),  # or just now
+        ([ticket("b", items=2), ticket("c", items=2), ticket("d")], ["b", "d"]),  # four with those who have joined
+        ([ticket("b", chars=50), ticket("c", chars=50), ticket("d", chars=40)], ["b", "d"]),
     ],
 )
 def test_who_joins_a_batch(waiting: list[Ticket], chosen: list[str]) -> None:
     assert [one.id for one in merge(ticket("a"), waiting, POLICY, now=1.0)] == chosen
+
+
+def test_the_window_is_around_the_first_whenever_that_came() -> None:
+    waiting = [ticket("b", at=49.95), ticket("c", at=50.05), ticket("d", at=49.8), ticket("e", at=-50.0)]
+    assert [one.id for one in merge(ticket("a", at=50.0), waiting, POLICY, now=51.0)] == ["b", "c"]
 
 
 def test_who_cannot_be_merged_starts_alone() -> None:
@@ -40,8 +48,8 @@ def test_who_cannot_be_merged_starts_alone() -> None:
     assert weight_of(alone) == 1.0
 
 
-def test_empty_texts_weigh_something() -> None:
-    assert weight_of(ticket("a", chars=0)) > 0
+def test_a_text_weighs_its_characters_and_an_empty_one_as_much_as_one() -> None:
+    assert [weight_of(ticket("a", chars=chars)) for chars in (0, 1, 2, 40)] == [1.0, 1.0, 2.0, 40.0]
 
 
 @given(st.lists(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=5), min_size=1, max_size=5))
@@ -58,3 +66,8 @@ def test_parts_add_up_and_none_is_further_than_one_from_its_share(total: int, we
     if sum(weights) > 0:
         for part, weight in zip(parts, weights, strict=True):
             assert abs(part - total * weight / sum(weights)) < 1.0 + 1e-6
+
+
+def test_what_is_left_over_goes_to_those_who_lost_most_by_rounding_and_then_to_the_first() -> None:
+    assert apportion(10, [2.4, 3.7, 3.9]) == [2, 4, 4]
+    assert apportion(2, [1.0, 1.0, 1.0]) == [1, 1, 0]

@@ -34,6 +34,13 @@ def test_a_busy_one_is_kept_while_an_idle_one_is_there() -> None:
     assert made.gives() == ("mallory0", "mallory", 3)  # all are: the one that has been at it longest
 
 
+def test_one_that_is_at_work_for_long_is_kept_where_another_has_just_become_idle() -> None:
+    made = crowd(mallory=2)
+    made.note("mallory0", "mallory", is_busy=True)
+    made.note("mallory1", "mallory", is_busy=False)
+    assert made.gives() == ("mallory1", "mallory", 2)
+
+
 def test_those_of_nobody_yet_are_one_holders_until_they_say_whose_they_are() -> None:
     made: Crowd[str] = Crowd(most=3)
     for name in ("a", "b", "c"):

@@ -94,6 +94,12 @@ def test_at_level_3_only_urgent_requests_are_let_in(priority: int, is_let_in: bo
         assert turned_away(effects_at(LevelsPolicy(), level), 10, lifts_in_s=1.0) is None
 
 
+def test_who_is_turned_away_below_that_level_is_told_that_memory_is_short() -> None:
+    refused = turned_away(Effects(priority_only=3), 4, lifts_in_s=5.0)
+    assert refused is not None
+    assert refused.message.startswith("memory is short: only priorities up to 3 are let in")
+
+
 LIGHT = ModelFacts("light", capabilities=frozenset({"completion"}), context_length=4096)
 PICTURE = {"messages": [{"role": "user", "content": "x", "images": ["aGk="]}]}
 TOOLS = {"tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}]}
@@ -154,5 +160,7 @@ def test_an_answer_that_may_take_as_long_as_it_takes_needs_as_much_room_as_one_t
 
 def test_a_very_long_prompt_fits_into_no_light_model() -> None:
     wide = replace(LIGHT, context_length=10_000_000)
-    asked = call("/api/generate", prompt="x" * 1_000_000)
-    assert "it may need" in why_it_stays(asked, FACTS, wide, num_ctx=None)
+    around = len(call("/api/generate", prompt="").caller_body)
+    longest = "x" * (1_000_000 - around)
+    assert why_it_stays(call("/api/generate", prompt=longest), FACTS, wide, num_ctx=None) == ""
+    assert "it may need" in why_it_stays(call("/api/generate", prompt=longest + "x"), FACTS, wide, num_ctx=None)

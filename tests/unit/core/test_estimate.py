@@ -5,12 +5,22 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisord_ai.core.estimate import FIRST_GUESS_S, Forecast, Lanes, Line, ServiceTimes, retry_after
+from supervisord_ai.core.estimate import (
+    FIRST_GUESS_S,
+    STEPS_MAX,
+    Forecast,
+    Lanes,
+    Line,
+    ServiceTimes,
+    newcomers_start,
+    retry_after,
+)
 from supervisord_ai.core.estimate import forecast as forecast_of
 from supervisord_ai.core.scheduler import Scheduler, SchedulerPolicy, Start, Ticket
 
@@ -63,6 +73,15 @@ def test_embeddings_of_a_model_have_a_history_of_their_own() -> None:
     service.note("m", 0.1, is_embedding=True)
     assert (service.of("m"), service.of("m", is_embedding=True)) == (8.0, 0.1)
     assert service.longest_s == 8.0
+
+
+def test_a_mean_follows_the_last_calls_by_a_fifth_each() -> None:
+    service = ServiceTimes()
+    for took_s in (10.0, 20.0):
+        service.note("m", took_s)
+    assert service.of("m") == service.of("another") == 12.0
+    service.note("m", 2.0)
+    assert service.of("m") == service.of("another") == 10.0
 
 
 @pytest.mark.parametrize(("wait_s", "told"), [(0.0, 1), (0.2, 1), (17.1, 18), (1e9, 60)])
@@ -187,6 +206,48 @@ def test_beyond_what_matters_the_rest_is_reckoned_by_the_pace() -> None:
     assert forecast.starts_at == pytest.approx(40_000, rel=0.02)
     assert forecast.ahead == 19_999
     assert time.process_time() - began < 0.5
+
+
+class Counting(ServiceTimes):
+    """Counts how many starts were played: of each one it is asked how long the call will take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def of(self, model: str | None, *, is_embedding: bool = False) -> float:
+        self.asked += 1
+        return super().of(model, is_embedding=is_embedding)
+
+
+@pytest.mark.parametrize(
+    ("until", "starts_at"),
+    [
+        (math.inf, 1131.0),
+        (1030.0, 1162.5),  # the slow one's start is still looked at, and the next is not: four in 130 s, and one to go
+        (1025.0, 1050.0),  # three in 30 s, and two to go
+        (1005.0, 1050.0),  # one in 10 s, and four to go
+    ],
+)
+def test_what_starts_later_than_matters_is_reckoned_by_the_pace_of_what_starts_before(until: float, starts_at: float) -> None:
+    service = ServiceTimes()
+    for model, is_embedding, took_s in (("m", False, 10.0), ("m", True, 1.0), ("slow", False, 100.0)):
+        service.note(model, took_s, is_embedding=is_embedding)
+    waits = [ticket(f"opus-{n}", model="slow" if n == 2 else "m") for n in range(5)]
+    waits[3] = replace(waits[3], is_embedding=True)
+    lines = [Line(-math.inf, [(75.0, number, one)]) for number, one in enumerate(waits)]
+    found = forecast_of(waits[-1], lines, Lanes((1010.0,)), service, now=1000.0, until=until)
+    assert found == Forecast(starts_at, 4)
+
+
+def test_of_a_very_long_line_two_thousand_starts_are_played_and_no_more() -> None:
+    waits = [ticket(f"opus-{number}") for number in range(STEPS_MAX + 500)]
+    lines = [Line(-math.inf, [(75.0, number, one)]) for number, one in enumerate(waits)]
+    service = Counting()
+    forecast_of(waits[-1], lines, Lanes((0.0,)), service, now=0.0)
+    assert service.asked == STEPS_MAX
+    newcomers_start({5}, lines, Lanes((0.0,)), service, now=100.0, level_s=15.0)
+    assert service.asked == 2 * STEPS_MAX
 
 
 # --- how long one would wait who came now -------------------------------------------------------------------------------

@@ -40,3 +40,8 @@ def test_the_two_quotes_are_quoted_by_the_other_one() -> None:
     assert quote_char("'") == r"'\''"
     assert quote_char('"') == "'\"'"
     assert quote_char("\x1f") == r"'\x1f'"
+
+
+def test_a_word_is_quoted_as_a_whole_and_a_letter_like_any_other() -> None:
+    assert quote("a b") == '"a b"'
+    assert [quote_char(char) for char in "X}"] == ["'X'", "'}'"]

@@ -63,6 +63,7 @@ TOKEN_OF_B = register(B).claimed("sonnet-01", 1)
         # 1: the cgroup, or one below it
         (process(cgroups=inside("opus-01")), "opus-01/proved"),
         (process(cgroups=inside("opus-01/nested/deep")), "opus-01/proved"),
+        (process(cgroups=inside("opus-01/a:b")), "opus-01/proved"),
         (process(cgroups=(f":{FLEET}/sonnet-01",)), "sonnet-01/proved"),
         # ... whatever else it shows of another agent
         (process(cgroups=inside("opus-01"), run_tag="tag-sonnet-01-1", session=200, ancestors=((200, 2000),)), "opus-01/proved"),
@@ -110,6 +111,7 @@ def test_who_is_on_the_socket(facts: PeerFacts, expected: str) -> None:
 def test_a_user_of_its_own_proves_an_agent_even_after_its_process_ended() -> None:
     alone = register(started("opus-01", pid=100, uid=2001, own_uid=True, cgroup=False), B)
     assert who(alone.on_unix(process(uid=2001, pidfd_matches=False))) == "opus-01/proved"
+    assert who(alone.on_tcp(TcpFacts(2001, 1), cgroup=None, claimed=TOKEN_OF_B, holder=None)) == "opus-01/proved"
     # The cgroup of another outranks it: an agent may run a program of another user, not leave its group.
     assert who(alone.on_unix(process(uid=2001, cgroups=inside("sonnet-01")))) == "sonnet-01/proved"
 
@@ -120,8 +122,11 @@ def test_while_one_agent_could_be_anyone_nobody_is_proved(mighty_uid: int) -> No
     mighty = started("sonnet-02", pid=300, uid=mighty_uid)
     both = register(A, mighty, policy=policy)
     assert who(both.on_unix(process(cgroups=inside("opus-01")))) == "opus-01/tagged"
+    by_group = {"cgroup": f"{FLEET}/opus-01", "claimed": None, "holder": None}
+    assert who(both.on_tcp(TcpFacts(2001, 1), **by_group)) == "opus-01/tagged"  # type: ignore[arg-type]
     both.tell(AgentEnded("sonnet-02", 1, "finished"))
     assert who(both.on_unix(process(cgroups=inside("opus-01")))) == "opus-01/proved"
+    assert who(both.on_tcp(TcpFacts(2001, 1), **by_group)) == "opus-01/proved"  # type: ignore[arg-type]
 
 
 def test_after_its_end_nothing_of_an_agent_counts_any_more() -> None:
@@ -236,6 +241,7 @@ def test_nobody_of_the_fleet_controls_whatever_its_user_is() -> None:
         assert not both.may_control(process(uid=uid, pidfd_matches=False))
     assert not both.may_control(process(uid=1001))
     assert not both.may_control(process(uid=2001))
+    assert both.may_control(PeerFacts(0, 1000, 1000, pidfd_matches=False))  # of a foreign pid namespace: not ours
 
 
 # --- whatever a process does --------------------------------------------------------------------------------------------
@@ -349,3 +355,40 @@ def test_whoever_leaves_the_roster_takes_the_worth_of_its_token_along() -> None:
     known.follow({"other": "opus"})
     assert known.claimed("editor", 0) is None
     assert known.claimed("other", 0) == Caller(CallerKind.AGENT, "other", "opus", 0, Proof.TOKEN, None)
+
+
+def test_a_caller_is_told_with_its_class_its_generation_and_its_user() -> None:
+    known = register(A, B, policy=replace(POLICY, guests="group"))
+    proved = Caller(CallerKind.AGENT, "opus-01", "opus", 1, Proof.PROVED, 2001)
+    owner = Caller(CallerKind.OWNER, "owner", "owner", 0, Proof.PROVED, 1000)
+    guest = Caller(CallerKind.GUEST, "guest", "guest", 0, Proof.TAGGED, 1001)
+    assert known.on_unix(process(cgroups=inside("opus-01"))) == proved
+    assert known.on_unix(process(session=100)) == replace(proved, proof=Proof.TAGGED)
+    assert known.on_unix(process(uid=1000)) == owner
+    assert known.on_unix(process(uid=1001, gid=1000)) == guest
+    nothing = {"cgroup": None, "claimed": None, "holder": None}
+    assert known.on_tcp(TcpFacts(2001, 1), **nothing | {"cgroup": f"{FLEET}/opus-01"}) == proved  # type: ignore[arg-type]
+    by_token = replace(proved, proof=Proof.TOKEN)
+    shown = nothing | {"claimed": TOKEN_OF_A}
+    assert known.on_tcp(TcpFacts(1000, 1), **shown) == replace(by_token, uid=1000)  # type: ignore[arg-type]
+    assert known.on_tcp(TcpFacts(2001, 1), **shown | {"holder": process()}) == by_token  # type: ignore[arg-type]
+    assert known.on_tcp(TcpFacts(1000, 1), **nothing) == owner
+    assert known.on_tcp(TcpFacts(1001, 1), **nothing) == guest
+
+
+def test_where_only_agents_may_call_the_owner_is_on_tcp_no_more_than_anybody() -> None:
+    known = register(A, policy=replace(POLICY, guests="none"))
+    assert who(known.on_tcp(TcpFacts(1000, 1), cgroup=None, claimed=None, holder=None)) == "guest/tagged"
+
+
+def test_the_token_of_an_agent_without_a_group_is_believed_without_a_look_at_the_process() -> None:
+    """There is nothing about the process that would outrank it."""
+    known = register(started("opus-01", pid=100, cgroup=False))
+    facts = TcpFacts(2001, 1)
+    assert not known.wants_holder(facts, TOKEN_OF_A)
+    assert who(known.on_tcp(facts, cgroup=None, claimed=TOKEN_OF_A, holder=None)) == "opus-01/token"
+
+
+def test_a_process_with_an_agents_user_is_of_the_fleet_unless_that_user_is_the_owner() -> None:
+    known = register(A, policy=replace(POLICY, fleet_uids=frozenset({2002, 1000})))
+    assert [known.is_of_fleet(process(uid=uid)) for uid in (2002, 1001, 1000)] == [True, False, False]

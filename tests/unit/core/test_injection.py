@@ -24,6 +24,17 @@ def test_a_paid_sdk_is_redirected_only_where_the_roster_says_so() -> None:
     assert "OLLAMA_HOST" not in given(("openai",))
 
 
+def test_each_sdk_finds_the_address_and_the_token_under_the_names_that_it_reads() -> None:
+    url = "http://127.0.0.1:11435"
+    ollama = {"OLLAMA_HOST": url, "OLLAMA_BASE_URL": url, "OLLAMA_API_BASE": url, "OLLAMA_API_KEY": "t0k"}
+    openai = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "t0k"}
+    anthropic = {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_AUTH_TOKEN": "t0k"}
+    assert given(("ollama",)) == given(()) | ollama
+    assert given(("openai",)) == given(()) | openai
+    assert given(("anthropic",)) == given(()) | anthropic
+    assert given(("anthropic", "ollama", "openai")) == given(()) | ollama | openai | anthropic
+
+
 def test_the_token_reaches_ollama_python_as_its_api_key() -> None:
     assert given(("ollama",))["OLLAMA_API_KEY"] == "t0k"
 

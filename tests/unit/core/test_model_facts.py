@@ -24,6 +24,7 @@ def test_the_other_tags_of_a_loaded_manifest_are_in_memory_too() -> None:
     assert resident_of([{"name": "A:1B", "digest": "d1"}], digests) == {"a:1b", "a:latest"}
     assert resident_of([{"name": "a:1b"}], digests) == {"a:1b"}  # an Ollama that names no digest: of that one alone
     assert resident_of([], digests) == frozenset()
+    assert resident_of([{}], digests) - {""} == frozenset(), "one that is not named is none that there is"
 
 
 def test_how_much_of_a_model_is_where_is_read_as_far_as_it_is_told() -> None:

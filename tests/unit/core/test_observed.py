@@ -25,3 +25,8 @@ def test_going_down_and_up_again_is_the_same_story() -> None:
     excess = Excess()
     assert [excess.judge(size * MB, CAP) for size in (120, 90, 120, 121)] == [True, False, False, False]
     assert excess.highest_bytes == 121 * MB
+
+
+def test_a_step_is_five_percent_and_on_the_step_it_is_told() -> None:
+    excess = Excess()
+    assert [excess.judge(size, 50) for size in (100, 104, 105, 106)] == [True, False, True, False]

@@ -18,6 +18,7 @@ ADAS = Unit("ai-supervisor.service", "systemctl --user")
         ("12:memory:/\n1:name=systemd:/ai.slice/ai-supervisor.service\n0::/\n", OURS),
         ("0::/user.slice/user-1000.slice/session-2.scope\n", None),
         ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/run-u3.scope\n", None),
+        ("0::/ai.slice/ai:2.service\n", Unit("ai:2.service", "sudo systemctl")),
         ("0::/\n", None),
         ("", None),
     ],

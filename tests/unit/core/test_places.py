@@ -52,6 +52,9 @@ def test_an_installation_is_the_systems_or_a_users_own() -> None:
         prefix="/home/ann/.local/share/ai-supervisor",
         command="/home/ann/.local/bin/ai-supervisor",
     )
+    assert install_places(Surroundings(1000, "/home/ann", XDG), is_user=True) == InstallPlaces(
+        units="/c/systemd/user", prefix="/d/ai-supervisor", command="/home/ann/.local/bin/ai-supervisor"
+    )
 
 
 def test_what_is_asked_for_comes_before_the_environment_and_that_before_the_default() -> None:

@@ -101,3 +101,17 @@ def test_pressure_names_its_components() -> None:
 )
 def test_the_queue_says_who_waits_and_for_how_long(load: Load, value: float | None, why: str) -> None:
     assert pressed(Component.QUEUE, load=load) == Pressed(value, why)
+
+
+@pytest.mark.parametrize(
+    ("machine", "why"),
+    [
+        (Machine(cores=8, runnable=40), "40 want one of 8 cores"),
+        (Machine(cores=8, runnable=40, cpu=Psi(0.3, 0.0)), "40 want one of 8 cores, somebody waits 30% of the time"),
+        (Machine(cores=8, runnable=40, fleet_cpu=Psi(0.1, 0.0)), "40 want one of 8 cores, an agent waits 10% of the time"),
+        (Machine(cores=8, cpu=Psi(0.4, 0.0)), "somebody waits for a core 40% of the time"),
+        (Machine(cores=8), "who waits for a core is not known"),
+    ],
+)
+def test_the_processors_say_who_waits_and_how_much(machine: Machine, why: str) -> None:
+    assert pressed(Component.CPU, machine).why == why

@@ -57,6 +57,7 @@ def kinds(deeds: list[Deed]) -> list[type[Deed]]:
 
 def test_a_machine_with_enough_memory_gives_up_nothing() -> None:
     assert Machine().see(2.1, seconds=3600) == []
+    assert Machine().see(2.0, seconds=3600) == [], "the reserve itself is enough"
 
 
 def test_a_step_is_taken_every_two_seconds_in_the_written_order() -> None:
@@ -69,7 +70,8 @@ def test_a_step_is_taken_every_two_seconds_in_the_written_order() -> None:
 
 
 def test_close_to_the_end_all_steps_come_at_once_and_still_in_order() -> None:
-    machine = Machine()
+    assert kinds(Machine().see(1.0)) == [PauseStarts], "half of the reserve is not below it"
+    machine = Machine(now=1000.0)
     assert kinds(machine.see(0.9)) == [PauseStarts, DropCache, ShedAgents]
     assert machine.see(0.9) == [], "who was told a moment ago is still ending"
     assert kinds(machine.see(0.9)) == [ShedAgents]
@@ -111,17 +113,34 @@ def test_a_breath_that_is_not_calm_starts_the_minute_anew() -> None:
     assert kinds(machine.see(4.0, seconds=1, fleet=FleetRoom(shed=1))) == [RestoreAgent]
 
 
+def test_calm_begins_at_half_as_much_again_as_the_reserve() -> None:
+    for available_gb, is_calm in ((2.9, False), (3.0, True)):
+        machine = Machine()
+        machine.see(1.9)
+        assert bool(machine.see(available_gb, seconds=61, fleet=FleetRoom())) is is_calm
+
+
+def test_nobody_is_brought_back_into_room_that_is_not_there() -> None:
+    machine = Machine(Relief(ReliefPolicy(reserve_bytes=2 * GB, calm_ratio=1.0, room_ratio=1.5)))
+    machine.see(1.9, seconds=5)
+    assert machine.see(2.5, seconds=61, fleet=FleetRoom(shed=1)) == [RestoreAgent(0)]
+
+
 def test_thrashing_counts_only_where_memory_is_not_plenty() -> None:
     assert kinds(Machine().see(5.0, refaulted_per_s=21e6)) == [PauseStarts]
     assert kinds(Machine().see(5.0, waiting=0.2)) == [PauseStarts]
     assert Machine().see(6.1, refaulted_per_s=300e6, waiting=0.9) == [], "a big copy reads pages back too"
-    assert Machine().see(5.0, refaulted_per_s=15e6, waiting=0.05) == []
+    assert Machine().see(6.0, refaulted_per_s=300e6, waiting=0.9) == []
+    assert Machine().see(5.0, refaulted_per_s=20e6, waiting=0.10) == []
 
 
 def test_a_fleet_that_runs_into_its_own_limit_is_relieved_with_memory_to_spare() -> None:
     machine = Machine()
     assert machine.see(20.0, fleet_limit_hits=7) == [], "the hits of another life"
+    assert machine.see(20.0, fleet_limit_hits=7) == []
     assert kinds(machine.see(20.0, fleet_limit_hits=8)) == [PauseStarts]
+    found = [deed for hits in range(9, 14) for deed in machine.see(20.0, fleet_limit_hits=hits)]
+    assert found == [DropCache(), ShedAgents(1)], "there is no number to reach: one at a time"
 
 
 def test_a_reserve_of_nothing_turns_relief_off() -> None:
@@ -135,6 +154,8 @@ def test_the_reason_is_in_words_and_gone_with_the_trouble() -> None:
     assert machine.relief.reason == "1900 MB available, the reserve is 2000 MB"
     machine.see(4.0, seconds=70, fleet=FleetRoom())
     assert machine.relief.reason == ""
+    machine.see(5.0, refaulted_per_s=21e6)
+    assert machine.relief.reason == "21 MB a second come back that had just been given up"
 
 
 READINGS = st.lists(

@@ -15,7 +15,7 @@ def test_every_pair_moves_or_is_illegal(state: RowState, event: RowEvent) -> Non
     if (state, event) in TRANSITIONS:
         assert next_state(state, event) is TRANSITIONS[state, event]
     else:
-        with pytest.raises(IllegalMove, match=f"{state} cannot take {event}"):
+        with pytest.raises(IllegalMove, match=f"^request in state {state} cannot take {event}$"):
             next_state(state, event)
 
 

@@ -40,6 +40,12 @@ def test_below_the_limit_nothing_is_unloaded() -> None:
     assert all(at.judge(used, ALL, NOBODY, now) is None for now, used in enumerate([0.895, 0.5, None, 0.8] * 50))
 
 
+def test_the_limit_is_reached_by_two_readings_in_a_row_at_it() -> None:
+    at = watch()
+    readings = [at.judge(used, ALL, NOBODY, 1000.0 + second) for second, used in enumerate([0.9, 0.89, 0.9, 0.9])]
+    assert [unload is not None for unload in readings] == [False, False, False, True]
+
+
 def test_while_something_is_loaded_nothing_is_unloaded() -> None:
     at = watch()
     assert all(at.judge(0.99, ALL, frozenset({"main"}), float(now)) is None for now in range(100))
@@ -59,7 +65,9 @@ def test_where_all_are_in_use_the_least_used_is_drained_and_not_again_for_a_minu
     assert first is not None
     assert (first.name, first.is_idle) == ("tiny", False)
     assert all(at.judge(0.95, busy, NOBODY, 1000.0 + s) is None for s in range(1, 60))
-    assert at.judge(0.95, busy, NOBODY, 1060.0) is not None
+    again = at.judge(0.95, busy, NOBODY, 1060.0)
+    assert again is not None
+    assert again.reason.endswith("; all loaded models are in use, and it is the least")
 
 
 def test_the_only_model_of_a_backend_stays_in_use_or_not() -> None:
@@ -74,9 +82,10 @@ def test_a_model_that_takes_no_graphics_memory_stays() -> None:
 
 
 def test_a_model_that_was_loaded_a_moment_ago_stays() -> None:
-    unload = at_95((LLAMA, replace(TINY, loaded_at=990.0), NOMIC))
-    assert unload is not None
-    assert unload.name == "nomic"
+    for loaded_at, goes in ((990.0, "nomic"), (970.1, "nomic"), (970.0, "tiny")):
+        unload = at_95((LLAMA, replace(TINY, loaded_at=loaded_at), NOMIC))
+        assert unload is not None
+        assert unload.name == goes
 
 
 def test_the_next_one_waits_until_the_first_is_gone() -> None:
@@ -88,7 +97,7 @@ def test_the_next_one_waits_until_the_first_is_gone() -> None:
 def test_a_limit_of_one_or_nothing_turns_it_off() -> None:
     for limit in (0.0, 1.0):
         at = VramWatch(UnloadPolicy(at=limit))
-        assert all(at.judge(1.0, ALL, NOBODY, float(now)) is None for now in range(10))
+        assert all(at.judge(1.0, ALL, NOBODY, 1000.0 + second) is None for second in range(10))
 
 
 RESIDENTS = st.lists(
@@ -151,3 +160,23 @@ def test_use_fades_and_is_charged_for_what_runs() -> None:
     assert use.of("a", 620.0)[1] == 20.0
     use.follow(frozenset({"b", "c"}), 700.0)
     assert use.of("c", 700.0) == (0.0, 700.0)
+
+
+def test_of_two_calls_at_once_the_one_that_goes_on_is_use_and_both_are_charged() -> None:
+    use = ModelUse()
+    use.call_began("1", "a", 10.0)
+    use.call_began("2", "a", 11.0)
+    use.call_ended("1", 20.0)
+    assert use.of("a", 25.0) == (10.0 * math.exp(-5 / 600) + 14.0, 25.0)
+    use.call_ended("2", 30.0)
+    used_s = 10.0 * math.exp(-10 / 600) + 19.0
+    assert math.isclose(use.of("a", 30.0)[0], used_s)
+    use.call_began("3", "a", 30.5)
+    assert math.isclose(use.of("a", 30.5)[0], used_s * math.exp(-0.5 / 600))
+
+
+def test_a_call_that_nobody_knows_is_charged_to_no_model() -> None:
+    use = ModelUse()
+    use.call_ended("unknown", 1.0)
+    assert use.uses == {}
+    assert use.of("a", 1.0) == (0.0, -math.inf), "neither used nor loaded"

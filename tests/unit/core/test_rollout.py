@@ -391,3 +391,36 @@ def test_one_that_is_down_and_fails_again_is_as_down_as_before() -> None:
         assert rollout.step("a") is Step.DOWN
     rollout.ready("a", 4.0)  # it came after all
     assert rollout.step("a") is Step.RETURNED
+
+
+def test_one_that_failed_is_not_proved_by_the_time_that_passed_before_anybody_asked() -> None:
+    rollout = of("a", "b")
+    begun(rollout, 0.0)
+    rollout.ready("a", 2.0)
+    rollout.ended("a", End.FAILED, 3.0, "exit:1")
+    assert rollout.next(50.0) == TakeBack(("a",))
+    assert [one.why for one in rollout.written().entries] == ["exit:1", ""]
+
+
+def test_beside_one_that_is_down_nobody_is_taken_in_groups_of_one() -> None:
+    rollout = of("a", "b", policy=RolloutPolicy(group_size=1, max_failures=1))
+    begun(rollout, 0.0)
+    rollout.ended("a", End.FAILED, 1.0, "exit:1")
+    assert begun(rollout, 1.0) == TakeBack(("a",))
+    rollout.ended("a", End.FAILED, 2.0, "exit:1")
+    assert rollout.next(2.0) == WaitUntil(math.inf)
+    assert (rollout.step("a"), rollout.step("b")) == (Step.DOWN, Step.WAITING)
+
+
+def test_that_nobody_can_demand_its_first_request_is_known_whatever_becomes_of_a_rollout() -> None:
+    rollout = of("a", "b", may_be_silent=True, policy=RolloutPolicy(group_size=1))
+    rollout.retarget("b", "newer")
+    again = taken_up(rollout.written(), {"a": "old", "b": "old"})
+    for record in (rollout.written(), again):
+        assert [one.may_be_silent for one in record.entries] == [True, True]
+
+
+def test_a_rollout_on_its_way_back_is_so_under_another_supervisor_too() -> None:
+    record = Record((Entry("a", "old", "new", Step.ROLLED), Entry("b", "old", "new", Step.RETURNING)), Heading.BACK)
+    again = taken_up(record, {"a": "new", "b": "old"})
+    assert (again.heading, again.is_paused) == (Heading.BACK, True)

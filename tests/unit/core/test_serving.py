@@ -49,7 +49,12 @@ def test_a_keep_alive_is_written_as_a_duration_that_go_reads(keep_alive_s: float
 
 @pytest.mark.parametrize(
     ("url", "host"),
-    [("http://localhost", "localhost:11434"), ("http://[::1]:2", "[::1]:2"), ("http://127.0.0.1:1/", "127.0.0.1:1")],
+    [
+        ("http://localhost", "localhost:11434"),
+        ("http://[::1]:2", "[::1]:2"),
+        ("http://127.0.0.1:1/", "127.0.0.1:1"),
+        ("http://:7", "127.0.0.1:7"),
+    ],
 )
 def test_an_address_is_said_as_ollama_host_says_it(url: str, host: str) -> None:
     assert host_of(url) == host

@@ -28,11 +28,18 @@ def test_as_many_go_as_give_back_what_is_needed() -> None:
     fleet = [agent(str(n), idle_s=n) for n in range(30)]
     assert [one.name for one in choose(fleet, 250 * MB)] == ["29", "28", "27"]
     assert [one.name for one in choose(fleet, 1)] == ["29"]
+    assert [one.name for one in choose(fleet, 100 * MB)] == ["29"]
+    assert [one.name for one in choose(fleet, 100 * MB + 1)] == ["29", "28"]
     assert len(choose(fleet, 10**12)) == AT_ONCE
 
 
 def test_one_whose_memory_nobody_knows_counts_as_nothing() -> None:
-    assert len(choose([agent("a", mb=None, idle_s=2), agent("b", idle_s=1)], 50 * MB)) == 2
+    for need_bytes in (1, 50 * MB):
+        assert len(choose([agent("a", mb=None, idle_s=2), agent("b", idle_s=1)], need_bytes)) == 2
+    gone = ShedList()
+    gone.add([agent("a", mb=None)])
+    assert gone.ending_bytes({"a": True}) == 0
+    assert gone.next_back(0, {"a": False}) == "a"
 
 
 def test_among_equals_the_last_of_the_roster_goes_first() -> None:

@@ -16,7 +16,7 @@ MOVE = Move("/etc/ai-supervisor/config.toml", "127.0.0.1:11434", 11436, 1, "auto
 
 def test_the_drop_in_tells_the_whole_move() -> None:
     assert read_drop_in(drop_in(MOVE)) == MOVE
-    assert 'Environment="OLLAMA_HOST=127.0.0.1:11436"' in drop_in(MOVE)
+    assert drop_in(MOVE).endswith('\n[Service]\nEnvironment="OLLAMA_HOST=127.0.0.1:11436"\n')
 
 
 @pytest.mark.parametrize("line", drop_in(MOVE).splitlines()[1:5] + drop_in(MOVE).splitlines()[6:])
@@ -54,6 +54,7 @@ def test_every_config_that_is_printed_can_be_read() -> None:
         (UnitFacts(), "systemd knows no ollama.service"),
         (UnitFacts(True, True, {"OLLAMA_HOST": "192.168.1.5:11434"}), "not this machine's loopback: we serve no other"),
         (UnitFacts(True, True, {"OLLAMA_HOST": "0.0.0.0:11434"}), "other machines may use it and would lose it. --yes says"),
+        (UnitFacts(True, True, {"OLLAMA_HOST": "[::]:11434"}), "other machines may use it and would lose it. --yes says"),
         (UnitFacts(True, True, {"OLLAMA_HOST": "127.0.0.1:11436"}), "listens at port 11436 already: name another with --port"),
         (UnitFacts(True, True), 'no [[ollama]] of /c is the Ollama at port 11434: set url = "http://127.0.0.1:11434" first'),
     ],
@@ -68,3 +69,11 @@ def test_an_ollama_that_is_searched_for_is_the_one_at_its_usual_port_and_others_
     facts = UnitFacts(True, True, {"OLLAMA_HOST": "0.0.0.0"})
     move = plan("o", facts, config="/c", backends=[BackendSpec(name="main", url="auto")], port=11436, may_close=True)
     assert (move.backend, move.old_url, move.new_url) == (0, "http://127.0.0.1:11434", "http://127.0.0.1:11436")
+
+
+def test_the_loopback_is_known_by_all_of_its_names() -> None:
+    facts = UnitFacts(True, True, {"OLLAMA_HOST": "localhost:11500"})
+    for host in ("127.0.0.1", "localhost", "[::1]"):
+        backends = [BackendSpec(name="main", url=f"http://{host}:11500")]
+        move = plan("o", facts, config="/c", backends=backends, port=11436, may_close=False)
+        assert (move.backend, move.address) == (0, "127.0.0.1:11500")

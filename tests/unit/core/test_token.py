@@ -53,6 +53,16 @@ def test_a_dot_in_the_name_does_not_move_the_border() -> None:
     assert read_token(SECRET, token_for(SECRET, "a", 7).replace("ais1.a.7", "ais1.a.07")) is None
 
 
+def test_a_generation_has_eighteen_digits_at_most() -> None:
+    assert read_token(SECRET, token_for(SECRET, "a", 10**18 - 1)) == ("a", 10**18 - 1)
+    assert read_token(SECRET, token_for(SECRET, "a", 10**18)) is None
+
+
+@pytest.mark.parametrize("forged", ["ais1.a.1.\udc80", "ais1.\udc80.1.x"])
+def test_bytes_that_are_no_text_are_no_token_and_no_error(forged: str) -> None:
+    assert read_token(SECRET, forged) is None
+
+
 @pytest.mark.parametrize("made_up", ["ollama", "sk-none", "", "x" * 200])
 def test_a_key_made_up_for_an_sdk_is_no_attempt(made_up: str) -> None:
     assert not looks_like_token(made_up)

@@ -79,6 +79,13 @@ def test_a_wait_has_one_cause_and_says_it_in_words(
 
 def test_who_waits_for_a_busy_slot_is_told_so() -> None:
     assert busy().cause(WAITS, 1.0) is WaitCause.SLOT
+    assert busy().cause(LATER, 7.0) is WaitCause.SLOT  # its time has come
+
+
+def test_while_one_call_may_find_out_the_breaker_keeps_nobody() -> None:
+    scheduler = busy()
+    scheduler.allow("main", 1)
+    assert scheduler.cause(WAITS, 1.0) is WaitCause.SLOT
 
 
 def test_who_waits_for_a_slot_of_a_model_that_has_few_is_told_which() -> None:
