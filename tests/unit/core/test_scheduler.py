@@ -169,6 +169,28 @@ def test_among_equals_the_least_served_per_weight_goes_first() -> None:
     assert started(scheduler, 30) == [heavy]  # both have used ten seconds, and it may use twice as much
 
 
+@pytest.mark.parametrize(("later_s", "goes"), [(4.9, "opus-b"), (5.0, "opus-a")])
+def test_the_least_served_goes_first_only_among_those_within_five_seconds(later_s: float, goes: str) -> None:
+    scheduler = ready()
+    scheduler.push(ticket("opus-a"))
+    turns(scheduler, 0, 1, each_s=10)
+    scheduler.push(ticket("opus-a", at=20.0))
+    scheduler.push(ticket("opus-b", at=20.0 + later_s))
+    assert [one.agent for one in started(scheduler, 30)] == [goes]
+
+
+def test_what_runs_counts_among_equals_for_as_long_as_it_has_run() -> None:
+    scheduler = ready(slots=2)
+    scheduler.push(ticket("opus-much"))
+    (much,) = started(scheduler, 40.0)
+    scheduler.settle(much.id, 100.0, ended_well=False)  # so that nothing is learned of how long a call takes
+    scheduler.push(ticket("opus-runs", at=100.0))
+    assert len(started(scheduler, 100.0)) == 1
+    for agent in ("opus-much", "opus-runs"):
+        scheduler.push(ticket(agent, at=110.0))
+    assert [one.agent for one in started(scheduler, 120.0)] == ["opus-runs"]  # 20 s by now, and the other 43
+
+
 @given(
     st.lists(
         st.tuples(st.integers(0, 5), st.floats(0, 100), st.integers(1, 10), st.sampled_from(["a", "b", None])),

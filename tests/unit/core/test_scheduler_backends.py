@@ -210,9 +210,9 @@ def test_a_model_has_its_own_slots_and_never_more_than_the_backend() -> None:
 
 def test_embeds_are_merged_only_where_no_second_call_could_start_beside() -> None:
     merges = [Mergeable(b"k", 1, 10) for _ in range(2)]
-    for slots, riders in ((1, 1), (2, 0)):
+    for slots, model_slots, riders in ((1, {}, 1), (2, {}, 0), (3, {"small": 1}, 1)):
         scheduler = Scheduler({"main": slots})
-        scheduler.backend_ready("main", resident=SMALL, installed=SMALL)
+        scheduler.backend_ready("main", resident=SMALL, installed=SMALL, model_slots=model_slots)
         for number, each in enumerate(merges):
             scheduler.push(ticket(f"opus-{number}", model="small", is_embedding=True, merges=each))
         first = next(effect for effect in scheduler.decide(0) if isinstance(effect, Start))
@@ -226,3 +226,40 @@ def test_a_call_that_may_not_be_merged_takes_nobody_along() -> None:
     scheduler.push(ticket("opus-2", at=1, model="small", is_embedding=True, merges=Mergeable(b"k", 1, 10)))
     (first,) = [effect for effect in scheduler.decide(2) if isinstance(effect, Start)]
     assert (first.ticket.agent, first.riders) == ("opus-1", ())
+
+
+def test_when_an_urgent_one_starts_is_told_without_the_slots_that_it_will_not_take() -> None:
+    scheduler = Scheduler({"gpu": 1, "cpu": 1}, on_cpu=("cpu",))
+    for name in ("gpu", "cpu"):
+        scheduler.backend_ready(name, resident=SMALL, installed=SMALL)
+    scheduler.service.note("small", 10.0)
+    scheduler.push(ticket("opus-1", priority=1, model="small"))
+    assert places(scheduler) == ["gpu"]
+    for priority, starts_at in ((1, 10.0), (9, 0.0)):
+        told = scheduler.forecast(ticket("opus-2", priority=priority, model="small"), 0.0)
+        assert told is not None
+        assert told.starts_at == starts_at
+
+
+def test_what_starts_too_late_to_matter_is_only_reckoned() -> None:
+    scheduler = Scheduler({"main": 1})
+    scheduler.backend_ready("main", resident=SMALL | BIG, installed=SMALL | BIG)
+    scheduler.service.note("small", 10.0)
+    scheduler.service.note("big", 100.0)
+    scheduler.push(ticket("opus-0", model="small"))
+    assert places(scheduler) == ["main"]
+    for agent, model in (("opus-1", "small"), ("opus-2", "big"), ("opus-3", "small")):
+        scheduler.push(ticket(agent, model=model))
+    mine = scheduler.order()[-1]
+    exact, reckoned = scheduler.forecast(mine, 0.0), scheduler.forecast(mine, 0.0, until=5.0)
+    assert exact is not None
+    assert reckoned is not None
+    assert (exact.starts_at, reckoned.starts_at) == (120.0, 30.0)
+
+
+def test_a_model_that_is_given_no_slot_is_foretold_by_those_of_its_backend() -> None:
+    scheduler = Scheduler({"main": 1})
+    scheduler.backend_ready("main", resident=SMALL, installed=SMALL, model_slots={"small": 0})
+    told = scheduler.forecast(ticket("opus-1", model="small"), 3.0)
+    assert told is not None
+    assert told.starts_at == 3.0
