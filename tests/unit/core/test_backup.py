@@ -118,3 +118,9 @@ def test_a_later_format_is_said_to_be_another_versions() -> None:
 def test_what_is_no_manifest_is_no_backup(data: bytes) -> None:
     with pytest.raises(UsageError, match="its manifest is not right"):
         decode(data)
+
+
+def test_a_manifest_can_be_read_by_people() -> None:
+    lines = encode(manifest()).splitlines()
+    assert (lines[0], lines[-1]) == (b"{", b"}")
+    assert lines[1].startswith(b'  "')

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisord_ai.core.calls import (
+    APART_BYTES,
     ROUTES,
+    Body,
     Face,
     Kind,
     Matched,
@@ -34,6 +36,7 @@ from supervisord_ai.core.calls import (
         ("HEAD", "/v1/models", WrongMethod("GET")),
         ("GET", "/api/blobs/sha256:0", WrongMethod("HEAD, POST")),
         ("GET", "/nope", NoSuchPath()),
+        ("GET", "/api/tagsx", NoSuchPath()),
         ("GET", "/debug/pprof/", NoSuchPath()),
         ("POST", "/v1/messages/count_tokens", NoSuchPath()),
         ("POST", "/v1/images/generations", NoSuchPath()),
@@ -114,3 +117,24 @@ def test_a_model_without_pins_of_its_own_has_the_default_ones() -> None:
     pins = Pins(ModelPins(4096, 1800.0), {"big:latest": ModelPins(8192, 60.0)})
     assert pins.of("big:latest").num_ctx == 8192
     assert pins.of("small:latest") == ModelPins(4096, 1800.0)
+
+
+def test_a_path_may_be_written_in_percents_and_has_no_parameter_for_that() -> None:
+    assert find_route("GET", "/api/t%61gs") == find_route("GET", "/api/tags")
+
+
+def test_a_body_is_an_object_of_its_members_and_a_large_one_is_no_copy() -> None:
+    large, larger = b'"%s"' % (b"x" * (APART_BYTES - 2)), b'"%s"' % (b"y" * APART_BYTES)
+    body = Body(members={"model": b'"m"', "\u00e4": b"1", "images": large, "b": b"2", "c": larger})
+    pieces = [b'{"model":"m","\xc3\xa4":1,"images":', large, b',"b":2,"c":', larger, b"}"]
+    assert body.pieces() == pieces
+    assert body.pieces()[1] is large
+    assert (bytes(body), len(body)) == (b"".join(pieces), sum(map(len, pieces)))
+
+
+def test_a_body_of_small_members_or_none_is_one_piece() -> None:
+    small = b'"%s"' % (b"x" * (APART_BYTES - 3))
+    assert Body(members={"a": small, "b": b"1"}).pieces() == [b'{"a":%s,"b":1}' % small]
+    assert Body(members={}).pieces() == [b"{}"]
+    assert Body(b"[1]").pieces() == [b"[1]"]
+    assert (bytes(Body(b"[1]")), len(Body(b"[1]"))) == (b"[1]", 3)

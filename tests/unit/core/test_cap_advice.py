@@ -35,6 +35,7 @@ def test_a_class_is_advised_by_whoever_of_it_needed_most() -> None:
     (advice,) = advise([spec("a"), spec("b"), spec("c"), spec("far", external=True)], {"opus": 300 * MB}, peaks)
     assert (advice.agents, advice.seen, advice.highest, advice.days) == (("a", "b", "c"), 2, "b", 5)
     assert (advice.of_class, advice.kills, advice.suggested_bytes) == (True, 0, 252 * MB)
+    assert advice.needed_bytes == 200 * MB
 
 
 def test_who_has_a_cap_of_his_own_is_advised_apart() -> None:
@@ -46,7 +47,7 @@ def test_who_has_a_cap_of_his_own_is_advised_apart() -> None:
 
 def test_whom_nobody_saw_gets_no_advice() -> None:
     (advice,) = advise([spec("a")], {"opus": 300 * MB}, {})
-    assert (advice.seen, advice.highest, advice.suggested_bytes, advice.days) == (0, "", None, 0)
+    assert (advice.seen, advice.highest, advice.suggested_bytes, advice.days, advice.needed_bytes) == (0, "", None, 0, 0)
 
 
 def test_the_first_of_a_day_and_what_is_higher_by_a_step_is_written() -> None:

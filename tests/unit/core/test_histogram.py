@@ -45,3 +45,12 @@ def test_a_quantile_of_spread_values_is_within_five_percent(share: float) -> Non
 def test_two_bounds_are_never_further_apart_than_a_factor_of_two() -> None:
     assert list(SECONDS) == sorted(set(SECONDS))
     assert all(later <= 2 * earlier for earlier, later in pairwise(SECONDS))
+
+
+def test_a_quantile_lies_within_its_bucket_and_at_its_end_where_it_is_used_up() -> None:
+    assert of(0.004, 0.004, 0.004, 0.004).view().quantile(0.5) == 0.0025
+    assert of(0.004, 0.004, 1.2, 1.2).view().quantile(0.5) == 0.005
+
+
+def test_a_histogram_says_how_much_it_has_seen() -> None:
+    assert repr(of(1.0, 2.0)) == "<Histogram of 2>"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisord_ai.core.locate import Facts, Way, default_gateway, places, read_ollama_host, what_to_do
+from supervisord_ai.core.locate import Facts, Way, default_gateway, places, read_ollama_host, what_to_do, windows_drive
 from supervisord_ai.host import wsl
 
 HEADER = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n"
@@ -77,6 +77,45 @@ def test_of_several_default_routes_the_one_of_least_metric_counts_and_one_that_i
     assert default_gateway(route) == IPv4Address("172.16.0.2")
 
 
+def test_a_line_that_is_no_route_hides_none_and_half_of_all_addresses_are_no_default() -> None:
+    route = HEADER + (
+        "broken\n"
+        "half\t00000000\t050010AC\t0003\t0\t0\t0\t00000080\t0\t0\t0\n"
+        "a\t00000000\t010010AC\t0003\t0\t0\t100\t00000000\t0\t0\t0\n"
+        "b\t00000000\t020010AC\t0003\t0\t0\t100\t00000000\t0\t0\t0\n"
+    )
+    assert default_gateway(route) == IPv4Address("172.16.0.1")  # of equals the first
+
+
+def test_an_ollama_of_a_name_is_not_taken_for_ourselves() -> None:
+    named = Facts(osrelease=LINUX, ollama_host="box", ours=(("127.0.0.1", 11434),))
+    assert looked("auto", named) == [("http://box:11434", Way.NAMED)]
+    below = Facts(osrelease=WSL2, route=NAT_ROUTE, interfaces=DEV, ours=(("127.0.0.1", 11434),))
+    assert looked("auto", below) == [("http://172.27.224.1:11434", Way.GATEWAY)]
+
+
+@pytest.mark.parametrize(
+    ("line", "point"),
+    [
+        ("C:\\134 /mnt/c 9p rw,noatime,aname=drvfs;path=C:\\;uid=1000;gid=1000,trans=fd 0 0", "/mnt/c"),
+        ("drvfs /mnt/c 9p rw,aname=drvfs;path=c:\\;uid=0 0 0", "/mnt/c"),
+        ("drvfsCaC /mnt/c virtiofs rw,relatime 0 0", "/mnt/c"),
+        ("C: /mnt/c drvfs rw 0 0", "/mnt/c"),
+        ("c: /my\\040drive drvfs rw 0 0", "/my drive"),
+        ("D: /mnt/d drvfs rw 0 0", None),
+        ("drvfs /mnt/d 9p rw,aname=drvfs;path=D:\\;uid=0 0 0", None),
+        ("C: /somewhere tmpfs rw,path=C: 0 0", None),
+        ("none /usr/lib/wsl/drivers 9p ro,aname=drivers 0 0", None),
+        ("C:", None),
+        ("", None),
+    ],
+)
+def test_the_drive_of_windows_is_found_among_the_mounts_however_wsl_mounts_it(line: str, point: str | None) -> None:
+    mounts = f"/dev/sdc / ext4 rw 0 0\n{line}\ntmpfs /run tmpfs rw 0 0\n"
+    assert windows_drive(WSL2, mounts) == point
+    assert windows_drive(LINUX, mounts) is None
+
+
 @given(st.text(max_size=400))
 def test_no_text_of_a_kernel_file_is_too_strange_to_be_read(text: str) -> None:
     default_gateway(text)
@@ -110,6 +149,7 @@ def test_the_files_are_read_anew_and_one_that_is_missing_concludes_nothing(tmp_p
         ("[::1]:2", ("::1", 2)),
         ("[::]", ("127.0.0.1", 11434)),
         ('"box:3"', ("box", 3)),
+        ("XBOX:3", ("xbox", 3)),
         ("https://box", None),
         ("box:99999", None),
         ("[::1", None),
@@ -136,3 +176,4 @@ def test_who_has_none_is_told_where_we_looked_and_what_helps(word: str, facts: F
     assert helps in line
     assert all(place.url in line for place, _ in tried)
     assert "\n" not in line
+    assert line == line.strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,8 +13,10 @@ from supervisord_ai.core.memory_plan import (
     MemoryPolicy,
     PartsExceedTotal,
     cap_lines,
+    fitted,
     judge_machine,
     judge_plan,
+    parts,
     parts_bytes,
 )
 from supervisord_ai.core.roster import MB, AgentSpec, ClassPolicy
@@ -75,6 +78,44 @@ def test_a_machine_must_hold_the_parts_and_not_the_total() -> None:
     assert judge_machine(policy, policy.total_bytes - 1) is None
     assert judge_machine(policy, parts_bytes(policy)) is None
     assert judge_machine(policy, parts_bytes(policy) - 1) == MachineTooSmall(47_700 * MB, 47_700 * MB - 1)
+
+
+def test_the_parts_are_told_in_the_order_and_by_the_names_of_the_config() -> None:
+    assert [name for name, _ in parts(MemoryPolicy())] == ["os", "ollama", "cache", "monitoring", "agents"]
+
+
+def test_caps_that_may_be_overcommitted_need_a_part_that_is_smaller_by_as_much() -> None:
+    (found,) = judge_plan(MemoryPolicy(agents_bytes=20_000 * MB, overcommit=1.25), (OPUS, SONNET))
+    assert isinstance(found, CapsExceedAgents)
+    assert found.agents_bytes == 28_100 * MB  # 35,120 MB of caps
+
+
+def test_where_the_others_have_taken_more_than_there_is_nothing_is_free() -> None:
+    found = judge_plan(MemoryPolicy(ollama_bytes=50_000 * MB, agents_bytes=100 * MB), (OPUS,))[1]
+    assert isinstance(found, CapsExceedAgents)
+    assert found.free_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("machine_mb", "plan_mb"),  # total, os, ollama, cache, monitoring, agents, reserve
+    [
+        (24_050, (24_000, 1_500, 4_000, 500, 200, 17_800, 1_000)),
+        (12_000, (12_000, 700, 2_000, 300, 100, 8_900, 500)),
+        (2_000, (2_000, 300, 300, 300, 100, 1_000, 200)),
+        (1_000, (1_000, 300, 200, 300, 100, 100, 200)),
+        (400, (900, 300, 200, 300, 100, 0, 200)),  # nothing fits, and the plan says what would
+    ],
+)
+def test_a_machine_that_cannot_hold_the_shipped_plan_gets_one_of_its_shape(machine_mb: int, plan_mb: tuple[int, ...]) -> None:
+    plan = fitted(machine_mb * MB)
+    told = (plan.total_bytes, *(size for _, size in parts(plan)), plan.reserve_bytes)
+    assert told == tuple(size * MB for size in plan_mb)
+    assert all(isinstance(size, int) for size in told)
+
+
+def test_a_machine_that_can_hold_the_shipped_plan_gets_that() -> None:
+    assert fitted(parts_bytes(MemoryPolicy())) == MemoryPolicy()
+    assert fitted(parts_bytes(MemoryPolicy()) - 1) != MemoryPolicy()
 
 
 sizes = st.integers(1, 1000).map(lambda size: size * MB)

@@ -26,7 +26,8 @@ def test_it_is_back_when_ps_says_so_and_not_before() -> None:
     assert at.follow([]) == [], "unloaded is not back"
     assert at.fallen == {"llama"}
     assert at.follow(llama(2)) == [], "half is not back"
-    assert at.follow(llama(2.9)) == [Moved("llama", Move.BACK, 2.9 / 3, 1.0)]
+    assert at.follow(llama(2.69)) == []
+    assert at.follow(llama(2.7)) == [Moved("llama", Move.BACK, 0.9, 1.0)]
     assert at.fallen == set()
 
 
@@ -68,3 +69,29 @@ def test_a_few_tokens_and_a_new_model_tell_nothing() -> None:
         other.note("llama", 100, 2.0)
     assert [other.note("llama", 1, 100.0) for _ in range(9)] == [None] * 9
     assert other.note("llama", 100, 0.0) is None
+
+
+def test_a_usual_speed_is_that_of_ten_answers_whatever_they_were() -> None:
+    new = Speeds()
+    assert [new.note("llama", 100, seconds) for seconds in (2.0,) * 6 + (10.0,) * 3] == [None] * 9
+    ten = Speeds()
+    assert [ten.note("llama", 100, seconds) for seconds in (2.0,) * 8 + (10.0,) * 2] == [None] * 10
+    assert ten.note("llama", 100, 10.0) is not None
+
+
+def test_the_usual_speed_is_that_of_the_last_fifty() -> None:
+    speeds = Speeds()
+    for tokens_per_s in (50,) * 100 + (20,) * 60:
+        assert speeds.note("llama", tokens_per_s, 1.0) is None
+    assert [speeds.note("llama", 10, 1.0) for _ in range(5)] == [None] * 5, "half of what has been usual of late"
+
+
+def test_a_third_of_the_usual_speed_is_not_slow_and_eight_tokens_in_half_a_second_are_an_answer() -> None:
+    speeds = Speeds()
+    for _ in range(20):
+        speeds.note("llama", 60, 1.0)
+    assert [speeds.note("llama", 20, 1.0) for _ in range(3)] == [None] * 3
+    quick = Speeds()
+    for _ in range(20):
+        quick.note("llama", 8, 0.5)
+    assert [quick.note("llama", 8, 2.0) is not None for _ in range(2)] == [False, True]

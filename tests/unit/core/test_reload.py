@@ -170,7 +170,17 @@ def test_an_agent_of_a_user_that_would_blur_who_is_who_is_refused() -> None:
     wanted = settings(*old.roster.agents.values(), spec("d", shared), spec("e", lone), spec("f", new), spec("g"))
     plan = plan_reload(old, wanted)
     assert plan.added == ("d", "g")
-    assert [one.key for one in plan.refused] == ["agents.e.user", "agents.f.user"]
+    assert plan.refused == (
+        NeedsRestart("agents.e.user", "user 'one' is one agent's own so far"),
+        NeedsRestart("agents.f.user", "user 'new' is not known yet"),
+    )
+
+
+def test_an_agent_whose_user_changes_is_told_from_whom_to_whom() -> None:
+    ours, theirs = spec("a"), spec("a", replace(OPUS, user="ann"))
+    for old, new, told in ((ours, theirs, "our own -> ann"), (theirs, ours, "ann -> our own")):
+        (refused,) = plan_of(old, new).refused
+        assert refused.what == f"{told}: by their users agents are known"
 
 
 def test_a_class_that_a_kept_agent_needs_is_kept() -> None:
@@ -193,5 +203,19 @@ def test_each_word_about_the_queue_says_everything() -> None:
 def test_a_key_that_left_the_config_is_gone_from_what_holds() -> None:
     old = settings(spec("a"), keys={"queue.deadline": '"100s"', "alerts.slow": "x"})
     plan = plan_reload(old, settings(spec("a")))
-    assert {one.key for one in plan.refused} | set(plan.keys) == {"queue.deadline", "alerts.slow"}
-    assert set(plan.settings.keys) == {one.key for one in plan.refused}
+    assert plan.keys == ("alerts.slow",)
+    assert plan.refused == (NeedsRestart("queue.deadline", '"100s" -> nothing'),)
+    assert plan.settings.keys == {"queue.deadline": '"100s"'}
+
+
+def test_whom_to_tell_is_followed_key_by_key() -> None:
+    old = settings(spec("a"), keys={"notify.command": "x", "alerts.slow.above": "1"})
+    plan = plan_reload(old, settings(spec("a"), keys={"notify.command": "y", "alerts.slow.above": "2", "alerts.new.for": "z"}))
+    assert (plan.keys, plan.refused) == (("alerts.new.for", "alerts.slow.above", "notify.command"), ())
+    assert plan.settings.keys == {"notify.command": "y", "alerts.slow.above": "2", "alerts.new.for": "z"}
+
+
+def test_a_class_that_nobody_is_of_goes_and_is_told() -> None:
+    plan = plan_reload(settings(spec("a"), haiku=replace(OPUS, name="haiku")), settings(spec("a")))
+    assert [(one.name, one.fields) for one in plan.classes] == [("haiku", ("removed",))]
+    assert "haiku" not in plan.settings.roster.classes

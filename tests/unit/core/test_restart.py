@@ -37,6 +37,14 @@ def test_the_fifth_end_within_a_minute_leads_to_quarantine_with_a_reason() -> No
     assert one.after(CRASH, ran_s=1, now=4, draw=0.5) == Quarantine("5 ends in 60 s, the last: crash:SEGV", 600.0)
 
 
+def test_an_end_just_a_window_ago_counts_still() -> None:
+    for last_at, follows in ((60.0, Quarantine), (60.1, RestartIn)):
+        one = ledger()
+        for at in (0.0, 15.0, 30.0, 45.0):
+            one.after(CRASH, ran_s=14, now=at, draw=0.5)
+        assert isinstance(one.after(CRASH, ran_s=14, now=last_at, draw=0.5), follows)
+
+
 def test_five_ends_over_more_than_the_window_are_no_crash_loop() -> None:
     one = ledger()
     for t in range(20):

@@ -191,6 +191,19 @@ def test_what_runs_counts_among_equals_for_as_long_as_it_has_run() -> None:
     assert [one.agent for one in started(scheduler, 120.0)] == ["opus-runs"]  # 20 s by now, and the other 43
 
 
+def test_all_that_runs_of_an_agent_counts_against_it() -> None:
+    scheduler = ready(slots=3)
+    scheduler.push(ticket("opus-much"))
+    (much,) = started(scheduler, 70.0)
+    scheduler.settle(much.id, 100.0, ended_well=False)
+    for _ in range(2):
+        scheduler.push(ticket("opus-runs", at=100.0))
+    assert len(started(scheduler, 100.0)) == 2
+    for agent in ("opus-runs", "opus-much"):
+        scheduler.push(ticket(agent, at=110.0))
+    assert [one.agent for one in started(scheduler, 120.0)] == ["opus-much"]  # 21 s by now, and the other twice 20
+
+
 @given(
     st.lists(
         st.tuples(st.integers(0, 5), st.floats(0, 100), st.integers(1, 10), st.sampled_from(["a", "b", None])),
@@ -251,6 +264,16 @@ def test_a_quiet_class_does_not_overtake_an_urgent_request_at_once() -> None:
     scheduler.push(guest)
     scheduler.push(urgent)
     assert started(scheduler, 21) == [urgent]
+
+
+@pytest.mark.parametrize(("now", "goes"), [(34.9, "opus-2"), (35.0, "guest")])
+def test_a_class_that_has_had_nothing_goes_first_when_one_of_it_has_waited_for_fifteen_seconds(now: float, goes: str) -> None:
+    scheduler = ready()
+    scheduler.push(ticket("opus-1", at=0))
+    turns(scheduler, 0, 1, each_s=20)
+    scheduler.push(ticket("guest", at=20, priority=8))
+    scheduler.push(ticket("opus-2", at=20, priority=1))
+    assert [one.agent for one in started(scheduler, now)] == [goes]
 
 
 # --- time -------------------------------------------------------------------------------------------------------------
@@ -324,6 +347,30 @@ def test_a_load_asked_for_by_a_caller_uses_the_load_lane() -> None:
     scheduler.settle(load.id, 5)
     assert scheduler.loading("main") is None
     assert scheduler.decide(6) == [Load("main", "b", is_embedding=False)]
+
+
+def passed_by(scheduler: Scheduler, now: float) -> int:
+    """How many start before the next model is loaded, on one slot."""
+    for passed in range(20):
+        (effect,) = scheduler.decide(now)
+        if isinstance(effect, Load):
+            scheduler.loaded("main", effect.model, is_resident=True)
+            scheduler.backend_ready("main", resident=frozenset({effect.model}), installed=BOTH)
+            return passed
+        assert isinstance(effect, Start)
+        scheduler.settle(effect.ticket.id, now)
+    raise AssertionError
+
+
+def test_one_whose_model_is_not_loaded_is_passed_by_so_many_and_no_more_each_time() -> None:
+    scheduler = ready(policy=SchedulerPolicy(bypass_max=3), resident=frozenset({"a"}), installed=BOTH)
+    scheduler.push(ticket("opus-b", at=0, model="b"))
+    for number in range(8):
+        scheduler.push(ticket(f"opus-{number}", at=10 + number, model="a"))
+    assert passed_by(scheduler, 50) == 3
+    for number in range(8):
+        scheduler.push(ticket(f"sonnet-{number}", at=30 + number, model="b"))
+    assert passed_by(scheduler, 50) == 1 + 3  # the one that waited is first, and passes nobody
 
 
 def test_a_hundred_alternating_calls_for_two_models_swap_few_times_and_starve_nobody() -> None:

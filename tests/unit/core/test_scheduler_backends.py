@@ -101,6 +101,15 @@ def test_half_open_lets_one_call_through() -> None:
     assert len(scheduler.decide(0)) == 1
 
 
+def test_as_many_begin_as_the_breaker_allows() -> None:
+    scheduler = Scheduler({"main": 4})
+    scheduler.backend_ready("main", resident=SMALL, installed=SMALL)
+    for number in range(5):
+        scheduler.push(ticket(f"opus-{number}", model="small"))
+    scheduler.allow("main", 2)
+    assert [len(scheduler.decide(now)) for now in (0, 1)] == [2, 0]
+
+
 def test_while_one_backend_is_open_the_other_serves() -> None:
     scheduler = two()
     for name in ("first", "second"):
@@ -152,6 +161,17 @@ def test_a_load_that_was_asked_for_waits_until_started_calls_hold_their_runner()
     assert scheduler.decide(1) == []
     assert scheduler.next_decision_at(1) == 5
     assert scheduler.decide(5) == [Load("main", "big", is_embedding=False)]
+
+
+def test_a_load_for_whoever_waits_and_a_callers_own_wait_until_started_calls_hold_their_runner() -> None:
+    for is_load in (True, False):
+        scheduler = Scheduler({"main": 2})
+        scheduler.backend_ready("main", **HAS_BOTH)  # type: ignore[arg-type]
+        scheduler.push(ticket("opus-1", model="small"))
+        assert len(scheduler.decide(0)) == 1
+        scheduler.push(ticket("opus-2", model="big", is_load=is_load))
+        assert scheduler.decide(4.9) == []
+        assert [type(effect) for effect in scheduler.decide(5)] == [Start if is_load else Load]
 
 
 def test_what_runs_of_a_model_is_counted_with_its_load() -> None:

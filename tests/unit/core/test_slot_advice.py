@@ -30,4 +30,5 @@ def test_a_slot_more_has_to_bring_a_tenth_more(together: tuple[float, ...], slot
 
 def test_a_tenth_is_the_border() -> None:
     assert advise(speeds(100, 110.1)).slots == 2
+    assert advise(speeds(10, 11)).slots == 2
     assert advise(speeds(100, 109.9)).slots == 1

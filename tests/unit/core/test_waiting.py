@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from supervisord_ai.core.waiting import Entry, Ticket, Waiting
+from supervisord_ai.core.waiting import Entry, Mergeable, Ticket, Waiting
 
 LEVEL_S = 15.0
 
@@ -143,3 +143,91 @@ def test_what_is_told_of_those_who_wait() -> None:
     assert (waiting.count_async(), waiting.count_async("opus-1"), waiting.count_async("opus-2")) == (1, 1, 0)
     waiting.remove("c")
     assert waiting.count_async() == 0
+
+
+def filled(*tickets: Ticket) -> Waiting:
+    waiting = Waiting(LEVEL_S)
+    for one in tickets:
+        waiting.push(one)
+    return waiting
+
+
+def ids(tickets: list[Ticket]) -> list[str]:
+    return [one.id for one in tickets]
+
+
+def test_a_ticket_is_found_by_its_id_while_it_waits() -> None:
+    a = ticket("a")
+    waiting = filled(a, ticket("b"))
+    assert (waiting.get("a"), waiting.get("z")) == (a, None)
+
+
+def test_one_that_may_start_at_once_may_start_before_any_time_has_passed() -> None:
+    waiting = filled(ticket("a", start_by=math.inf))
+    assert [entry[2].id for entry in waiting.heads(every_model)] == ["a"]
+    assert (waiting._not_before, waiting._start_by) == ([], []), "no time concerns it"
+
+
+def test_at_its_last_moment_one_has_expired() -> None:
+    waiting = filled(ticket("a", start_by=5.0))
+    assert ids(waiting.advance(4.9)) == []
+    assert ids(waiting.advance(5.0)) == ["a"]
+
+
+def test_each_asynchronous_one_of_an_agent_is_counted() -> None:
+    waiting = filled(*(ticket(name, is_async=True) for name in "abc"))
+    waiting.remove("b")
+    assert waiting.count_async("opus-1") == 2
+
+
+def test_twins_are_those_who_share_and_not_those_who_merge_or_share_nothing() -> None:
+    a, b, c = (ticket(name, f"agent-{name}", shares=b"k") for name in "abc")
+    others = (ticket("d", shares=b"other"), ticket("e"), ticket("f", merges=Mergeable(b"k", 1, 1)))
+    waiting = filled(a, b, *others, c)
+    assert ids(waiting.twins(b)) == ["a", "c"]
+    assert waiting.twins(others[0]) == waiting.twins(others[1]) == []
+    assert ids(waiting.twins(ticket("new", shares=b"k"))) == ["a", "b", "c"], "one that does not wait has twins too"
+    assert waiting.twins(ticket("new", shares=b"nobody's")) == []
+    waiting.remove("a")
+    assert ids(waiting.twins(b)) == ["c"]
+
+
+def test_those_whose_texts_may_go_into_one_list_have_one_key() -> None:
+    a, b, c = (ticket(name, merges=Mergeable(b"k", 1, number)) for number, name in enumerate("abc"))
+    others = (ticket("d", merges=Mergeable(b"other", 1, 1)), ticket("e"), ticket("f", shares=b"k"))
+    waiting = filled(a, b, *others, c)
+    assert ids(waiting.mergeable(b)) == ["a", "c"]
+    assert waiting.mergeable(others[0]) == waiting.mergeable(others[1]) == []
+    assert ids(waiting.mergeable(ticket("new", merges=Mergeable(b"k", 9, 9)))) == ["a", "b", "c"]
+    assert waiting.mergeable(ticket("new", merges=Mergeable(b"nobody's", 1, 1))) == []
+
+
+def test_nothing_is_left_of_those_who_shared() -> None:
+    waiting = filled(*(ticket(name, shares=b"k", merges=Mergeable(b"k", 1, 1)) for name in "ab"))
+    for name in "ab":
+        waiting.remove(name)
+    assert waiting._alike == {}
+
+
+def test_those_who_would_enter_stand_in_line_behind_their_equals_and_do_not_wait() -> None:
+    a, b = ticket("a"), ticket("b", "opus-2")
+    waiting = filled(a, b)
+    equal, urgent, stranger = ticket("c"), ticket("d", priority=1), ticket("e", "guest", at=3.0)
+    assert dict(waiting.lines([equal, urgent, stranger])) == {
+        "opus-1": [(15.0, 4, urgent), (75.0, 1, a), (75.0, 3, equal)],
+        "opus-2": [(75.0, 2, b)],
+        "guest": [(78.0, 5, stranger)],
+    }
+    assert dict(waiting.lines()) == {"opus-1": [(75.0, 1, a)], "opus-2": [(75.0, 2, b)]}
+
+
+def test_the_first_few_are_no_more_than_that() -> None:
+    waiting = filled(ticket("a"), ticket("b", "opus-2", at=1.0), ticket("c", "opus-3", at=2.0))
+    assert ids(waiting.order(own_key, 2)) == ["a", "b"]
+
+
+@pytest.mark.parametrize(("held_at", "other_at"), [(0.0, 9.0), (9.0, 0.0)])
+def test_one_that_leaves_before_its_time_takes_nobody_along(held_at: float, other_at: float) -> None:
+    waiting = filled(ticket("held", at=held_at, not_before=50.0), ticket("other", at=other_at))
+    waiting.remove("held")
+    assert [entry[2].id for entry in waiting.heads(every_model)] == ["other"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from supervisord_ai.core.watchdog import HangWatch, Probed, SlotWatch, most_at_once
 
 MODEL = "llama3.2:3b"
@@ -77,7 +79,66 @@ def test_a_call_given_up_without_a_byte_is_a_suspicion_at_once() -> None:
     assert not watch.ended("b", MODEL, 181, was_silent=True)
 
 
+def turn(watch: SlotWatch, at: float, *, other_at: float = -2.0, mine_at: float = -1.9, spoke_at: float = 0.01) -> bool:
+    """One call ends at `at`, another has its first byte about then; when they began and it came is told from then."""
+    other, mine = f"other-{at}", f"mine-{at}"
+    for call, began_at in sorted(((other, other_at), (mine, mine_at)), key=lambda one: one[1]):
+        watch.started(call, MODEL, at + began_at)
+    watch.spoke(other, MODEL, 2, at + other_at)
+    watch.ended(other, MODEL, at)
+    said = watch.spoke(mine, MODEL, 2, at + spoke_at)
+    watch.ended(mine, MODEL, at + 0.5)
+    return said
+
+
+@pytest.mark.parametrize(
+    ("began", "is_turn"),
+    [
+        ({}, True),
+        ({"other_at": -2.0, "mine_at": -2.0}, True),  # they began together
+        ({"other_at": -1.0, "mine_at": -2.0}, False),  # it was there first: it does not wait for a slot
+        ({"mine_at": -1.0, "spoke_at": 0.0}, True),  # it has waited for a second, and speaks at the very moment
+        ({"mine_at": -0.9, "spoke_at": 0.0}, False),
+        ({"spoke_at": 0.25}, True),
+        ({"spoke_at": 0.26}, False),
+    ],
+)
+def test_a_turn_is_a_first_byte_that_was_waited_for_just_when_another_call_has_ended(
+    began: dict[str, float], is_turn: bool
+) -> None:
+    watch = SlotWatch()
+    assert [turn(watch, at, **began) for at in (100.0, 200.0, 300.0)] == [False, False, is_turn]
+
+
+def test_after_one_moment_of_speaking_together_three_turns_are_needed_again() -> None:
+    watch = SlotWatch()
+    assert [turn(watch, at) for at in (100.0, 200.0)] == [False, False]
+    for call in ("a", "b"):
+        watch.started(call, MODEL, 250.0)
+        assert not watch.spoke(call, MODEL, 2, 252.0)
+    for call in ("a", "b"):
+        watch.ended(call, MODEL, 260.0)
+    assert [turn(watch, at) for at in (300.0, 400.0, 500.0)] == [False, False, True]
+
+
+def test_after_a_proof_three_turns_are_needed_again() -> None:
+    watch = SlotWatch()
+    assert [turn(watch, at) for at in (100.0, 200.0, 300.0)] == [False, False, True]
+    watch.proved(MODEL, was_right=True)
+    assert [turn(watch, at) for at in (400.0, 500.0, 600.0)] == [False, False, True]
+
+
+def test_five_minutes_after_a_doubt_there_may_be_another() -> None:
+    watch = SlotWatch()
+    assert [watch.ended("x", MODEL, at, was_silent=True) for at in (0.0, 299.9, 300.0)] == [True, False, True]
+
+
+def test_the_end_of_a_call_that_nobody_has_started_says_nothing() -> None:
+    assert SlotWatch().ended("unknown", MODEL, 1.0) is False
+
+
 def test_probes_that_speak_at_one_moment_are_counted() -> None:
+    assert most_at_once([Probed(1, 1)]) == 1
     assert most_at_once([Probed(0, 2), Probed(1, 3)]) == 2
     assert most_at_once([Probed(0, 2), Probed(2.1, 4)]) == 1
     assert most_at_once([Probed(0, 2), Probed(None, 30)]) == 1
@@ -93,6 +154,11 @@ def test_an_engine_that_answers_nothing_any_more_is_restarted_once_in_a_while() 
     assert not watch.silent(111, 121)
     assert not watch.silent(200, 229)
     assert watch.silent(200, 260)
+    watch.answered()
+    assert not watch.silent(360, 379)
+    assert watch.silent(360, 380), "two minutes after the last one"
+    assert not watch.silent(510, 569), "it has just been started: it looks for its GPUs"
+    assert watch.silent(510, 570)
 
 
 def test_an_engine_that_is_looking_for_its_gpus_is_left_alone() -> None:
