@@ -133,6 +133,21 @@ def test_an_alert_of_the_owner_comes_after_the_built_in_ones() -> None:
     assert (mine.name, mine.is_builtin, mine.for_s, mine.advice, mine.notify) == ("mine", False, 30.0, "", Notify(url="u"))
 
 
+def test_a_built_in_alert_keeps_its_time_where_an_entry_says_none() -> None:
+    rules = {rule.name: rule for rule in rules_of([AlertSpec("disk-low", when="disk.free_mb < 5")], Notify(), ["main"])}
+    assert {name: rule.for_s for name, rule in rules.items()} == {name: one.for_s for name, one in BUILTIN.items()}
+    assert rules["disk-low"].advice == ""  # what helps was said of another condition
+
+
+def test_since_when_an_alert_is_as_it_is_is_known() -> None:
+    at, since = Standing(), list[float]()
+    for number, holds in enumerate([True, False, True, True, True, False, False, False]):
+        at, _ = judge(at, holds, for_s=2.0, now=100.0 + number)
+        since.append(at.since - 100.0)
+    assert since == [0.0, 1.0, 2.0, 2.0, 4.0, 4.0, 4.0, 7.0]
+    assert judge(Standing(), True, for_s=0.0, now=5.0)[0] == Standing(AlertState.FIRING, 5.0)
+
+
 def test_an_alert_begins_quiet() -> None:
     assert Standing().state is AlertState.QUIET
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from supervisord_ai.core.alerts import Notify
 from supervisord_ai.core.estimate import FIRST_GUESS_S, ServiceTimes
-from supervisord_ai.core.roster import AgentSpec, ClassPolicy, Roster
 from supervisord_ai.core.shedding import ShedList
-from supervisord_ai.core.units import has_other_users
 from supervisord_ai.core.verdict import Blame, blame
 
 
@@ -45,16 +41,6 @@ def test_before_any_call_has_ended_a_wait_is_a_guess_and_then_the_mean_of_all() 
     assert (times.longest_s, times.wait_s(4, 2), times.wait_s(3, 0)) == (1.0, 2.0, 3.0)
     times.note("slow", 9.0)
     assert times.longest_s == 9.0
-
-
-def test_agents_of_other_users_are_told_from_those_of_root() -> None:
-    def roster(user: str | None) -> Roster:
-        policy = dataclasses.replace(ClassPolicy("opus"), user=user)
-        return Roster({"a": AgentSpec("a", policy, ("true",))})
-
-    assert has_other_users(roster("ai-agents"), 0)
-    assert not has_other_users(roster("root"), 0)
-    assert not has_other_users(roster("ai-agents"), 1000)  # who is not root cannot start anybody as another
 
 
 def test_the_list_of_those_who_were_shed_knows_how_many_they_are() -> None:

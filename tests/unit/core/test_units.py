@@ -12,7 +12,18 @@ import pytest
 
 from supervisord_ai.cli.files import shipped_unit
 from supervisord_ai.core.memory_plan import MemoryPolicy
-from supervisord_ai.core.units import HOLDER, SERVICE, SLICE, SOCKETS, UNITS, Installation, fleet_bytes, render
+from supervisord_ai.core.roster import AgentSpec, ClassPolicy, Roster
+from supervisord_ai.core.units import (
+    HOLDER,
+    SERVICE,
+    SLICE,
+    SOCKETS,
+    UNITS,
+    Installation,
+    fleet_bytes,
+    has_other_users,
+    render,
+)
 
 ROOT = Path(__file__).parents[3]
 SYSTEM = Installation(
@@ -56,6 +67,7 @@ def test_restart_leaves_the_agents_and_stop_does_not() -> None:
         assert line in service
     assert "ExecStart=/opt/ai-supervisor/current/bin/ai-supervisor run --config /etc/ai-supervisor/config.toml" in service
     assert "Environment=AI_SUPERVISOR_HOLDER=ai-agents.service" in service
+    assert "OOMScoreAdjust=-900" in service
 
 
 def test_what_every_agent_would_inherit_hides_nothing_from_it() -> None:
@@ -79,7 +91,9 @@ def test_each_face_has_a_line_and_none_has_none() -> None:
 
 
 def test_the_socket_is_open_to_other_users_only_where_agents_are_others() -> None:
-    assert "SocketMode=0666" in lines(SOCKETS, SYSTEM)
+    shared = lines(SOCKETS, SYSTEM)
+    assert "SocketMode=0666" in shared
+    assert "DirectoryMode=0755" in shared
     own = lines(SOCKETS, replace(SYSTEM, is_shared=False))
     assert "SocketMode=0600" in own
     assert "DirectoryMode=0700" in own
@@ -95,9 +109,25 @@ def test_a_users_own_systemd_gets_nothing_that_it_may_not_do() -> None:
 
 
 def test_words_that_systemd_would_read_otherwise_are_quoted() -> None:
-    odd = replace(SYSTEM, config='/home/a b/100%/"$x".toml', accepts_smaller_machine=True)
+    odd = replace(SYSTEM, config='/home/a b/100%/"$x"\\.toml', accepts_smaller_machine=True)
     (start,) = [line for line in lines(SERVICE, odd) if line.startswith("ExecStart=")]
-    assert start.endswith('run --config "/home/a b/100%%/\\"$$x\\".toml" --accept-smaller-machine')
+    assert start.endswith('run --config "/home/a b/100%%/\\"$$x\\"\\\\.toml" --accept-smaller-machine')
+
+
+def test_a_comment_of_a_template_is_left_as_it_is() -> None:
+    assert render("# what @NOBODY@ gives\nX=1", SYSTEM) == "# what @NOBODY@ gives\nX=1\n"
+
+
+def test_agents_of_other_users_are_told_from_those_of_root() -> None:
+    def roster(*users: str | None) -> Roster:
+        specs = (AgentSpec(str(n), replace(ClassPolicy("opus"), user=user), ("true",)) for n, user in enumerate(users))
+        return Roster({spec.name: spec for spec in specs})
+
+    assert has_other_users(roster("ai-agents"), 0)
+    assert has_other_users(roster(None, "root", "ai-agents"), 0)
+    assert not has_other_users(roster("root"), 0)
+    assert not has_other_users(roster(None, "root"), 0)
+    assert not has_other_users(roster("ai-agents"), 1000)  # who is not root cannot start anybody as another
 
 
 def test_a_name_that_nobody_gives_is_no_unit() -> None:
