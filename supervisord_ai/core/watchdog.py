@@ -5,6 +5,11 @@ seen: of two calls that could run together, the second has its first byte just w
 call has no byte at all until its patience ends. Either may have innocent reasons, so this only suspects. The proof takes as
 many probes at once as there are slots, on a backend where nothing else runs: they must all be speaking at one moment.
 
+**All slots of a model.** Then nobody's call ever ends, and the patience of a call is ten minutes. So it is doubted as soon as all
+its slots were taken for two minutes and not one byte came, whoever left meanwhile; four minutes where all answers come in one
+piece, and four times the slowest first byte where those take long. Its calls are broken off then and asked again. Where the proof
+finds all slots, those calls are only slow: they have all their patience the second time.
+
 **A hung engine** accepts connections and answers nothing, not even its version. One that refuses connections is not hung: it was
 stopped, perhaps on purpose, and whoever starts it is not us.
 """
@@ -23,6 +28,8 @@ class WatchdogPolicy:
     `turn_s`: how soon after another call's end a first byte must come to look as if it had waited for it.
     `waited_s`: calls that waited less say nothing. `turns`: how often in a row before it is a suspicion.
     `proof_within_s`: the limit of the probes. `idle_within_s`: how long the backend is held for them while calls make progress.
+    `mute_s`, `mute_whole_s` where nobody streams, `mute_times` the longest wait for a first byte: after so long without a byte of
+    any call, all slots of a model are doubted; `mute_least_s`: the last call must be so old.
     `again_after_s`: a model that was doubted for nothing is not doubted again sooner.
     `silent_s`, `starting_s`: silence after which an engine that has answered, or has never yet, is restarted; Ollama looks for
     GPUs for up to 30 s after its start, and answers nothing meanwhile. `restart_again_s`: at most one restart in this time.
@@ -33,6 +40,10 @@ class WatchdogPolicy:
     turns: int = 3
     proof_within_s: float = 30.0
     idle_within_s: float = 60.0
+    mute_s: float = 120.0
+    mute_whole_s: float = 240.0
+    mute_times: float = 4.0
+    mute_least_s: float = 30.0
     again_after_s: float = 300.0
     silent_s: float = 10.0
     starting_s: float = 60.0
@@ -43,6 +54,7 @@ class WatchdogPolicy:
 class _Running:
     model: str
     started_at: float
+    is_streamed: bool = True
     has_spoken: bool = False
 
 
@@ -52,6 +64,10 @@ class _Model:
     ended_at: float = -math.inf  # of the last call that had spoken
     ended_started_at: float = math.inf
     doubted_at: float = -math.inf
+    unheard_since: float | None = None  # somebody is called, and nobody was heard
+    left_at: float = -math.inf  # the last call ended, however
+    longest_s: float = 0.0  # until a first byte
+    is_only_slow: bool = False  # all slots were found, and nobody was heard since
     running: dict[str, _Running] = field(default_factory=dict)
 
 
@@ -65,9 +81,13 @@ class SlotWatch:
     def __repr__(self) -> str:
         return f"<SlotWatch {({name: model.turns for name, model in self._models.items() if model.turns})}>"
 
-    def started(self, call: str, model: str, now: float) -> None:
+    def started(self, call: str, model: str, now: float, *, is_streamed: bool = True) -> None:
         """A call was handed to Ollama."""
-        self._models.setdefault(model, _Model()).running[call] = _Running(model, now)
+        known = self._models.setdefault(model, _Model())
+        was_quiet = not known.running and now > known.left_at + self.policy.waited_s
+        if known.unheard_since is None or was_quiet:
+            known.unheard_since = now
+        known.running[call] = _Running(model, now, is_streamed)
 
     def spoke(self, call: str, model: str, slots: int, now: float) -> bool:
         """The first byte of a call is here. True: this model has perhaps lost one of its slots."""
@@ -75,7 +95,8 @@ class SlotWatch:
         mine = known.running.get(call)
         if mine is None:
             return False
-        mine.has_spoken = True
+        mine.has_spoken, known.unheard_since, known.is_only_slow = True, None, False
+        known.longest_s = max(known.longest_s, now - mine.started_at)
         if sum(other.has_spoken for other in known.running.values()) >= slots:
             known.turns = 0  # they speak together: every slot is there
             return False
@@ -93,12 +114,29 @@ class SlotWatch:
         mine = known.running.pop(call, None)
         if mine is not None and mine.has_spoken:
             known.ended_at, known.ended_started_at = now, mine.started_at
+            known.unheard_since = now
+        known.left_at = now
         return was_silent and self._doubt(known, now)
+
+    def is_mute(self, model: str, slots: int, now: float) -> bool:
+        """Tell whether all slots of a model are taken and silent for too long. True is a doubt, as of `spoke`."""
+        known = self._models.get(model)
+        if known is None or known.unheard_since is None or known.is_only_slow or len(known.running) < slots:
+            return False
+        if any(call.has_spoken for call in known.running.values()):
+            return False
+        are_whole = not any(call.is_streamed for call in known.running.values())
+        least_s = self.policy.mute_whole_s if are_whole else self.policy.mute_s
+        patience_s = max(least_s, self.policy.mute_times * known.longest_s)
+        youngest_at = max(call.started_at for call in known.running.values())
+        is_silent = now - known.unheard_since >= patience_s and now - youngest_at >= self.policy.mute_least_s
+        return is_silent and self._doubt(known, now)
 
     def proved(self, model: str, *, was_right: bool) -> None:
         """The proof is done: what was seen so far counts no more. A doubt that was right may be had again at once."""
         known = self._models.setdefault(model, _Model())
         known.turns = 0
+        known.is_only_slow = not was_right
         if was_right:
             known.doubted_at = -math.inf
 

@@ -226,9 +226,9 @@ class Backend:
 
     # --- its calls -----------------------------------------------------------------------------------------------------
 
-    def call_started(self, call: str, model: str | None) -> None:
+    def call_started(self, call: str, model: str | None, *, is_streamed: bool) -> None:
         """A call is handed over."""
-        self._slots.started(call, model or "", self._clock.monotonic())
+        self._slots.started(call, model or "", self._clock.monotonic(), is_streamed=is_streamed)
         self.use.call_began(call, model or "", self._clock.monotonic())
 
     def call_spoke(self, call: str, model: str | None) -> None:
@@ -320,6 +320,16 @@ class Backend:
             self._tell(SlotLost(self.spec.name, model))
             self._doubts.append(model)
             self._doubted.set()
+
+    def mute(self) -> list[str]:
+        """Return the models all of whose slots seem to be lost: their calls have had no byte for long. Each is doubted now."""
+        now, name = self._clock.monotonic(), self.spec.name
+        resident = self._scheduler.resident(name) & self._digests.keys()
+        found = [each for each in sorted(resident) if self._slots.is_mute(each, self._scheduler.model_slots(name, each), now)]
+        for model in found:
+            log.warning("backend %s: every call of %s is silent, it has perhaps lost all its slots", name, model)
+            self._tell(SlotLost(name, model))
+        return found
 
     def suspect(self, models: Iterable[str]) -> None:
         """Calls of these models were cut when the last supervisor died: a leaver at a random moment may take its slot along."""

@@ -19,7 +19,7 @@ from supervisord_ai.core.cache_policy import hash_of
 from supervisord_ai.core.calls import Call, Form, Json, JsonObject, Op
 from supervisord_ai.core.patience import Patience
 from supervisord_ai.core.waiting import Mergeable
-from supervisord_ai.errors import UpstreamCut
+from supervisord_ai.errors import UpstreamCut, UpstreamUnreachable
 from supervisord_ai.gateway.relay import JSON
 from supervisord_ai.gateway.request import End, Head, Outcome, SharedAnswer, SlotJob
 from supervisord_ai.gateway.spool import SpoolFull
@@ -79,6 +79,8 @@ async def pull_batch(
         finally:
             job.scope = None
     if scope.cancelled_caught:
+        if job.is_given_up:
+            raise UpstreamUnreachable("its slot is perhaps lost", was_sent=True)
         if not job.is_abandoned:
             raise BatchFailed(f"Ollama was silent for {patience.silence_s:.0f} s")
         return _LEFT

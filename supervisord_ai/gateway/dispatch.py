@@ -10,7 +10,7 @@ caller gets an answer.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from typing import assert_never
 
@@ -170,7 +170,8 @@ class Dispatch:
             try:
                 outcome = await self._call(job, backend)
             except UpstreamUnreachable as exc:
-                backend.lost(str(exc))
+                if not job.is_given_up:
+                    backend.lost(str(exc))
                 if self._waits_again(job, exc):
                     return
                 outcome = Outcome(End.FAULT, 502, f"Ollama cannot be reached: {exc}") if not job.is_abandoned else _LEFT
@@ -196,14 +197,16 @@ class Dispatch:
         await self._bound(job, backend)
         called, model = job.id, job.holder.call.canonical_model
         end, was_silent, was_mute = CallEnd.UNKNOWN, False, False
-        backend.call_started(called, model)
+        backend.call_started(called, model, is_streamed=job.holder.call.upstream_streams)
         try:
             outcome = await self._pull(job, backend)
+            if job.is_given_up and all(answer.head is None for answer in job.answers):
+                raise UpstreamUnreachable("its slot is perhaps lost", was_sent=True)
             end = blame(job, outcome)
             was_silent = outcome.status == 504
             was_mute = was_silent and all(answer.head is None for answer in job.answers)
         except UpstreamUnreachable:
-            end = blame(job, Outcome(End.FAULT, 502))
+            end = CallEnd.UNKNOWN if job.is_given_up else blame(job, Outcome(End.FAULT, 502))
             raise
         finally:
             backend.call_ended(called, model, end, was_silent=was_silent)
@@ -211,6 +214,15 @@ class Dispatch:
             # Not this call alone: the backend answers nothing. It may be asked again once it is back.
             raise UpstreamUnreachable(outcome.message, was_sent=True)
         return outcome
+
+    def give_up(self, backend: str, models: Collection[str]) -> None:
+        """Break off the calls of these models that have had no byte. Their requests wait again; it was one of their tries."""
+        for lease in self._scheduler.leases(backend):
+            request = self._backlog.get(lease.ticket.id)
+            job = None if request is None else request.answer.job
+            if lease.ticket.model in models and not lease.has_arrived and job is not None and job.scope is not None:
+                job.is_given_up = True
+                job.scope.cancel()
 
     def _note_speed(self, request: Request, backend: Backend) -> None:
         """Have the backend know how fast its model answered."""

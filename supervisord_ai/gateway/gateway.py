@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -191,9 +192,10 @@ class Gateway:
             clock=clock,
             level=self._level,
         )
-        self._upkeeps = [
-            Upkeep(backend, scheduler=self._scheduler, pins=pins, clock=clock, on_change=self._pump) for backend in self._backends
-        ]
+        upkeep = partial(
+            Upkeep, scheduler=self._scheduler, pins=pins, clock=clock, on_change=self._pump, give_up=self._dispatch.give_up
+        )
+        self._upkeeps = [upkeep(backend) for backend in self._backends]
         self._lanes = Lanes(self._upkeeps, self._scheduler)
         self._vram = VramKeeper(
             self._upkeeps, scheduler=self._scheduler, policy=UnloadPolicy(at=unload_at), used=vram, clock=clock, note=note

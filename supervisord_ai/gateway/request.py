@@ -147,7 +147,8 @@ class SlotJob:
         self.holder = holder
         self.answers = tuple(answers)
         self.scope: trio.CancelScope | None = None  # around the upstream call
-        self.is_abandoned = False
+        self.is_abandoned = False  # nobody waits for it
+        self.is_given_up = False  # it is asked again: its slot seems to be lost
 
     def __repr__(self) -> str:
         return f"<SlotJob of {self.holder.id}, {len(self.answers)} answers for {len(self.requests)} requests>"

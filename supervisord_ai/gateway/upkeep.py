@@ -8,7 +8,7 @@ never (server/sched.go of v0.33). Slots that Ollama has lost come back with the 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -18,6 +18,7 @@ from supervisord_ai.core.breaker import BreakerState, CallEnd
 from supervisord_ai.core.calls import Pins
 from supervisord_ai.core.scheduler import Load, Scheduler
 from supervisord_ai.core.watchdog import Probed, WatchdogPolicy, most_at_once
+from supervisord_ai.duty import every
 from supervisord_ai.errors import UpstreamFault, UpstreamUnreachable
 from supervisord_ai.gateway.backends import Backend, BackendState
 from supervisord_ai.wire.faces import error_text
@@ -26,6 +27,7 @@ from supervisord_ai.wire.ollama import probe_request, unload_request
 log = logging.getLogger(__name__)
 
 POLL_S = 0.05
+MUTE_LOOK_S = 5.0
 DRAIN_WITHIN_S = 300.0  # Ollama's longest generations here take a minute
 GONE_WITHIN_S = 30.0
 ERROR_BYTES = 500
@@ -43,6 +45,7 @@ class Upkeep:
         pins: Pins,
         clock: Clock,
         on_change: Callable[[], None],
+        give_up: Callable[[str, Collection[str]], None],
         policy: WatchdogPolicy | None = None,
     ) -> None:
         self.backend = backend
@@ -50,6 +53,7 @@ class Upkeep:
         self._pins = pins
         self._clock = clock
         self._on_change = on_change
+        self._give_up = give_up
         self._policy = policy if policy is not None else WatchdogPolicy()
         self._turn = trio.Lock()
 
@@ -64,6 +68,7 @@ class Upkeep:
         """Prove the slots of whatever model is doubted, and heal them; try out a backend whose breaker cools; until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_slots)
+            nursery.start_soon(every, MUTE_LOOK_S, "looking for models that are mute", self._look_for_mute)
             nursery.start_soon(self._watch_breaker)
 
     async def _watch_breaker(self) -> None:
@@ -73,12 +78,18 @@ class Upkeep:
 
     async def _watch_slots(self) -> None:
         while True:
-            model = await self.backend.next_doubt()
-            try:
-                await self.prove(model)
-            except UpstreamFault as exc:
-                log.warning("backend %s: the slots of %s could not be proved: %s", self._name, model, exc)
-                self.backend.ask_now()
+            await self._prove(await self.backend.next_doubt())
+
+    async def _look_for_mute(self) -> None:
+        for model in self.backend.mute():
+            await self._prove(model, is_mute=True)
+
+    async def _prove(self, model: str, *, is_mute: bool = False) -> None:
+        try:
+            await self.prove(model, is_mute=is_mute)
+        except UpstreamFault as exc:
+            log.warning("backend %s: the slots of %s could not be proved: %s", self._name, model, exc)
+            self.backend.ask_now()
 
     # --- load, unload --------------------------------------------------------------------------------------------------
 
@@ -144,10 +155,11 @@ class Upkeep:
 
     # --- lost slots ----------------------------------------------------------------------------------------------------
 
-    async def prove(self, model: str) -> bool:
+    async def prove(self, model: str, *, is_mute: bool = False) -> bool:
         """Count the slots of a model with nothing else running on the backend; unload it when one is lost.
 
-        Returns whether all of them are there, or that could not be found out now.
+        Returns whether all of them are there, or that could not be found out now. `is_mute`: its calls are broken off and asked
+        again, for they may have no slot and never end.
 
         Raises:
             UpstreamFault: the backend does not answer, or the model is still there.
@@ -158,6 +170,8 @@ class Upkeep:
                 # Its own calls end first: one that hangs on a lost slot does so for minutes, and other models have slots left.
                 for name in names:
                     self._scheduler.hold(self._name, name)
+                if is_mute:
+                    self._give_up(self._name, names)
                 await self._until(lambda: not any(map(self._in_flight, names)), DRAIN_WITHIN_S)
                 self._scheduler.hold(self._name, None)
                 if not await self._until_idle() or model not in self._scheduler.resident(self._name):

@@ -262,3 +262,46 @@ async def test_the_time_of_who_comes_to_an_engine_that_hangs_runs_since_it_came(
         answer = await bench.ask(agent("opus-01"), "[[n=1]]", headers={"X-AI-Deadline": "30"})
         assert answer.status == 503
         assert 29 < trio.current_time() - asked_at < 31
+
+
+def lose_slots(double: Double, model: str, count: int) -> None:
+    runner = next(each for each in double.machine.scheduler.loaded.values() if each.spec.name == model)
+    for _ in range(count):
+        runner._slots.acquire_nowait()
+        runner.lost += 1
+
+
+async def test_a_model_that_has_lost_all_its_slots_is_back_within_minutes_and_its_callers_are_answered(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with running(Double()) as double, life(tmp_path, double) as bench:
+        await bench.ask(OWNER, "[[n=1]]")
+        lose_slots(double, MODEL, 2)
+        began_at = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            crowd = Crowd(bench, nursery)
+            for number in range(6):
+                await crowd.asks(agent(f"opus-{number % 3 + 1:02}"), f"[[n=3]] {number}")
+        assert [answer.status for _, answer in crowd.answered] == [200] * 6
+        assert trio.current_time() - began_at < 170  # two minutes, and the probes' half
+        (backend,) = bench.gateway.statistics().backends
+        assert (backend.healed, backend.breaker) == (1, "closed")
+
+
+async def test_long_prompts_that_seem_to_have_lost_their_slots_are_broken_off_once_and_answered(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    def is_long(ask: Ask) -> Script | None:
+        return Script(tokens=("at last ",), first_s=170.0) if "long" in ask.prompt else None
+
+    double = Double()
+    double.script = is_long
+    async with running(double), life(tmp_path, double) as bench:
+        await bench.ask(OWNER, "[[n=1]]")
+        async with trio.open_nursery() as nursery:
+            crowd = Crowd(bench, nursery)
+            for number in (1, 2):
+                await crowd.asks(agent(f"opus-0{number}"), f"a long one {number}")
+        assert [answer.status for _, answer in crowd.answered] == [200] * 2
+        assert bench.gateway.statistics().backends[0].healed == 0
+        assert double.statistics().calls[MODEL] == 5 + 2  # the owner's, both twice, and the probes
