@@ -15,6 +15,7 @@ SLOTS = 2
 LOAD_S = 2.0
 TELLINGS = 50_000
 ORPHAN_GRACE_S = 60.0
+RECOVERED_S = 330.0  # no row of before the start waits longer, but an asynchronous one
 TOKEN_S = 1.1
 SMALL, MODELS = 2, 3  # models that fit into the card: fewer than there are, or all
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
@@ -160,6 +161,9 @@ class Upstream:
         self._topic_calls[what] = now, askers
         takes_s = TOKEN_S * askers[0].count
         # What a daemon found in its journal it asks for row by row: whether two are alike it would have to read their bodies for.
+        # Whose row a call is for is not said here, so nothing is judged while there may be such rows.
+        if now < self.last_start_at + RECOVERED_S or any(each.is_async and each.at < self.last_start_at for each in askers):
+            return
         still = [
             asked
             for asked in before
