@@ -118,6 +118,7 @@ class Runner:
         self.expires_at: float | None = None  # wall; None until it was idle once
         self.timer: trio.CancelScope | None = None
         self.is_dead = False
+        self.loaded_at = trio.current_time()
         self.running = 0
         self.lost = 0
         self._total = total
