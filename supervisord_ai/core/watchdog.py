@@ -5,10 +5,11 @@ seen: of two calls that could run together, the second has its first byte just w
 call has no byte at all until its patience ends. Either may have innocent reasons, so this only suspects. The proof takes as
 many probes at once as there are slots, on a backend where nothing else runs: they must all be speaking at one moment.
 
-**All slots of a model.** Then nobody's call ever ends, and the patience of a call is ten minutes. So it is doubted as soon as all
-its slots were taken for two minutes and not one byte came, whoever left meanwhile; four minutes where all answers come in one
-piece, and four times the slowest first byte where those take long. Its calls are broken off then and asked again. Where the proof
-finds all slots, those calls are only slow: they have all their patience the second time.
+**All slots of a model.** Then nobody's call ever ends. A stream is given up after three minutes, and that is a doubt; an answer
+that comes in one piece is silent by nature, and has ten. So where no call streams, a model is doubted as soon as all its slots
+were taken for five minutes, which is when most callers give up, and not one byte came, whoever left meanwhile; where answers take
+long, after four times the longest. Its calls are broken off then, for the good of those who wait. Where the proof finds all slots
+they were only slow, and whoever comes next has all his patience.
 
 **A hung engine** accepts connections and answers nothing, not even its version. One that refuses connections is not hung: it was
 stopped, perhaps on purpose, and whoever starts it is not us.
@@ -28,8 +29,8 @@ class WatchdogPolicy:
     `turn_s`: how soon after another call's end a first byte must come to look as if it had waited for it.
     `waited_s`: calls that waited less say nothing. `turns`: how often in a row before it is a suspicion.
     `proof_within_s`: the limit of the probes. `idle_within_s`: how long the backend is held for them while calls make progress.
-    `mute_s`, `mute_whole_s` where nobody streams, `mute_times` the longest wait for a first byte: after so long without a byte of
-    any call, all slots of a model are doubted; `mute_least_s`: the last call must be so old.
+    `mute_s`, `mute_times` the longest wait for a first byte: after so long without a byte of any call, none of which streams, all
+    slots of a model are doubted; `mute_least_s`: the last call must be so old.
     `again_after_s`: a model that was doubted for nothing is not doubted again sooner.
     `silent_s`, `starting_s`: silence after which an engine that has answered, or has never yet, is restarted; Ollama looks for
     GPUs for up to 30 s after its start, and answers nothing meanwhile. `restart_again_s`: at most one restart in this time.
@@ -40,8 +41,7 @@ class WatchdogPolicy:
     turns: int = 3
     proof_within_s: float = 30.0
     idle_within_s: float = 60.0
-    mute_s: float = 120.0
-    mute_whole_s: float = 240.0
+    mute_s: float = 300.0
     mute_times: float = 4.0
     mute_least_s: float = 30.0
     again_after_s: float = 300.0
@@ -123,11 +123,9 @@ class SlotWatch:
         known = self._models.get(model)
         if known is None or known.unheard_since is None or known.is_only_slow or len(known.running) < slots:
             return False
-        if any(call.has_spoken for call in known.running.values()):
+        if any(call.has_spoken or call.is_streamed for call in known.running.values()):
             return False
-        are_whole = not any(call.is_streamed for call in known.running.values())
-        least_s = self.policy.mute_whole_s if are_whole else self.policy.mute_s
-        patience_s = max(least_s, self.policy.mute_times * known.longest_s)
+        patience_s = max(self.policy.mute_s, self.policy.mute_times * known.longest_s)
         youngest_at = max(call.started_at for call in known.running.values())
         is_silent = now - known.unheard_since >= patience_s and now - youngest_at >= self.policy.mute_least_s
         return is_silent and self._doubt(known, now)

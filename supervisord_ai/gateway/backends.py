@@ -322,8 +322,13 @@ class Backend:
             self._doubted.set()
 
     def mute(self) -> list[str]:
-        """Return the models all of whose slots seem to be lost: their calls have had no byte for long. Each is doubted now."""
+        """Return the models all of whose slots seem to be lost: their calls have had no byte for long. Each is doubted now.
+
+        Where nobody waits behind them there are none: slow calls are not broken off for nobody's good.
+        """
         now, name = self._clock.monotonic(), self.spec.name
+        if not self._scheduler.queued:
+            return []
         resident = self._scheduler.resident(name) & self._digests.keys()
         found = [each for each in sorted(resident) if self._slots.is_mute(each, self._scheduler.model_slots(name, each), now)]
         for model in found:

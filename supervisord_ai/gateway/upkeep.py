@@ -127,7 +127,7 @@ class Upkeep:
             try:
                 for name in names:
                     self._scheduler.hold(self._name, name)
-                if not await self._until(lambda: not any(map(self._in_flight, names)), DRAIN_WITHIN_S):
+                if not await self._until_none_of(names, DRAIN_WITHIN_S):
                     raise UpstreamFault(f"the calls of {model} on {self._name} did not end within {DRAIN_WITHIN_S:.0f} s")
                 yield
             finally:
@@ -170,9 +170,10 @@ class Upkeep:
                 # Its own calls end first: one that hangs on a lost slot does so for minutes, and other models have slots left.
                 for name in names:
                     self._scheduler.hold(self._name, name)
-                if is_mute:
+                # One that was handed over just before the doubt may have such a slot too, and has only begun to be patient.
+                if is_mute or (not await self._until_none_of(names, self._policy.idle_within_s) and self._are_mute(names)):
                     self._give_up(self._name, names)
-                await self._until(lambda: not any(map(self._in_flight, names)), DRAIN_WITHIN_S)
+                await self._until_none_of(names, DRAIN_WITHIN_S)
                 self._scheduler.hold(self._name, None)
                 if not await self._until_idle() or model not in self._scheduler.resident(self._name):
                     return True
@@ -260,6 +261,13 @@ class Upkeep:
 
     def _in_flight(self, model: str | None) -> int:
         return self._scheduler.in_flight(self._name, model)
+
+    def _are_mute(self, names: Collection[str]) -> bool:
+        leases = [lease for lease in self._scheduler.leases(self._name) if lease.ticket.model in names]
+        return not any(lease.has_arrived for lease in leases)
+
+    async def _until_none_of(self, names: Collection[str], within_s: float) -> bool:
+        return await self._until(lambda: not any(map(self._in_flight, names)), within_s)
 
     async def _until(self, condition: Callable[[], bool], within_s: float) -> bool:
         """Wait for a condition on the scheduler, which nobody tells; say whether it came."""

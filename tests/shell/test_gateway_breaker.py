@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -271,7 +272,31 @@ def lose_slots(double: Double, model: str, count: int) -> None:
         runner.lost += 1
 
 
-async def test_a_model_that_has_lost_all_its_slots_is_back_within_minutes_and_its_callers_are_answered(
+WHOLE: dict[str, Any] = {"path": "/v1/chat/completions", "stream": False}
+PATIENT = {"X-AI-Deadline": "900"}
+
+
+async def test_a_model_that_has_lost_all_its_slots_is_back_within_minutes_and_who_waits_is_answered(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with running(Double()) as double, life(tmp_path, double) as bench:
+        await bench.ask(OWNER, "[[n=1]]")
+        lose_slots(double, MODEL, 2)
+        began_at = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            lost, behind = Crowd(bench, nursery), Crowd(bench, nursery)
+            for name in ("opus-01", "opus-02"):
+                await lost.asks(agent(name), f"[[n=3]] {name}", **WHOLE)
+            for name in ("sonnet-01", "sonnet-02", "sonnet-03"):
+                await behind.asks(agent(name), f"[[n=3]] {name}", headers=PATIENT)
+        assert [answer.status for _, answer in lost.answered] == [503] * 2  # too late for them to start again
+        assert [answer.status for _, answer in behind.answered] == [200] * 3
+        assert trio.current_time() - began_at < 350  # five minutes, and the probes' half
+        (backend,) = bench.gateway.statistics().backends
+        assert (backend.healed, backend.breaker) == (1, "closed")
+
+
+async def test_streams_without_a_slot_are_given_up_and_whoever_came_after_them_does_not_wait_as_long_again(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:
     async with running(Double()) as double, life(tmp_path, double) as bench:
@@ -280,19 +305,16 @@ async def test_a_model_that_has_lost_all_its_slots_is_back_within_minutes_and_it
         began_at = trio.current_time()
         async with trio.open_nursery() as nursery:
             crowd = Crowd(bench, nursery)
-            for number in range(6):
-                await crowd.asks(agent(f"opus-{number % 3 + 1:02}"), f"[[n=3]] {number}")
-        assert [answer.status for _, answer in crowd.answered] == [200] * 6
-        assert trio.current_time() - began_at < 170  # two minutes, and the probes' half
-        (backend,) = bench.gateway.statistics().backends
-        assert (backend.healed, backend.breaker) == (1, "closed")
+            for number in range(5):
+                await crowd.asks(agent(f"opus-{number % 3 + 1:02}"), f"[[n=3]] {number}", headers=PATIENT)
+        assert sorted(answer.status for _, answer in crowd.answered) == [200, 200, 200, 504, 504]
+        assert trio.current_time() - began_at < 290  # three minutes of the first, one of the next, and the probes' half
+        assert bench.gateway.statistics().backends[0].healed == 1
 
 
-async def test_long_prompts_that_seem_to_have_lost_their_slots_are_broken_off_once_and_answered(
-    tmp_path: Path, autojump_clock: Clock
-) -> None:
+async def test_long_answers_that_nobody_waits_behind_are_let_be(tmp_path: Path, autojump_clock: Clock) -> None:
     def is_long(ask: Ask) -> Script | None:
-        return Script(tokens=("at last ",), first_s=170.0) if "long" in ask.prompt else None
+        return Script(tokens=("at last ",), first_s=400.0) if "long" in ask.prompt else None
 
     double = Double()
     double.script = is_long
@@ -301,7 +323,22 @@ async def test_long_prompts_that_seem_to_have_lost_their_slots_are_broken_off_on
         async with trio.open_nursery() as nursery:
             crowd = Crowd(bench, nursery)
             for number in (1, 2):
-                await crowd.asks(agent(f"opus-0{number}"), f"a long one {number}")
+                await crowd.asks(agent(f"opus-0{number}"), f"a long one {number}", **WHOLE)
         assert [answer.status for _, answer in crowd.answered] == [200] * 2
-        assert bench.gateway.statistics().backends[0].healed == 0
-        assert double.statistics().calls[MODEL] == 5 + 2  # the owner's, both twice, and the probes
+        assert double.statistics().calls[MODEL] == 1 + 2
+
+
+async def test_who_waits_behind_an_answer_in_one_piece_that_never_comes_waits_five_minutes(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    async with running(Double()) as double, life(tmp_path, double, slots=1) as bench:
+        await bench.ask(OWNER, "[[n=1]]")
+        async with trio.open_nursery() as nursery:
+            silent, behind = Crowd(bench, nursery), Crowd(bench, nursery)
+            began_at = trio.current_time()
+            await silent.asks(agent("opus-01"), "[[n=5 hang=2]]", **WHOLE)
+            await behind.asks(agent("sonnet-01"), "[[n=1]]", headers=PATIENT)
+        (_, given_up), (_, served) = silent.answered[0], behind.answered[0]
+        assert given_up.status == 503  # by now it is too late for it to start again
+        assert served.status == 200
+        assert 300 <= given_up.at - began_at <= served.at - began_at < 310

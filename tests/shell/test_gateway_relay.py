@@ -154,9 +154,8 @@ async def test_an_answer_larger_than_the_spool_goes_to_disk_and_then_to_an_error
         ("/api/generate", {"stream": False}, "[[n=5 hang=2]]", 120),
         ("/v1/chat/completions", {"stream": True}, "[[n=5 hang=2]]", 120),
         ("/api/generate", {}, "[[n=5 hang=0]]", 180),
-        ("/v1/chat/completions", {}, "[[n=5 hang=2]]", 600),
     ],
-    ids=["between chunks", "between chunks, one body", "between events", "before the first byte", "in one piece"],
+    ids=["between chunks", "between chunks, one body", "between events", "before the first byte"],
 )
 async def test_a_call_that_falls_silent_is_given_up_and_its_slot_is_the_next_ones(  # noqa: PLR0917
     tmp_path: Path, autojump_clock: Clock, path: str, fields: dict[str, Any], prompt: str, allowed_s: float

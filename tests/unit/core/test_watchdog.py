@@ -192,36 +192,35 @@ def test_a_doubt_that_was_right_may_be_had_again_at_once_and_one_that_was_wrong_
 
 def silent_calls(watch: SlotWatch, *started_at: float) -> None:
     for number, at in enumerate(started_at):
-        watch.started(f"mute{number}", MODEL, at)
+        watch.started(f"mute{number}", MODEL, at, is_streamed=False)
 
 
-def test_a_model_whose_slots_are_all_taken_and_silent_is_doubted_after_two_minutes_and_once() -> None:
+def test_a_model_whose_slots_are_all_taken_and_silent_is_doubted_after_five_minutes_and_once() -> None:
     watch = SlotWatch()
     silent_calls(watch, 0.0, 50.0)
-    assert not watch.is_mute(MODEL, 2, 119.9)
-    assert not watch.is_mute(MODEL, 3, 120.0)  # there is another slot, which may work
-    assert watch.is_mute(MODEL, 2, 120.0)
-    assert not watch.is_mute(MODEL, 2, 125.0)
-    assert not watch.is_mute("another", 2, 120.0)
+    assert not watch.is_mute(MODEL, 2, 299.9)
+    assert not watch.is_mute(MODEL, 3, 300.0)  # there is another slot, which may work
+    assert watch.is_mute(MODEL, 2, 300.0)
+    assert not watch.is_mute(MODEL, 2, 305.0)
+    assert not watch.is_mute("another", 2, 300.0)
 
 
-def test_answers_that_come_in_one_piece_are_silent_by_nature_and_have_twice_as_long() -> None:
+def test_a_stream_is_given_up_before_that() -> None:
     watch = SlotWatch()
-    for call in ("a", "b"):
-        watch.started(call, MODEL, 0.0, is_streamed=False)
-    assert not watch.is_mute(MODEL, 2, 239.9)
-    assert watch.is_mute(MODEL, 2, 240.0)
+    silent_calls(watch, 0.0)
+    watch.started("stream", MODEL, 70.0)
+    assert not watch.is_mute(MODEL, 2, 369.0)
 
 
 def test_callers_that_lose_patience_do_not_hide_that_nobody_is_heard() -> None:
     watch = SlotWatch()
-    for number in range(4):
+    for number in range(8):
         at = number * 40.0
-        watch.started(f"a{number}", MODEL, at)
+        watch.started(f"a{number}", MODEL, at, is_streamed=False)
         assert not watch.is_mute(MODEL, 1, at + 10), "its last call has only begun"
-        if number < 3:
+        if number < 7:
             watch.ended(f"a{number}", MODEL, at + 40.0)
-    assert watch.is_mute(MODEL, 1, 150.0)
+    assert watch.is_mute(MODEL, 1, 310.0)
 
 
 def test_a_pause_in_which_nobody_asked_is_no_silence() -> None:
@@ -229,41 +228,41 @@ def test_a_pause_in_which_nobody_asked_is_no_silence() -> None:
     watch.started("left", MODEL, 0.0)
     watch.ended("left", MODEL, 2.0)
     silent_calls(watch, 3600.0, 3600.0)
-    assert not watch.is_mute(MODEL, 2, 3640.0)
-    assert watch.is_mute(MODEL, 2, 3720.0)
+    assert not watch.is_mute(MODEL, 2, 3899.0)
+    assert watch.is_mute(MODEL, 2, 3900.0)
 
 
 def test_who_speaks_or_has_just_spoken_is_no_sign_of_lost_slots() -> None:
     watch = SlotWatch()
-    silent_calls(watch, 0.0)
-    watch.started("long", MODEL, 0.0)
+    watch.started("long", MODEL, 0.0, is_streamed=False)
     watch.spoke("long", MODEL, 2, 1.0)
-    assert not watch.is_mute(MODEL, 2, 500.0)  # a long answer beside a long prompt
+    silent_calls(watch, 1.0)
+    assert not watch.is_mute(MODEL, 2, 500.0)  # a long answer beside another
     watch.ended("long", MODEL, 500.0)
-    silent_calls(watch, 0.0, 500.0)
-    assert not watch.is_mute(MODEL, 2, 619.0)
-    assert watch.is_mute(MODEL, 2, 620.0)
+    watch.started("next", MODEL, 500.0, is_streamed=False)
+    assert not watch.is_mute(MODEL, 2, 799.0)
+    assert watch.is_mute(MODEL, 2, 800.0)
 
 
-def test_where_first_bytes_take_long_the_silence_must_be_longer() -> None:
+def test_where_answers_take_long_the_silence_must_be_longer() -> None:
     watch = SlotWatch()
     watch.started("slow", MODEL, 0.0)
-    watch.spoke("slow", MODEL, 2, 60.0)
-    watch.ended("slow", MODEL, 61.0)
-    silent_calls(watch, 61.0, 61.0)
-    assert not watch.is_mute(MODEL, 2, 61.0 + 239.0)
-    assert watch.is_mute(MODEL, 2, 61.0 + 240.0)
+    watch.spoke("slow", MODEL, 2, 100.0)
+    watch.ended("slow", MODEL, 101.0)
+    silent_calls(watch, 101.0, 101.0)
+    assert not watch.is_mute(MODEL, 2, 101.0 + 399.0)
+    assert watch.is_mute(MODEL, 2, 101.0 + 400.0)
 
 
 def test_calls_that_were_broken_off_for_nothing_are_let_be_until_one_is_heard() -> None:
     watch = SlotWatch()
     silent_calls(watch, 0.0, 0.0)
-    assert watch.is_mute(MODEL, 2, 120.0)
+    assert watch.is_mute(MODEL, 2, 300.0)
     watch.proved(MODEL, was_right=False)
-    silent_calls(watch, 125.0, 125.0)
-    assert not watch.is_mute(MODEL, 2, 700.0)
-    watch.spoke("mute0", MODEL, 2, 700.0)
-    watch.ended("mute0", MODEL, 701.0)
-    watch.ended("mute1", MODEL, 701.0)
-    silent_calls(watch, 701.0, 701.0)
-    assert watch.is_mute(MODEL, 2, 701.0 + 4 * 575.0)
+    silent_calls(watch, 305.0, 305.0)
+    assert not watch.is_mute(MODEL, 2, 905.0)
+    watch.spoke("mute0", MODEL, 2, 905.0)
+    watch.ended("mute0", MODEL, 906.0)
+    watch.ended("mute1", MODEL, 906.0)
+    silent_calls(watch, 906.0, 906.0)
+    assert watch.is_mute(MODEL, 2, 906.0 + 4 * 600.0)
