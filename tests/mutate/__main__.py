@@ -22,8 +22,8 @@ from tests.mutate.selection import ROOT, asked_about, modules
 WORK = ROOT / "build" / "mutate"
 WITHIN = Path(__file__).parent / "within.py"
 COPIED = (
-    *("supervisord_ai", "pyproject.toml", "config.toml"),
-    *("tests/__init__.py", "tests/conftest.py", "tests/unit", "tests/fakes"),
+    *("supervisord_ai", "pyproject.toml", "config.toml", "systemd", "docs"),
+    *("tests/__init__.py", "tests/conftest.py", "tests/unit", "tests/fakes", "tests/traces"),
 )
 
 # Without warn_unreachable and its kin: that a condition has become true for ever is for a test to find out.
@@ -39,6 +39,10 @@ source_paths = supervisord_ai
 only_mutate = supervisord_ai/core/{module}.py
 do_not_mutate_patterns = assert_never
 use_git_change_detection = False
+also_copy =
+  config.toml
+  systemd
+  docs
 timeout_multiplier = 5
 pytest_add_cli_args =
   -p
