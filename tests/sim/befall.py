@@ -9,11 +9,12 @@ from tests.sim.asks import MODEL, OTHER_MODEL
 from tests.sim.callers import HALF, SLOW, Agent
 from tests.sim.life import Life
 from tests.sim.machine import BAD, GOOD, carry_over
-from tests.sim.plan import Fault, Kind
+from tests.sim.plan import TAKES_A_SLOT, Fault, Kind
 from tests.sim.upstream import LOAD_S, MODELS
 from tests.sim.world import BAD_CONFIGS, World
 
 BOTH = 24  # who ask for the one model or the other when they no longer fit together
+CUT_S = 0.5  # after a kill its calls are gone, and the next daemon is not there yet
 SHORT_S = 90.0  # of memory, or of processors
 
 
@@ -27,7 +28,10 @@ class Befall:
         world, upstream, size = self._world, self._world.upstream, fault.size
         match fault.kind:
             case Kind.KILL:
+                lose = upstream.cut_at_work()
                 self._kill(torn=None)
+                if size > TAKES_A_SLOT:
+                    world.later(CUT_S, lose)
             case Kind.POWER_CUT:
                 self._kill(torn=size)
             case Kind.CACHE_DAMAGED:
@@ -131,6 +135,8 @@ class Befall:
                 world.later(size, lambda: upstream.holds_models(MODELS))
                 for number, agent in enumerate(self._some(BOTH)):
                     agent.ask(model=(MODEL, OTHER_MODEL)[number % 2])
+            case Kind.OWNER:
+                world.start(world.owner.has_a_say, size)
             case Kind.WRONG:
                 for agent in self._some(int(size)):
                     agent.be_wrong()

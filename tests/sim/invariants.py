@@ -15,6 +15,7 @@ that is interrupted in any batch, is S4 after a stop at any moment, and each bat
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -144,6 +145,9 @@ class Watch:
 
     def started(self, asked: Asked, now: float) -> None:
         """A call of one request begins at the engine."""
+        life, paused_at = self._world.owner.paused_in
+        if life == self._world.lives and now > paused_at + LOOK_S:
+            self._world.broken("pause", f"{asked} starts, and its owner has paused the queue")
         since = self._critical_since
         is_late_class = not asked.agent.startswith("opus") and asked.at > self._died_at
         if since is not None and is_late_class and since + 2 * LOOK_S < asked.at and self._level == Level.CRITICAL:
@@ -229,6 +233,10 @@ class Watch:
         words |= set() if is_oom else {"exit:unknown(adopted)"}
         self._ends.append((trio.current_time(), name))
         self._verdicts.append((trio.current_time() + VERDICT_S, name, frozenset(words)))
+
+    def forget_verdicts(self, names: Sequence[str]) -> None:
+        """These are told to end by their owner at the same time."""
+        self._verdicts = [one for one in self._verdicts if one[1] not in names]
 
     def _judge_verdicts(self, daemon: Daemon, now: float) -> None:
         due = [one for one in self._verdicts if one[0] <= now]

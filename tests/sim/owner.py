@@ -1,4 +1,4 @@
-"""What the owner does at control.sock, over a connection in memory: reloads, and rolls out.
+"""What the owner does at control.sock, over a connection in memory: reloads, rolls out, and whatever else he may say.
 
 A rollout has every sonnet start again as another program, group by group: as one that is as good as the last, or as one that
 crashes 3 s after its start. Then the rollout must go back by itself, and nobody beyond the first group ever ran it (S6).
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from tests.sim.asks import EMBEDDER, MODEL, OTHER_MODEL
 from tests.sim.line import CutShort, call
 from tests.sim.machine import BAD
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 LOOKS_EVERY_S = 5.0
 GROUP, MAY_FAIL = 10, 1  # `rollout.group_size`, `rollout.max_failures`
+FOR_A_WHILE_S = 20.0
 LASTS_S = 1500.0  # the longest of them: eight groups, with the calls in flight of each, and a life or two of the daemon between
 PATTERN = "sonnet-*"
 
@@ -30,6 +32,7 @@ class Owner:
     def __init__(self, world: World) -> None:
         self._world = world
         self.is_rolling = False
+        self.paused_in = -1, 0.0  # the life whose queue is paused, and since when
         self._held: set[str] = set()  # who ran before the reload: what the rollout keeps from the bad program
         self._tried: set[str] = set()  # who of them ran it since the rollout of it began
 
@@ -41,9 +44,71 @@ class Owner:
         except CutShort:
             return 0, {}
         told = json.loads(answer.body) if answer.body else {}
-        if answer.status >= 500 and answer.status != 503:
+        if answer.status >= 500 and answer.status not in {502, 503, 504}:
             self._world.broken("bug", f"{method} {path} was answered {answer.status} {told}")
         return answer.status, told
+
+    async def has_a_say(self, which: float) -> None:
+        """Say one of his verbs, and take it back after a while where that is his to do."""
+        world = self._world
+        verbs = (self._stop_some, self._restart_some, self._pause, self._pin, self._cancel, self._clear, self._unload)
+        verb = verbs[min(int(which * len(verbs)), len(verbs) - 1)]
+        world.tell(f"the owner: {verb.__name__.strip('_')}")
+        world.counts[f"owner: {verb.__name__.strip('_')}"] += 1
+        await verb()
+
+    async def _stop_some(self) -> None:
+        world = self._world
+        lives = world.lives
+        names = [name for name in self._some(3) if (await self.say("POST", f"/v1/agents/{name}/stop"))[0] == 200]
+        await trio.sleep(FOR_A_WHILE_S)
+        run = [name for name in names if world.process_of(name) is not None]
+        if run and world.lives == lives:
+            world.broken("S4", f"{run} were stopped by their owner {FOR_A_WHILE_S:.0f} s ago, and run")
+        for name in names:
+            while (await self.say("POST", f"/v1/agents/{name}/start"))[0] == 0:
+                pass
+
+    async def _restart_some(self) -> None:
+        for name in self._some(5):
+            await self.say("POST", f"/v1/agents/{name}/restart")
+
+    async def _pause(self) -> None:
+        """Nothing starts until it is resumed."""
+        if (await self.say("POST", "/v1/queue/pause"))[0] == 200:
+            self.paused_in = self._world.lives, trio.current_time()
+            await trio.sleep(FOR_A_WHILE_S / 2)
+        self.paused_in = -1, 0.0
+        while (await self.say("POST", "/v1/queue/resume"))[0] == 0:
+            pass
+
+    async def _pin(self) -> None:
+        await self.say("POST", f"/v1/level/pin?level={self._world.rng.randrange(4)}&for_s={4 * FOR_A_WHILE_S:.0f}")
+
+    async def _cancel(self) -> None:
+        """Take out some that wait: whoever asked them is told so."""
+        world = self._world
+        _, told = await self.say("GET", "/v1/queue")
+        for one in (told.get("waiting") or [])[:3]:
+            for asked in world.open.values():
+                if asked.agent == one["agent"]:
+                    asked.harmed = asked.harmed or "its owner cancelled it"
+            await self.say("POST", f"/v1/queue/{one['id']}/cancel")
+            world.counts["cancelled by the owner"] += 1
+
+    async def _clear(self) -> None:
+        await self.say("POST", "/v1/cache/clear?tier=all")
+
+    async def _unload(self) -> None:
+        """Nobody is the worse for it: calls end first, and whoever asks for it again has it loaded."""
+        await self.say("POST", f"/v1/models/{self._world.rng.choice((MODEL, OTHER_MODEL, EMBEDDER))}/unload")
+
+    def _some(self, count: int) -> list[str]:
+        """Whom he has in mind. What ends them from now on is his word, whatever was about to."""
+        names = sorted(self._world.agents)
+        chosen = self._world.rng.sample(names, min(count, len(names)))
+        self._world.watch.forget_verdicts(chosen)
+        return chosen
 
     # --- rollouts ------------------------------------------------------------------------------------------------------
 

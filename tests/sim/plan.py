@@ -9,13 +9,14 @@ from enum import StrEnum
 
 DAY_S = 86_400.0
 FLEET_UP_S = 120.0  # the fleet comes up in peace once
+TAKES_A_SLOT = 0.7
 LAST_FAULT_S = 600.0  # before the end: whatever it broke is whole again by then
 
 
 class Kind(StrEnum):
     """What can go wrong. The comment says what `size` means for it."""
 
-    KILL = "kill -9"
+    KILL = "kill -9"  # above TAKES_A_SLOT a call that it cuts takes its slot of the engine along
     POWER_CUT = "power cut"  # which part of the unsynced log survived, 0..1
     STOP = "stopped and started"
     LEAVE = "left and taken over (USR1)"
@@ -50,6 +51,7 @@ class Kind(StrEnum):
     GUESTS = "strangers ask"  # so many at once
     ROLLOUT = "another program is rolled out"
     BAD_ROLLOUT = "a program that crashes is rolled out"
+    OWNER = "the owner has a say"  # which, 0..1
     WRONG = "callers ask for a model that is not there"  # so many at once
 
 
@@ -68,7 +70,7 @@ class Fault:
 
 # How often each comes, relative to the others, and what its size is drawn from.
 _MENU: dict[Kind, tuple[float, float, float]] = {
-    Kind.KILL: (4, 0, 0),
+    Kind.KILL: (4, 0, 1),
     Kind.POWER_CUT: (3, 0, 1),
     Kind.STOP: (1, 0, 0),
     Kind.LEAVE: (1, 0, 0),
@@ -103,6 +105,7 @@ _MENU: dict[Kind, tuple[float, float, float]] = {
     Kind.GUESTS: (2, 2, 12),
     Kind.ROLLOUT: (1, 0, 0),
     Kind.BAD_ROLLOUT: (1, 0, 0),
+    Kind.OWNER: (3, 0, 1),
     Kind.WRONG: (1, 5, 40),
 }
 

@@ -56,6 +56,9 @@ FOUND = {
         (190.0, Kind.FLOOD, 60.0), *((194.0 + n, Kind.SPIKE, 0.0) for n in range(4)), (200.0, Kind.KILL, 0.0),
         (200.5, Kind.ENGINE_CRASH, 115.0),
     ),
+    "who held a slot that was lost held up everybody else for ten minutes": plan(
+        (200.0, Kind.LOST_SLOT, 0.0), (200.2, Kind.LOST_SLOT, 0.0), (202.0, Kind.SPIKE, 0.0), (420.0, Kind.SPIKE, 0.0)
+    ),
     "who had asked asynchronously was told that it was cancelled because it is whole": plan((200.0, Kind.ENGINE_REFUSES, 60.0)),
     "an answer that a full disk refused was told as cancelled": plan((200.0, Kind.DISK_FULL, 90.0)),
 }
@@ -85,6 +88,20 @@ ROLLOUTS = plan(
 )  # fmt: skip
 
 
+SAYS = plan(
+    *((130.0 + 25 * n, Kind.SPIKE, 0.0) for n in range(22)),
+    *((140.0 + 40 * n, Kind.OWNER, n % 7 / 7 + 0.01) for n in range(14)),
+)
+
+
+def test_whatever_its_owner_says_is_done_and_costs_nobody_else_an_answer() -> None:
+    figures = lived(SAYS, 720.0)
+    assert figures.broken is None, told(figures)
+    assert not figures.bugs, figures.bugs[0]
+    assert sum(name.startswith("owner: ") for name in figures.counts) == 7
+    assert figures.counts["cancelled by the owner"] > 1
+
+
 def test_rollouts_go_through_or_back_whatever_dies_meanwhile() -> None:
     figures = lived(ROLLOUTS, 900.0)
     assert figures.broken is None, told(figures)
@@ -111,7 +128,7 @@ def test_a_seed_replays_to_the_letter() -> None:
 
 
 def test_a_plan_is_drawn_from_its_seed_and_can_be_taken_apart() -> None:
-    day = Span(DAY_S, busy_fault_every_s=200.0)
+    day = Span(DAY_S, busy_fault_every_s=100.0)
     drawn = draw(7, day)
     assert drawn == draw(7, day) != draw(8, day)
     assert {fault.kind for fault in drawn} == set(Kind)

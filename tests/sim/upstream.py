@@ -112,6 +112,19 @@ class Upstream:
             return True
         return False
 
+    def cut_at_work(self) -> Callable[[], None]:
+        """Calls are about to be cut. Return what has one of them take its slot along, once it is gone."""
+        working = [runner for runner in self.double.machine.scheduler.loaded.values() if runner.running]
+
+        def lose() -> None:
+            for runner in working:
+                if runner in self.double.machine.scheduler.loaded.values() and runner._slots.value:
+                    runner._slots.acquire_nowait()
+                    runner.lost += 1
+                    return
+
+        return lose
+
     def load_takes(self, seconds: float) -> None:
         scheduler = self.double.machine.scheduler
         scheduler._options = replace(scheduler._options, load_s=seconds)
