@@ -421,7 +421,7 @@ class Fleet:
             self._kills_seen, self._looks_due = kills_seen, LOOKS_AFTER_A_KILL
         for agent in list(self._agents.values()):
             agent.look(for_killed=self._looks_due > 0)
-        self._looks_due -= 1
+        self._looks_due = max(0, self._looks_due - 1)
 
     async def _rotate(self) -> None:
         for name in list(self._agents):
