@@ -168,7 +168,7 @@ class Generation:
                         stdout_fd=log_fd,
                         join_files=cage.join_files,
                         rlimits=cage.rlimits,
-                        user=spec.policy.user,
+                        account=account,
                         oom_score_adj=OOM_SCORE_CRITICAL if spec.policy.critical else OOM_SCORE_OTHERS,
                         fence_fd=fence_fd,
                     )

@@ -254,6 +254,7 @@ class ManagedEngine:
         environ = dict(launch.environ)
         tag = f"{launch.name}.{secrets.token_hex(8)}"
         before = Counters()
+        account = self._processes.account(launch.user)
         if kept is not None:
             self._number = await kept.journal.next_generation(launch.name, launch.digest)
             if left := await kept.cage.kill(within_s=KILL_S):
@@ -272,7 +273,7 @@ class ManagedEngine:
                     stdin="pipe" if self._is_ours else None,
                     join_files=() if kept is None else kept.cage.join_files,
                     rlimits=() if kept is None else kept.cage.rlimits,
-                    user=launch.user,
+                    account=account,
                 ),
                 hold=kept is not None,
             )
@@ -280,7 +281,7 @@ class ManagedEngine:
         if kept is not None:
             kept.cage.started(child.pid)
             try:
-                baseline = life.baseline(launch, wall_s=self._clock.wall(), uid=self._processes.account(launch.user).uid)
+                baseline = life.baseline(launch, wall_s=self._clock.wall(), uid=account.uid)
                 facts = child.pid, child.start_ticks, kept.boot_id, kept.cage.record, tag
                 await kept.journal.started(launch.name, self._number, *facts, baseline)
             except BaseException:

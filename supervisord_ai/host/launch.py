@@ -15,13 +15,23 @@ from supervisord_ai.errors import SpawnFailed
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """A user of this machine."""
+
+    name: str
+    uid: int
+    gid: int
+    home: str
+
+
+@dataclass(frozen=True, slots=True)
 class Launch:
     """How a child is to be started. The child gets exactly this environment and nothing of ours.
 
     `join_files` are the cgroup.procs files that it enters before its first instruction. `rlimits` are (name, value):
     "data" in bytes, "core" in blocks, "nofile". stdout and stderr: a descriptor of the caller's, who closes his own; None
     is /dev/null for stdout, and the same as stdout for stderr. With stdin "pipe" the handle has its other end (a socket,
-    so that the child can answer on it); else it is /dev/null. `user` None: whoever we are. `fence_fd` is kept open in it.
+    so that the child can answer on it); else it is /dev/null. `account` None: whoever we are. `fence_fd` is kept open in it.
     """
 
     argv: tuple[str, ...]
@@ -31,20 +41,10 @@ class Launch:
     stderr_fd: int | None = None
     stdin: Literal["pipe"] | None = None
     join_files: tuple[str, ...] = ()
-    user: str | None = None
+    account: Account | None = None
     rlimits: tuple[tuple[str, int], ...] = ()
     oom_score_adj: int | None = None
     fence_fd: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """A user of this machine."""
-
-    name: str
-    uid: int
-    gid: int
-    home: str
 
 
 def account(user: str | None) -> Account:

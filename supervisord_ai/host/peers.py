@@ -19,6 +19,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator, Sequence, Set
+from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Protocol
@@ -71,7 +72,11 @@ class KernelPeers:
         return next((facts for pid in holders if (facts := process_facts(pid)) is not None), None)
 
     def cgroup_id(self, path: str) -> int | None:
-        return cgroup_id(path)
+        return None if self._cgroup2 is None else cgroup_id(path, self._cgroup2)
+
+    @cached_property
+    def _cgroup2(self) -> tuple[str, str] | None:
+        return _cgroup2()
 
 
 # --- Unix ---------------------------------------------------------------------------------------------------------------
@@ -300,8 +305,20 @@ def _link(path: str) -> str:
         return ""
 
 
-def cgroup_id(path: str) -> int | None:
-    """Return the id of a cgroup v2 path as /proc/PID/cgroup shows it: the inode number of its folder."""
+def cgroup_id(path: str, mounted: tuple[str, str]) -> int | None:
+    """Return the id of a cgroup v2 path as /proc/PID/cgroup shows it: the inode number of its folder.
+
+    `mounted` is which of its folders is mounted, and where.
+    """
+    root, point = mounted
+    inside = path.removeprefix(root) if root != "/" else path
+    try:
+        return os.stat(f"{point}/{inside.lstrip('/')}").st_ino
+    except OSError:
+        return None
+
+
+def _cgroup2() -> tuple[str, str] | None:
     try:
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     except OSError:
@@ -310,10 +327,5 @@ def cgroup_id(path: str) -> int | None:
         left, _, right = line.partition(" - ")
         if right.startswith("cgroup2 "):
             fields = left.split(" ")
-            root, point = fields[3], fields[4]
-            inside = path.removeprefix(root) if root != "/" else path
-            try:
-                return os.stat(f"{point}/{inside.lstrip('/')}").st_ino
-            except OSError:
-                return None
+            return fields[3], fields[4]
     return None

@@ -131,6 +131,7 @@ class Processes:
         self._children: dict[int, _Child] = {}
         self._spawning = 0
         self._setpriv = shutil.which("setpriv")
+        self._boot_id = procfs.boot_id()
 
     def __repr__(self) -> str:
         return f"<processes: {len(self._children)} children>"
@@ -145,7 +146,7 @@ class Processes:
             join_files=launch.join_files,
             rlimits=(*launch.rlimits, *_open_files_of_a_child()),
             oom_score_adj=_oom_score_adj(launch.oom_score_adj),
-            become=self._become(launch.user),
+            become=self._become(launch.account),
             keep_stdin=launch.stdin == "pipe",
         )
         self._spawning += 1
@@ -193,7 +194,7 @@ class Processes:
         return child
 
     def find(self, pid: int, start_ticks: int, boot_id: str) -> ProcessHandle | None:
-        if boot_id != procfs.boot_id():
+        if boot_id != self._boot_id:
             return None
         return adopted.find(pid, start_ticks)
 
@@ -225,19 +226,17 @@ class Processes:
             reaped += 1
 
     def boot_id(self) -> str:
-        return procfs.boot_id()
+        return self._boot_id
 
     def account(self, user: str | None) -> Account:
         return account(user)
 
-    def _become(self, user: str | None) -> list[str]:
-        if user is None:
-            return []
-        target = account(user)
-        if target.uid == os.geteuid():
+    def _become(self, target: Account | None) -> list[str]:
+        if target is None or target.uid == os.geteuid():
             return []
         if os.geteuid() != 0:
-            raise SpawnFailed("failed:cage", f"only root can start an agent as {user}; this supervisor is uid {os.geteuid()}")
+            why = f"only root can start an agent as {target.name}; this supervisor is uid {os.geteuid()}"
+            raise SpawnFailed("failed:cage", why)
         if self._setpriv is None:
             raise SpawnFailed("failed:cage", "setpriv is missing (apt install util-linux)")
         groups = ["--init-groups"] if target.name and not target.name.isdigit() else ["--clear-groups"]

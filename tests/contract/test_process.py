@@ -14,7 +14,7 @@ import trio
 from supervisord_ai.core.verdict import ExitStatus
 from supervisord_ai.errors import SpawnFailed
 from supervisord_ai.host import procfs
-from supervisord_ai.host.process import Launch, ProcessDoor, Processes, ProcessHandle, allow_open_files
+from supervisord_ai.host.process import Launch, ProcessDoor, Processes, ProcessHandle, account, allow_open_files
 from supervisord_ai.host.signals import KILL, TERM
 from tests.eventually import until
 from tests.fakes.process import FakeProcesses, Program
@@ -161,7 +161,7 @@ async def output_of(launch: Launch, tmp_path: Path) -> tuple[str, ExitStatus]:
                 cwd=launch.cwd,
                 stdout_fd=file.fileno(),
                 join_files=launch.join_files,
-                user=launch.user,
+                account=launch.account,
                 rlimits=launch.rlimits,
                 oom_score_adj=launch.oom_score_adj,
             )
@@ -225,14 +225,14 @@ async def test_a_folder_that_is_not_there_is_said_by_name(tmp_path: Path) -> Non
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 async def test_root_starts_an_agent_as_somebody_else_who_can_never_become_root_again(tmp_path: Path) -> None:
     script = "id -un; id -u; grep -E 'NoNewPrivs|CapEff|CapBnd' /proc/self/status"
-    text, _ = await output_of(Launch(("/bin/sh", "-c", script), ENV, user="nobody"), tmp_path)
+    text, _ = await output_of(Launch(("/bin/sh", "-c", script), ENV, account=account("nobody")), tmp_path)
     assert text.split() == ["nobody", "65534", "CapEff:", "0" * 16, "CapBnd:", "0" * 16, "NoNewPrivs:", "1"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can")
 async def test_who_is_not_root_cannot_start_an_agent_as_somebody_else() -> None:
     with pytest.raises(SpawnFailed, match="failed:cage: only root can start an agent as root"):
-        await Processes().spawn(Launch(("/bin/true",), ENV, user="root"))
+        await Processes().spawn(Launch(("/bin/true",), ENV, account=account("root")))
 
 
 async def test_a_pipe_to_its_stdin_is_a_lifeline(tmp_path: Path) -> None:

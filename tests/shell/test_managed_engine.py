@@ -218,7 +218,8 @@ async def test_an_ollama_is_caged_and_written_down_before_it_runs(
     (process,) = world.runs
     assert process.cage == "/fake/engine-main"
     assert world.cages.cage("engine-main").cap_bytes == 8_000
-    assert process.launch.user == "ollama"
+    assert process.launch.account is not None
+    assert process.launch.account.name == "ollama"
     assert process.launch.env["OLLAMA_NUM_PARALLEL"] == "2"
     record = world.journal.records["engine-main"]
     assert (record.pid, record.run_tag) == (process.pid, process.launch.env["AI_SUPERVISOR_RUN"])
