@@ -6,8 +6,9 @@ All three are started in every round, in an order that rotates, with the same Py
 nothing (`sleep`). Up means that the program itself is being executed, as /proc says; the clock starts with the supervisor's own
 process, so its imports count, each of bytecode, as an installation has it. Ours does more in that time: a memory cap before the
 first instruction of each, a generation number and a pid that are durable (fsync), identity, two sockets. Its tables are there, as
-at every start but the first. Idle cost is that of the supervisor's own process over the window, ours with its sampling on. The
-peers are installed with their hashes into a venv of their own, once.
+at every start but the first. What is in /run on an installation (sockets, locks, pid files) is in memory here too, each one's.
+Idle cost is that of the supervisor's own process over the window, ours with its sampling on. The peers are installed with their
+hashes into a venv of their own, once.
 
 The promise: up in at most half of supervisord's time, below 60 MB and 1 % of a core.
 """
@@ -23,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,10 @@ LIMIT_UP_RATIO = 0.5
 
 @dataclass
 class Contender:
-    """One supervisor: what runs it in a folder, with so many children that sleep for `seconds`."""
+    """One supervisor: what runs it in a folder and a runtime folder, with so many children that sleep for `seconds`."""
 
     name: str
-    argv: Callable[[Path, int, str], list[str]]
+    argv: Callable[[Path, Path, int, str], list[str]]
     environ: dict[str, str] = field(default_factory=lambda: dict(os.environ))
     up_s: list[float] = field(default_factory=list)
     children_s: list[float] = field(default_factory=list)  # of that: from the first child to the last
@@ -56,14 +57,14 @@ class Contender:
     cpu_share: list[float] = field(default_factory=list)
 
 
-def ours(folder: Path, agents: int, seconds: str) -> list[str]:
+def ours(folder: Path, runtime: Path, agents: int, seconds: str) -> list[str]:
     (folder / "state").mkdir(mode=0o700)
     for name, schema in (("journal.db", JOURNAL), ("cache.db", CACHE)):
         path = folder / "state" / name
         make_private(path)
         with closing(connect(path, schema)) as conn:
             migrate(conn, path, schema)
-    config = idle.write_config(folder, agents)
+    config = idle.write_config(folder, agents, runtime)
     config.write_text(config.read_text().replace('"infinity"', f'"{seconds}"'))
     return [sys.executable, "-m", "supervisord_ai", "run", "--accept-smaller-machine", "--config", str(config)]
 
@@ -77,14 +78,14 @@ def compiled(into: Path) -> dict[str, str]:
     return environ
 
 
-def supervisord(folder: Path, agents: int, seconds: str) -> list[str]:
+def supervisord(folder: Path, runtime: Path, agents: int, seconds: str) -> list[str]:
     config = folder / "supervisord.conf"
     config.write_text(
         f"""
 [supervisord]
 nodaemon = true
 logfile = {folder}/supervisord.log
-pidfile = {folder}/supervisord.pid
+pidfile = {runtime}/supervisord.pid
 childlogdir = {folder}
 {"user = root" if os.geteuid() == 0 else ""}
 [program:agent]
@@ -98,12 +99,12 @@ redirect_stderr = true
     return [str(venv_of("fleet") / "bin" / "supervisord"), "-c", str(config)]
 
 
-def circus(folder: Path, agents: int, seconds: str) -> list[str]:
+def circus(folder: Path, runtime: Path, agents: int, seconds: str) -> list[str]:
     config = folder / "circus.ini"
     head = f"""
 [circus]
-endpoint = ipc://{folder}/endpoint
-pubsub_endpoint = ipc://{folder}/pubsub
+endpoint = ipc://{runtime}/endpoint
+pubsub_endpoint = ipc://{runtime}/pubsub
 """
     each = """
 [watcher:a{n:03}]
@@ -148,12 +149,19 @@ def until_up(
     return all_s, all_s if first_s is None else first_s
 
 
+def _memory() -> str | None:
+    """Return a folder that is in memory, as /run is; None, which is the usual place, where there is none that we may use."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
 def one_round(contender: Contender, agents: int, window_s: float, mark: int) -> None:
     seconds = f"86{mark:03}"  # by it this round's children are known
-    with tempfile.TemporaryDirectory(prefix="ai-bench-") as name:
-        folder = Path(name)
+    with ExitStack() as folders:
+        folder, runtime = (
+            Path(folders.enter_context(tempfile.TemporaryDirectory(prefix="ai-bench-", dir=where))) for where in (None, _memory())
+        )
         folder.chmod(0o755)
-        argv = contender.argv(folder, agents, seconds)
+        argv = contender.argv(folder, runtime, agents, seconds)
         with (folder / "output").open("wb") as output:
             others = frozenset(os.listdir("/proc"))
             began = time.monotonic()

@@ -31,13 +31,14 @@ LIMIT_RSS_BYTES = 60_000_000
 LIMIT_CPU_SHARE = 0.01
 
 
-def write_config(folder: Path, agents: int) -> Path:
+def write_config(folder: Path, agents: int, runtime: Path | None = None) -> Path:
+    """Write a config whose files are in `folder`; `runtime`: where sockets and locks are, if not there too."""
     config = folder / "config.toml"
     user = 'user = "root"\n' if os.geteuid() == 0 else ""
     config.write_text(
         f"""
 [daemon]
-runtime_dir = "{folder}/run"
+runtime_dir = "{runtime or folder}/run"
 state_dir = "{folder}/state"
 [web]
 listen = ""
