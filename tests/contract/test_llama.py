@@ -14,7 +14,7 @@ from supervisord_ai.core.calls import JsonObject
 from supervisord_ai.engine.asked import Message, read_options
 from supervisord_ai.engine.generation import Finish, Llama, Piece, Stop
 from supervisord_ai.engine.llama import LlamaPolicy, LlamaServer
-from supervisord_ai.engine.location import find
+from supervisord_ai.engine.location import find, require_model_file
 from supervisord_ai.errors import EngineFault
 from tests.fakes.llama import FakeLlama
 
@@ -29,9 +29,7 @@ async def loaded(form: str, folder: Path) -> AsyncIterator[Llama]:
     if form == "made up":
         llama = FakeLlama(load_s=0.0, token_s=0.001, prompt_token_s=0.0, words=1000)
     else:
-        model_file = find().model_file
-        assert model_file is not None
-        llama = LlamaServer(LlamaPolicy(model_file, slots=2, threads=1), folder / "llama.sock")
+        llama = LlamaServer(LlamaPolicy(require_model_file(), slots=2, threads=1), folder / "llama.sock")
     await llama.load()
     try:
         yield llama
@@ -125,6 +123,7 @@ async def test_it_can_be_loaded_again_after_it_was_unloaded(form: str, tmp_path:
 @pytest.mark.skipif(not is_installed, reason="no engine")
 async def test_a_file_that_is_no_model_cannot_be_loaded(tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"GGUF" + bytes(100))
+    require_model_file()  # llama.cpp itself is there
     llama = LlamaServer(LlamaPolicy(tmp_path / "bad.gguf", slots=1, threads=1), tmp_path / "llama.sock")
     with pytest.raises(EngineFault, match="cannot load"):
         await llama.load()
