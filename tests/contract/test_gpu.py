@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import sys
 import pytest
 
 from supervisord_ai.core.samples import Gpu
-from supervisord_ai.host.gpu import LOOK_AGAIN_S, NvmlGpus, load_nvml
+from supervisord_ai.host.gpu import LIBRARY, LOOK_AGAIN_S, WSL_LIBRARY, NvmlGpus, known_calls, load_nvml
 from tests.fakes.nvml import Card, FakeNvml
 
 
@@ -113,3 +114,47 @@ def test_the_binding_warns_nobody() -> None:
     code = "from supervisord_ai.host.gpu import NvmlGpus; NvmlGpus().read(0.0)"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_card_that_fell_off_the_bus_does_not_hide_the_others() -> None:
+    cards = [Card("a"), Card("b", lacks=frozenset({"handle"})), Card("c")]
+    assert [gpu.name for gpu in NvmlGpus(lambda: FakeNvml(cards)).read(0.0) or ()] == ["a", "c"]
+
+
+# --- what `doctor` asks --------------------------------------------------------------------------------------------------
+
+
+def test_what_the_driver_tells_is_asked_call_by_call() -> None:
+    nvml = FakeNvml()
+    assert known_calls(lambda: nvml) == (("memory", True), ("utilisation", True), ("processes", True))
+    nvml.cards[0].lacks = frozenset({"rates", "processes"})  # WSL's
+    assert known_calls(lambda: nvml) == (("memory", True), ("utilisation", False), ("processes", False))
+    assert nvml.shutdowns == nvml.inits == 2
+
+
+def test_a_binding_older_than_a_call_does_not_know_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(FakeNvml, "nvmlDeviceGetComputeRunningProcesses")
+    assert known_calls(FakeNvml) == (("memory", True), ("utilisation", True), ("processes", False))
+
+
+def test_without_a_library_a_driver_or_a_card_nothing_is_known() -> None:
+    def load() -> object:
+        raise OSError("libnvidia-ml.so.1: cannot open shared object file")
+
+    assert known_calls(load) is None
+    asleep = FakeNvml(starts=False)
+    assert known_calls(lambda: asleep) is None
+    assert known_calls(lambda: FakeNvml([Card(lacks=frozenset({"handle"}))])) is None
+
+
+def test_on_wsl_the_library_lies_elsewhere_and_is_loaded_for_the_binding_to_find(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[tuple[str, int]] = []
+
+    def load(name: str, mode: int = ctypes.DEFAULT_MODE) -> None:
+        if name == LIBRARY:
+            raise OSError(f"{name}: cannot open shared object file")
+        loaded.append((name, mode))
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    assert callable(load_nvml().nvmlInit)
+    assert loaded == [(WSL_LIBRARY, ctypes.RTLD_GLOBAL)]

@@ -12,7 +12,7 @@ class NVMLError(Exception):
 
 @dataclass
 class Card:
-    """One card. `lacks` names what its driver does not tell: "memory", "rates", "name"."""
+    """One card. `lacks` names what its driver does not tell: "handle", "memory", "rates", "name", "processes"."""
 
     name: str | bytes = "NVIDIA GeForce RTX 3050 Laptop GPU"
     total: int = 4_294_967_296
@@ -28,6 +28,7 @@ class FakeNvml:
     cards: list[Card] = field(default_factory=lambda: [Card()])
     starts: bool = True
     inits: int = 0
+    shutdowns: int = 0
     NVMLError: type[Exception] = NVMLError
 
     def nvmlInit(self) -> None:  # noqa: N802
@@ -36,12 +37,13 @@ class FakeNvml:
             raise NVMLError("Driver Not Loaded")
 
     def nvmlShutdown(self) -> None:  # noqa: N802
-        pass
+        self.shutdowns += 1
 
     def nvmlDeviceGetCount(self) -> int:  # noqa: N802
         return len(self.cards)
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> Card:  # noqa: N802
+        self._check(self.cards[index], "handle")
         return self.cards[index]
 
     def nvmlDeviceGetName(self, card: Card) -> str | bytes:  # noqa: N802
@@ -55,6 +57,10 @@ class FakeNvml:
     def nvmlDeviceGetUtilizationRates(self, card: Card) -> SimpleNamespace:  # noqa: N802
         self._check(card, "rates")
         return SimpleNamespace(gpu=card.gpu, memory=0)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, card: Card) -> list[SimpleNamespace]:  # noqa: N802
+        self._check(card, "processes")
+        return []
 
     def _check(self, card: Card, what: str) -> None:
         if what in card.lacks:
