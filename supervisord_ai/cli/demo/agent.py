@@ -133,8 +133,6 @@ def dechunk(data: bytes) -> bytes:
         length = int(size.split(b";")[0], 16)
         if length == 0:
             return body
-        if len(data) < length + 2:
-            raise NotAnswered(f"cut after {len(body)} bytes")
         body, data = body + data[:length], data[length + 2 :]
 
 
