@@ -165,21 +165,35 @@ def put(source: Path, place: Path, mode: int) -> None:
     """Have a file that was unpacked at its place, with that mode; folders above it are made for us alone.
 
     Raises:
-        HostFault: something is there, or it cannot be written.
+        UsageError: a draft of it is there, which is not ours to remove.
+        HostFault: something is at its place, or it cannot be written.
     """
     draft = place.with_name(f"{place.name}.restored")
+    _make_private(place.parent)
     try:
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with source.open("rb") as file:
-            fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-            with open(fd, "wb") as target:
-                while piece := file.read(_PIECE):
-                    target.write(piece)
-                target.flush()
-                os.fsync(fd)
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    except FileExistsError as exc:
+        raise UsageError(f"{draft} is there: another restore is running, or was cut; rm {draft}") from exc
+    except OSError as exc:
+        raise HostFault(f"{place}: {exc.strerror}") from exc
+    try:
+        with open(fd, "wb") as target, source.open("rb") as file:
+            while piece := file.read(_PIECE):
+                target.write(piece)
+            target.flush()
+            os.fsync(fd)
         os.link(draft, place)
     except OSError as exc:
         raise HostFault(f"{place}: {exc.strerror}") from exc
     finally:
         with suppress(OSError):
             draft.unlink()
+
+
+def _make_private(folder: Path) -> None:
+    """Make what is missing of a path, each folder for us alone: mkdir(parents=True) gives the mode to the last one only."""
+    try:
+        for one in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
+            one.mkdir(mode=0o700, exist_ok=True)
+    except OSError as exc:
+        raise HostFault(f"{exc.filename or folder}: {exc.strerror}") from exc
