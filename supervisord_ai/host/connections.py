@@ -53,7 +53,7 @@ def dialled(ports: Set[int]) -> list[Dialled]:
     try:
         return [one for family in (socket.AF_INET, socket.AF_INET6) for one in _dump(family) if one.port in ports]
     except OSError as exc:
-        raise HostFault(f"sock_diag: {exc.strerror}") from exc
+        raise HostFault(f"sock_diag: {exc.strerror or exc}") from exc
 
 
 def own_sockets() -> frozenset[int]:

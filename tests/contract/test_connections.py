@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
 import struct
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from supervisord_ai.core.isolation import BackDoor, rules, table_name
 from supervisord_ai.errors import HostFault, UsageError
+from supervisord_ai.host import firewall
 from supervisord_ai.host.connections import KernelConnections, dialled, is_last, own_sockets, parse
 from supervisord_ai.host.firewall import Nft
 
@@ -70,6 +74,77 @@ def test_an_error_or_nonsense_ends_the_reading() -> None:
     assert is_last(struct.pack("=IHHII", 16, 3, 0, 0, 0))
     assert is_last(b"")
     assert list(parse(struct.pack("=IHHII", 3, 20, 0, 0, 0))) == []
+
+
+def test_a_kernel_that_does_not_tell_is_a_fault_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    really = socket.socket
+
+    def made(family: int = -1, *args: Any) -> socket.socket:
+        if family == socket.AF_NETLINK:  # a filter of system calls, of a container
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return really(family, *args)
+
+    monkeypatch.setattr(socket, "socket", made)
+    with pytest.raises(HostFault, match=r"^sock_diag: Operation not permitted$"):
+        dialled(frozenset({80}))
+
+
+def test_a_kernel_that_does_not_answer_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent(socket.socket):
+        def recv(self, *_: int) -> bytes:
+            raise TimeoutError("timed out")
+
+    monkeypatch.setattr(socket, "socket", Silent)
+    with pytest.raises(HostFault, match=r"^sock_diag: timed out$"):
+        dialled(frozenset({80}))
+
+
+def test_without_a_descriptor_to_look_with_no_socket_is_taken_for_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing found would mean that all connections are somebody else's."""
+
+    def scandir(path: str) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(HostFault, match=r"^/proc/self/fd: Too many open files$"):
+        own_sockets()
+
+
+# --- the firewall -------------------------------------------------------------------------------------------------------
+
+
+def nft(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Nft:
+    """Return the door to a command that stands for nft(8)."""
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    (folder / "nft").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "nft").chmod(0o755)
+    return Nft()
+
+
+def test_nft_reads_the_whole_table_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    door = nft(tmp_path, monkeypatch, f'echo "$@" >>{tmp_path}/log; cat >>{tmp_path}/log')
+    assert repr(door) == f"<{tmp_path}/nft>"
+    door.load("table inet one {\n}\n")
+    door.remove("one")
+    # What is not there cannot be deleted, so it is made first.
+    assert (tmp_path / "log").read_text() == "-f -\ntable inet one {\n}\n-f -\ntable inet one\ndelete table inet one\n"
+
+
+def test_what_nft_says_no_to_is_one_line_that_begins_with_who_wanted_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    door = nft(tmp_path, monkeypatch, "cat >/dev/null; echo 'Error: No such file' >&2; echo '  socket cgroupv2 ^^^' >&2; exit 1")
+    with pytest.raises(HostFault, match=r'^\[isolation\] mode = "nft": Error: No such file$'):
+        door.load("table inet one { }")
+    door = nft(tmp_path, monkeypatch, "exit 1")
+    with pytest.raises(HostFault, match=r'^\[isolation\] mode = "nft": nft failed$'):
+        door.load("")
+    monkeypatch.setattr(firewall, "PATIENCE_S", 0.02)
+    door = nft(tmp_path, monkeypatch, "exec sleep 1000")
+    with pytest.raises(HostFault, match=r"/nft: does not end$"):
+        door.load("")
+    (tmp_path / "nft").unlink()  # removed while we run
+    with pytest.raises(HostFault, match=r"/nft: No such file or directory$"):
+        door.load("")
 
 
 def test_without_root_or_nft_the_owner_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisord_ai.errors import SpawnFailed
+from supervisord_ai.errors import HostFault, SpawnFailed
 from supervisord_ai.host.fence import FenceFolder
 from supervisord_ai.host.process import Launch, Processes
 from supervisord_ai.host.signals import KILL
@@ -49,3 +49,12 @@ async def test_a_supervisor_that_ends_gives_up_its_fences(tmp_path: Path) -> Non
                 pass
     async with fences.taken("one"):
         pass
+
+
+async def test_a_link_in_place_of_a_fence_is_not_followed(tmp_path: Path) -> None:
+    fences = FenceFolder(tmp_path / "fences")
+    (tmp_path / "fences" / "one").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(HostFault, match=r"fences/one: Too many levels of symbolic links$"):
+        async with fences.taken("one"):
+            pass
+    assert not (tmp_path / "elsewhere").exists()

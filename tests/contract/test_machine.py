@@ -10,7 +10,7 @@ import pytest
 
 from supervisord_ai.core.samples import Psi
 from supervisord_ai.host.gpu import NvmlGpus
-from supervisord_ai.host.machine import FleetState, MachineDoor, Pressures, RealMachine, windows_drive
+from supervisord_ai.host.machine import FleetState, MachineDoor, Pressures, RealMachine, free_bytes, windows_drive
 from tests.fakes.machine import FakeMachine
 from tests.fakes.nvml import FakeNvml
 
@@ -160,6 +160,11 @@ def test_the_drive_of_windows_is_found_where_wsl_has_mounted_it(
     tmp_path: Path, osrelease: str, mounts: str, where: str | None
 ) -> None:
     assert windows_drive(str(made(tmp_path, sys__kernel__osrelease=osrelease, mounts=mounts + "\n"))) == where
+
+
+def test_where_nothing_is_mounted_nobody_knows_what_is_free(tmp_path: Path) -> None:
+    assert free_bytes(tmp_path / "nowhere") is None
+    assert (free_bytes(tmp_path) or 0) > 0
 
 
 def test_cards_come_through_the_door_of_their_own(tmp_path: Path) -> None:

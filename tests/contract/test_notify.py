@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -152,3 +153,21 @@ def test_text_is_bounded_and_harmless_and_junk_is_passed_over() -> None:
     assert parse(b"STATUS=" + b"a" * 4000, 1).status == "a" * STATUS_CHARS
     for junk in (b"", b"\n\n", b"READY", b"=", b"READY=yes", b"\xff\xfe", b"READY=1 "):
         assert parse(junk, 7) == Notice(7)
+
+
+def test_a_socket_that_cannot_be_made_or_given_to_its_user_is_a_fault_and_no_descriptor_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = NotifyFolder(tmp_path / "notify", for_others=True)
+    before = os.listdir("/proc/self/fd")
+
+    def chown(path: Path, uid: int, gid: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "chown", chown)  # a normal user's supervisor
+    with pytest.raises(HostFault, match=r"notify/one: Operation not permitted$"):
+        folder.open("one", uid=os.geteuid() + 1)
+    (tmp_path / "notify" / "two").mkdir()
+    with pytest.raises(HostFault, match=r"notify/two: Is a directory$"):
+        folder.open("two", uid=os.geteuid())
+    assert os.listdir("/proc/self/fd") == before

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -150,3 +151,25 @@ def test_a_folder_where_no_database_survives_is_refused(
     with pytest.raises(UsageError, match=rf"is on {words} \({kind}\).* set daemon.state_dir"):
         StateFolder(tmp_path / "not" / "yet")
     assert not (tmp_path / "not").exists()
+
+
+def test_where_mounts_are_not_told_no_folder_is_refused_for_its_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    really = Path.read_text
+
+    def read_text(path: Path, *args: Any, **named: Any) -> str:
+        if str(path) == "/proc/self/mountinfo":
+            raise PermissionError
+        return really(path, *args, **named)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    StateFolder(tmp_path / "state").close()
+
+
+def test_a_sign_of_life_is_read_by_who_comes_after_and_none_is_left_after_the_end(tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path / "state")
+    folder.mark_alive(1_800_000_000.0)
+    folder.close()
+    folder.mark_alive(1_900_000_000.0)  # a duty that was not stopped yet: the folder may be another daemon's by now
+    later = StateFolder(tmp_path / "state")
+    assert later.last_alive_wall == 1_800_000_000.0
+    later.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -65,3 +66,11 @@ def test_a_link_is_not_followed_when_it_is_mended(tmp_path: Path) -> None:
 @pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_a_text_that_notepad_wrote_is_read(coding: str) -> None:
     assert decoded("[wsl2]\r\n".encode(coding)) == "[wsl2]\r\n"
+
+
+def test_a_disk_that_does_not_answer_tells_no_free_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def statvfs(path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    assert RealTree(tmp_path).free_bytes("/etc") is None
