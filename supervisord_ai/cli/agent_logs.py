@@ -70,7 +70,7 @@ def _many(args: Namespace, door: Door) -> int:
             for number, (name, tail) in enumerate(tails.items()):
                 for line in tail.lines():
                     is_quiet = False
-                    _write(_prefix(name, width, number) + line)
+                    _write(line, _prefix(name, width, number))
             sys.stdout.flush()
             if not args.follow:
                 return Exit.GOOD
@@ -126,16 +126,15 @@ def added(file: IO[bytes], path: str) -> Iterator[bytes]:
         file.seek(0)
 
 
-def _prefix(name: str, width: int, number: int) -> bytes:
+def _prefix(name: str, width: int, number: int) -> str:
     text = f"{name:<{width}} | "
-    return (f"\x1b[{COLOURS[number % len(COLOURS)]}m{text}\x1b[0m" if has_colours() else text).encode()
+    return f"\x1b[{COLOURS[number % len(COLOURS)]}m{text}\x1b[0m" if has_colours() else text
 
 
-def _write(line: bytes) -> None:
-    """Write an agent's own bytes: as they are into a pipe, without commands on a terminal (those of a prefix are ours)."""
+def _write(line: bytes, prefix: str = "") -> None:
+    """Write an agent's own bytes: as they are into a pipe, without commands on a terminal. The prefix is ours."""
     if not sys.stdout.isatty():
-        sys.stdout.buffer.write(line)
+        sys.stdout.buffer.write(prefix.encode() + line)
         return
-    head, reset, rest = line.rpartition(b"\x1b[0m") if line.startswith(b"\x1b[") else (b"", b"", line)
-    text = rest.decode(errors="replace")
-    sys.stdout.write((head + reset).decode() + "".join(char if char in "\n\t" else printable(char) for char in text))
+    text = line.decode(errors="replace")
+    sys.stdout.write(prefix + "".join(char if char in "\n\t" else printable(char) for char in text))
