@@ -10,7 +10,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from supervisord_ai.core import places
 from supervisord_ai.core.own_unit import Unit, unit_of
@@ -38,10 +38,8 @@ class _Answer:
     Raises (all of it): ValueError where it is no HTTP/1.1 answer, or is cut; OSError.
     """
 
-    def __init__(self, sock: socket.socket, method: str, target: str, headers: str = "") -> None:
-        length = "Content-Length: 0\r\n" if method == "POST" else ""
-        sock.sendall(f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{length}{headers}\r\n".encode())
-        self._file = sock.makefile("rb")
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
         version, _, rest = self._line().partition(b" ")
         if not version.startswith(b"HTTP/1."):
             raise ValueError(f"it says {version[:40]!r}")
@@ -114,8 +112,7 @@ class Door:
 
     def text(self, target: str) -> str:
         """Return the body of a GET that is not JSON. Raises: as `get`."""
-        with self._renamed(ANSWER_WITHIN_S), closing(_dial(self.path, ANSWER_WITHIN_S)) as sock:
-            answer = _Answer(sock, "GET", target)
+        with self._asked("GET", target, within_s=ANSWER_WITHIN_S) as answer:
             body = answer.whole()
         if answer.status != 200:
             self._told(answer.status, json.loads(body))
@@ -136,8 +133,7 @@ class Door:
 
     def lines(self, target: str) -> Iterator[Any]:
         """Yield the JSON lines that a POST is answered with, as they come. Raises: as `get`."""
-        with self._renamed(None), closing(_dial(self.path, None)) as sock:
-            answer = _Answer(sock, "POST", target)
+        with self._asked("POST", target, within_s=None) as answer:
             if answer.status >= 300:
                 self._told(answer.status, json.loads(answer.whole()))
             for line in answer.lines():
@@ -146,8 +142,8 @@ class Door:
 
     def events(self, target: str, *, after: int | None = None) -> Iterator[Any]:
         """Yield events as they happen, those after that number first; ends with the daemon. Raises: as `get`."""
-        with self._renamed(SILENT_S), closing(_dial(self.path, SILENT_S)) as sock:
-            answer = _Answer(sock, "GET", target, "" if after is None else f"Last-Event-ID: {after}\r\n")
+        seen = "" if after is None else f"Last-Event-ID: {after}\r\n"
+        with self._asked("GET", target, seen, within_s=SILENT_S) as answer:
             if answer.status >= 300:
                 self._told(answer.status, json.loads(answer.whole()))
             for line in answer.lines():
@@ -186,12 +182,19 @@ class Door:
     def _ask(
         self, method: str, target: str, also: tuple[int, ...] = (), *, within_s: float | None = ANSWER_WITHIN_S
     ) -> tuple[int, Any]:
-        with self._renamed(within_s), closing(_dial(self.path, within_s)) as sock:
-            answer = _Answer(sock, method, target)
+        with self._asked(method, target, within_s=within_s) as answer:
             told = json.loads(answer.whole())
         if answer.status < 300 or answer.status in also:
             return answer.status, told
         return self._told(answer.status, told)
+
+    @contextmanager
+    def _asked(self, method: str, target: str, headers: str = "", *, within_s: float | None) -> Iterator[_Answer]:
+        length = "Content-Length: 0\r\n" if method == "POST" else ""
+        head = f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{length}{headers}\r\n"
+        with self._renamed(within_s), closing(_dial(self.path, within_s)) as sock, sock.makefile("rb") as file:
+            sock.sendall(head.encode())
+            yield _Answer(file)
 
     @contextmanager
     def _renamed(self, within_s: float | None) -> Iterator[None]:
