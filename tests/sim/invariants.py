@@ -150,7 +150,10 @@ class Watch:
             self._world.broken("pause", f"{asked} starts, and its owner has paused the queue")
         since = self._critical_since
         is_late_class = not asked.agent.startswith("opus") and asked.at > self._died_at
-        if since is not None and is_late_class and since + 2 * LOOK_S < asked.at and self._level == Level.CRITICAL:
+        life_now = self._world.life
+        # It may have fallen since the look.
+        is_critical = life_now is not None and life_now.serves and life_now.level == Level.CRITICAL
+        if since is not None and is_late_class and since + 2 * LOOK_S < asked.at and is_critical:
             self._world.broken("level", f"{asked} was let in at level 3, and its priority is later than 3")
 
     def _judge_quarantine(self, daemon: Daemon, now: float) -> None:

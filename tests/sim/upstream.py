@@ -16,6 +16,7 @@ LOAD_S = 2.0
 TELLINGS = 50_000
 ORPHAN_GRACE_S = 60.0
 CLOSED_WITHIN_S = 2.0
+LOADS_IN_A_ROW = 2  # a call may wait in the engine for the model of another first
 RECOVERED_S = 330.0  # no row of before the start waits longer, but an asynchronous one
 TOKEN_S = 1.1
 SMALL, MODELS = 2, 3  # models that fit into the card: fewer than there are, or all
@@ -204,6 +205,8 @@ class Upstream:
         start_by = asked.at + asked.deadline_s
         if asked.at < self.last_end_at:
             start_by = max(start_by, self.last_start_at + ORPHAN_GRACE_S + asked.deadline_s)
+        if self._has_just_loaded(asked.model, now):
+            start_by += LOADS_IN_A_ROW * self.double.machine.scheduler._options.load_s  # handed over before its model was there
         if not asked.is_async and now > start_by + SLACK_S:
             self._broken("G6", f"{asked} starts {now - start_by:.2f} s after its deadline")
         if len(asked.starts) > 3:  # two attempts, and one that no byte of was heard
