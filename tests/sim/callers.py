@@ -277,7 +277,7 @@ class _Leaving:
     def __exit__(self, *_: object) -> None:
         if self._asked.end is None:
             # With the power its daemon goes too: nobody sees it leave, and its row is as good as that of one who lives.
-            left_at = INFINITY if self._world.upstream.last_end_at == trio.current_time() else None
+            left_at = None if self._world.watch.sees_who_leaves else INFINITY
             self._world.over(self._asked, End.LEFT, "its process ended", left_at=left_at)
 
 

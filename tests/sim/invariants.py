@@ -143,6 +143,12 @@ class Watch:
             self._level = level
         self._critical_since = None if level < Level.CRITICAL else self._critical_since or now
 
+    @property
+    def sees_who_leaves(self) -> bool:
+        """Whether a daemon is there that hears of it, and is not ending itself."""
+        life = self._world.life
+        return life is not None and life.serves and self._died_at < trio.current_time()
+
     def started(self, asked: Asked, now: float) -> None:
         """A call of one request begins at the engine."""
         life, paused_at = self._world.owner.paused_in

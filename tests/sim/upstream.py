@@ -138,7 +138,8 @@ class Upstream:
     def _count(self, ask: Ask) -> None:
         machine = self.double.machine
         self.of_the_dead = min(self.of_the_dead, machine.in_flight)
-        ours = machine.in_flight - self.of_the_dead
+        # Calls that wait for a model in there are open until it is there, and whoever closed his has let go of it.
+        ours = machine.in_flight - max(self.of_the_dead, machine.scheduler.deserted)
         self.peak = max(self.peak, ours)
         if ours > SLOTS + (self.double.machine.scheduler.loading is not None):
             self._broken("G1", f"{ours} calls at once at an Ollama of {SLOTS} slots, the last for {ask.model}")
@@ -194,27 +195,28 @@ class Upstream:
             return  # the double asks what it is worth when it is done, and not when it starts
         if now < self.woke_at + 1.0:
             return  # handed over in time, and read when the engine woke up
-        self._started(asked, now)
+        # A call that waited here for its model was handed over before: that long ago at most.
+        waited_s = self._waited_at_most_s(asked.model, now)
+        self._started(asked, now - waited_s)
         # A row with a key outlives its asker's end where the daemon ended with it: who comes back may ask for it.
         may_outlive = asked.is_async or (asked.key is not None and asked.at < self.last_end_at)
-        # A call that waited here for its model may have been handed over before its caller left; it is closed within 2 s.
-        allowed_s = SLACK_S + (CLOSED_WITHIN_S if self._has_just_loaded(asked.model, now) else 0.0)
+        allowed_s = SLACK_S + (CLOSED_WITHIN_S if waited_s else 0.0)  # it is closed within 2 s of its caller's leaving
         if not may_outlive and asked.left_at is not None and now > asked.left_at + allowed_s and asked.ended_at > asked.at:
             self._broken("G3", f"{asked} starts {now - asked.left_at:.2f} s after its caller left")
         # What a daemon found in its journal may start as late as a caller who came back at the end of its grace may wait.
         start_by = asked.at + asked.deadline_s
         if asked.at < self.last_end_at:
             start_by = max(start_by, self.last_start_at + ORPHAN_GRACE_S + asked.deadline_s)
-        if self._has_just_loaded(asked.model, now):
-            start_by += LOADS_IN_A_ROW * self.double.machine.scheduler._options.load_s  # handed over before its model was there
-        if not asked.is_async and now > start_by + SLACK_S:
+        if not asked.is_async and now - waited_s > start_by + SLACK_S:
             self._broken("G6", f"{asked} starts {now - start_by:.2f} s after its deadline")
         if len(asked.starts) > 3:  # two attempts, and one that no byte of was heard
             self._broken("D1", f"{asked} was worked for {len(asked.starts)} times")
 
-    def _has_just_loaded(self, model: str, now: float) -> bool:
-        loaded = self.double.machine.scheduler.loaded.values()
-        return any(runner.loaded_at > now - 0.1 and runner.spec.name.removesuffix(":latest") == model for runner in loaded)
+    def _waited_at_most_s(self, model: str, now: float) -> float:
+        """How long a call may have waited in here for its model that begins in the moment in which it is there."""
+        scheduler = self.double.machine.scheduler
+        mine = (runner for runner in scheduler.loaded.values() if runner.spec.name.removesuffix(":latest") == model)
+        return LOADS_IN_A_ROW * scheduler._options.load_s if any(runner.loaded_at > now - 0.1 for runner in mine) else 0.0
 
     def _well(self, asked: Asked) -> Script:
         return Script(tokens=asked.words(self.calls))

@@ -62,6 +62,7 @@ class Scheduler:
         self._clock = clock
         self._total = total
         self._pending: deque[_Pending] = deque()
+        self._served: _Pending | None = None  # whose model is made room for, or loaded
         self._wake = trio.Event()
         self._unloaded = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -82,6 +83,12 @@ class Scheduler:
     def pending(self) -> int:
         return len(self._pending)
 
+    @property
+    def deserted(self) -> int:
+        """Handlers whose caller is gone, and that wait here all the same."""
+        waiting = [*self._pending, *([] if self._served is None else [self._served])]
+        return self.leaked_handlers + sum(pending.context.is_ended for pending in waiting)
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The serial loop, until cancelled."""
         async with trio.open_nursery() as nursery:
@@ -91,7 +98,9 @@ class Scheduler:
                 while not self._pending:
                     self._wake = trio.Event()
                     await self._wake.wait()
-                await self._serve(self._pending.popleft())
+                self._served = self._pending.popleft()
+                await self._serve(self._served)
+                self._served = None
 
     async def lend(
         self, spec: ModelSpec, settings: RunnerSettings, *, keep_alive_s: float | None, context: Context
