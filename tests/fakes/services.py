@@ -31,6 +31,9 @@ class FakeSystem:
     ollama_hates_new_port: bool = False
     has_no_restart: bool = False  # Ollama's unit fails for good, where it fails
     we_do_not_start: bool = False
+    is_mute: bool = False  # Ollama listens and says nothing
+    we_pass_nothing_on: bool = False
+    snatched: str = ""  # an address that somebody takes as soon as Ollama leaves it
     taken: set[str] = field(default_factory=set)
     fails: set[str] = field(default_factory=set)
     interrupts: set[str] = field(default_factory=set)
@@ -116,6 +119,8 @@ class FakeSystem:
 
     def _stop(self, unit: str) -> None:
         self.listening = {where: who for where, who in self.listening.items() if who != unit}
+        if unit == OLLAMA and self.snatched:
+            self.taken.add(self.snatched)
 
     # --- the world ---
 
@@ -123,10 +128,12 @@ class FakeSystem:
         address, _, path = url.removeprefix("http://").partition("/")
         who = self.listening.get(address)
         if who == OLLAMA:
-            return {"version": "0.12.6"} if path == "api/version" else None
+            return {"version": "0.12.6"} if path == "api/version" and not self.is_mute else None
         if who == OUR_UNIT:
             if path == "supervisor/v1/whoami":
                 return {"name": "owner", "kind": "owner"}
+            if self.we_pass_nothing_on:
+                return None
             (backend,) = tomllib.loads(self.config.read_text())["ollama"]
             return self.ask(f"{backend['url']}/{path}")
         return None

@@ -13,6 +13,8 @@ from supervisord_ai.cli.probing import Told
 from supervisord_ai.core.doctor import Finding, Severity, is_well
 from supervisord_ai.core.identity import PeerFacts
 from supervisord_ai.core.isolation import Dialled
+from supervisord_ai.errors import HostFault
+from tests.fakes.connections import FakeConnections
 from tests.fakes.systems import (
     NOW,
     STARTUP,
@@ -142,9 +144,13 @@ def test_the_environment_of_the_process_counts_before_that_of_its_unit() -> None
         "/proc/300/comm": "ollama\n",
         "/proc/300/cmdline": "/usr/local/bin/ollama\0serve\0",
         "/proc/300/environ": "PATH=/usr/bin\0OLLAMA_NUM_PARALLEL=1\0",
-        "/proc/301/comm": "ollama\n",
-        "/proc/301/cmdline": "/usr/local/bin/ollama\0runner\0",
-        "/proc/301/environ": "OLLAMA_NUM_PARALLEL=8\0",
+        # Looked at before it: a runner, which has its server's name, and another Ollama, at a port of its own.
+        "/proc/298/comm": "ollama\n",
+        "/proc/298/cmdline": "/usr/local/bin/ollama\0runner\0",
+        "/proc/298/environ": "OLLAMA_NUM_PARALLEL=8\0",
+        "/proc/299/comm": "ollama\n",
+        "/proc/299/cmdline": "/usr/local/bin/ollama\0serve\0",
+        "/proc/299/environ": "OLLAMA_HOST=127.0.0.1:11500\0OLLAMA_NUM_PARALLEL=4\0",
     }
     assert "OLLAMA_NUM_PARALLEL is 1" in one(look(system), "ollama.main.slots").words
 
@@ -167,6 +173,33 @@ def test_who_calls_ollama_past_us_is_named_and_the_daemon_itself_is_not() -> Non
     found = one(look(system), "ollama.main.alone")
     assert found.severity is Severity.WARN
     assert found.words == "curl 500 (uid 1000) calls it past us (2 connections)"
+
+
+def test_a_connection_of_our_own_and_one_that_nobody_holds_any_more_are_nobodys_fault() -> None:
+    system = plain_debian()
+    loopback = ip_address("127.0.0.1")
+    for inode in (0, 1, 2):  # 0: it is being closed
+        system.connections.open[inode] = Dialled(loopback, loopback, 11434, 1000, inode)
+    system.connections.ours = {1}
+    assert "ollama.main.alone" not in bad(look(system))
+    assert system.connections.looked_for == [2]
+
+
+def test_where_the_kernel_does_not_tell_who_is_connected_nobody_is_accused() -> None:
+    class Mute(FakeConnections):
+        def dialled(self, ports: frozenset[int]) -> list[Dialled]:
+            raise HostFault("sock_diag: Operation not permitted")
+
+    system = plain_debian()
+    system.connections = Mute()
+    assert bad(look(system)) == {}
+
+
+def test_an_embedded_engine_is_reached_through_the_daemon_alone_and_nobody_is_asked() -> None:
+    system = plain_debian()
+    system.tree.texts[CONFIG] = system.tree.texts[CONFIG].replace("http://127.0.0.1:11434", "embedded")
+    assert any("it is reached through the daemon alone" in finding.words for finding in look(system).findings)
+    assert system.asker.asked == []
 
 
 def test_a_secret_that_others_can_read_is_closed_by_fix_and_a_missing_folder_made() -> None:
