@@ -8,11 +8,14 @@ next change is a new one at the end.
 
 from __future__ import annotations
 
+import importlib
 import sqlite3
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
 from supervisord_ai.errors import SchemaTooNew
 from supervisord_ai.store.disk import make_private
@@ -67,14 +70,27 @@ def migrate(conn: sqlite3.Connection, path: Path, schema: Schema) -> None:
         return
     if found and schema.is_kept:
         _copy_before(conn, path, found)
-    # Here, and not at the top: it brings 4 MB (click, pluggy, dateutil), and most starts migrate nothing.
-    import sqlite_utils  # noqa: PLC0415
-
+    sqlite_utils = _sqlite_utils()
     tables = sqlite_utils.Database(conn, execute_plugins=False)  # code of whoever installed one has no business here
     with tables.atomic():
         for migration in schema.migrations[found:]:
             migration(tables)
         conn.execute(f"PRAGMA user_version = {known}")
+
+
+def _sqlite_utils() -> ModuleType:
+    """Import it now: it brings 4 MB (click, pluggy, dateutil), and most starts migrate nothing.
+
+    It also takes pandas and numpy along wherever they are installed, where people keep AI agents: 100 MB and seconds, for
+    migrations that use neither. None in the table of modules is Python's own way to say "not installed".
+    """
+    absent = {name: None for name in ("pandas", "numpy") if name not in sys.modules}
+    sys.modules.update(cast("dict[str, ModuleType]", absent))
+    try:
+        return importlib.import_module("sqlite_utils")
+    finally:
+        for name in absent:
+            del sys.modules[name]
 
 
 def before_migration(path: Path) -> list[Path]:
