@@ -130,7 +130,10 @@ def bind_tcp(where: str, *, beyond_loopback: bool = False) -> socket.socket:
     if not address.is_loopback and not beyond_loopback:
         raise HostFault(f"{where}: not a loopback address; agents have no business on the network")
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as exc:  # a kernel without IPv6
+        raise HostFault(f"{where}: {exc.strerror}") from exc
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:

@@ -7,10 +7,12 @@ import os
 import socket
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from supervisord_ai.errors import HostFault
+from supervisord_ai.host import sockets
 from supervisord_ai.host.sockets import BACKLOG, bind_tcp, bind_unix, make_runtime_dir, parse_address
 
 
@@ -144,6 +146,34 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path) -> None:
         make_runtime_dir(folder, for_others=True)
 
 
+def test_a_file_that_cannot_be_removed_is_said_and_the_socket_is_closed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    listener = bind_unix(tmp_path / "s", mode=0o600)
+
+    def unlink(path: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    listener.close()
+    assert caplog.messages == [f"{tmp_path / 's'} was not removed: Read-only file system"]
+    with socket.socket(socket.AF_UNIX) as caller, pytest.raises(ConnectionRefusedError):
+        caller.connect(str(tmp_path / "s"))
+
+
+def test_a_socket_that_cannot_be_given_to_its_group_is_not_left_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.listdir("/proc/self/fd")
+
+    def chown(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "chown", chown)  # a normal user gives files only to groups of his
+    with pytest.raises(HostFault, match=r"/s: Operation not permitted$"):
+        bind_unix(tmp_path / "s", mode=0o660, gid=4711)
+    assert os.listdir("/proc/self/fd") == before
+    bind_unix(tmp_path / "s", mode=0o660).close()  # nobody listens on what is left of it
+
+
 # --- TCP ----------------------------------------------------------------------------------------------------------------
 
 
@@ -162,6 +192,35 @@ def test_a_taken_port_says_by_whom_and_what_to_do() -> None:
         bind_tcp(f"127.0.0.1:{port}")
     first.close()
     bind_tcp(f"127.0.0.1:{port}").close()
+
+
+def test_a_port_taken_by_one_whom_we_may_not_look_into_is_taken_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = bind_tcp("127.0.0.1:0")
+    where = f"127.0.0.1:{first.getsockname()[1]}"
+    monkeypatch.setattr(sockets, "holders_of", lambda inodes: iter([99_999_999]))  # it ended since
+    with pytest.raises(HostFault, match=rf"^{where} is taken: stop it, or set another address$"):
+        bind_tcp(where)
+    really = Path.read_text
+
+    def read_text(path: Path, *args: Any, **named: Any) -> str:
+        if str(path).startswith("/proc/net/"):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return really(path, *args, **named)
+
+    monkeypatch.undo()
+    monkeypatch.setattr(Path, "read_text", read_text)
+    with pytest.raises(HostFault, match=rf"^{where} is taken: stop it, or set another address$"):
+        bind_tcp(where)
+    first.close()
+
+
+def test_a_kernel_without_ipv6_is_a_fault_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(family: int, kind: int) -> None:
+        raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+
+    monkeypatch.setattr(socket, "socket", made)
+    with pytest.raises(HostFault, match=r"^\[::1\]:0: Address family not supported by protocol$"):
+        bind_tcp("[::1]:0")
 
 
 @pytest.mark.parametrize("where", ["0.0.0.0:0", "[::]:0", "192.0.2.1:80"])
