@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
@@ -21,7 +23,15 @@ from supervisord_ai.core.identity import PeerFacts, TcpFacts
 from supervisord_ai.errors import HostFault
 from supervisord_ai.host import peers as host_peers
 from supervisord_ai.host import procfs
-from supervisord_ai.host.peers import KernelPeers, Peers, parse_sock_diag, proc_net_address, unix_peer
+from supervisord_ai.host.peers import (
+    KernelPeers,
+    Peers,
+    cgroup_id,
+    parse_sock_diag,
+    proc_net_address,
+    process_facts,
+    unix_peer,
+)
 from tests.fakes.peers import FakePeers
 from tests.system.harness import eventually
 
@@ -312,6 +322,106 @@ def test_a_mapped_address_is_found_like_the_plain_one() -> None:
         sock, _ = listener.accept()
         with sock:
             assert KernelPeers().tcp(sock).inode == os.fstat(caller.fileno()).st_ino
+
+
+def test_where_sock_diag_may_not_be_asked_proc_tells_and_where_neither_does_nothing_is_known(
+    real: RealWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller = real.tcp_caller()
+    really_made, really_read = socket.socket, Path.read_text
+
+    def made(family: int = -1, *args: Any) -> socket.socket:
+        if family == socket.AF_NETLINK:  # a filter of system calls, of a container
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return really_made(family, *args)
+
+    monkeypatch.setattr(socket, "socket", made)
+    assert real.peers.tcp(caller.sock).uid == os.getuid()
+
+    def read_text(path: Path, *args: Any, **named: Any) -> str:
+        if str(path).startswith("/proc/net/"):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return really_read(path, *args, **named)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert real.peers.tcp(caller.sock) == TcpFacts()
+
+
+def test_one_that_left_before_it_was_looked_at_is_an_error() -> None:
+    with socket.socket(socket.AF_INET) as sock, pytest.raises(HostFault, match=r"^a socket without a peer: .* not connected$"):
+        KernelPeers().tcp(sock)
+    closed = socket.socket(socket.AF_UNIX)
+    closed.close()
+    with pytest.raises(HostFault, match="a socket without a peer: Bad file descriptor"):
+        unix_peer(closed)
+
+
+def test_a_kernel_that_knows_no_groups_of_a_peer_tells_none(real: RealWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_peers, "_SO_PEERGROUPS", 9999)  # before 4.13
+    caller = real.caller()
+    facts = unix_peer(caller.sock)
+    assert (facts.pid, facts.groups) == (caller.pid, ())
+
+
+def test_a_process_that_goes_while_it_is_read_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["true"]) as child:
+        pass
+    assert process_facts(child.pid) is None
+    before = os.listdir("/proc/self/fd")
+    assert process_facts(os.getpid()) is not None
+    really = os.stat
+    monkeypatch.setattr(host_peers, "_is_alive", lambda pidfd: False)
+    assert process_facts(os.getpid()) is None
+    monkeypatch.undo()
+
+    def stat(path: str, *args: Any, **named: Any) -> os.stat_result:
+        if path == f"/proc/{os.getpid()}":
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return really(path, *args, **named)
+
+    monkeypatch.setattr(os, "stat", stat)
+    assert process_facts(os.getpid()) is None
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_one_whom_we_may_not_signal_lives(real: RealWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    caller = real.caller()
+
+    def theirs(pidfd: int, signum: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(signal, "pidfd_send_signal", theirs)
+    assert unix_peer(caller.sock).pidfd_matches
+
+
+def test_ancestors_end_where_one_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A parent that ends between two readings: what is above it is not known, and not made up."""
+    own = procfs.stat(os.getpid())
+    assert own is not None
+    grandparent = replace(own, pid=300, ppid=200, start_ticks=7)
+    known = {300: grandparent}
+    monkeypatch.setattr(procfs, "stat", known.get)
+    assert host_peers._ancestors(replace(own, pid=400, ppid=300)) == ((300, 7),)
+
+
+def test_where_no_cgroup_v2_is_mounted_no_path_has_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    only_v1 = "35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+    monkeypatch.setattr(Path, "read_text", lambda path: only_v1)
+    assert KernelPeers().cgroup_id("/") is None
+
+    def hidden(path: Path) -> str:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "read_text", hidden)
+    assert KernelPeers().cgroup_id("/") is None
+
+
+def test_the_number_of_a_group_is_that_of_its_folder_below_what_is_mounted(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    number = (tmp_path / "one").stat().st_ino
+    assert cgroup_id("/one", ("/", str(tmp_path))) == number
+    assert cgroup_id("/docker/abc/one", ("/docker/abc", str(tmp_path))) == number
+    assert cgroup_id("/two", ("/", str(tmp_path))) is None
 
 
 def test_addresses_are_written_as_proc_writes_them() -> None:

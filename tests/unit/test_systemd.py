@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from supervisord_ai.core.takeover import UnitFacts
 from supervisord_ai.errors import HostFault
-from supervisord_ai.host.systemd import Notifier, Systemctl, replace_file
+from supervisord_ai.host import systemd
+from supervisord_ai.host.systemd import Notifier, Systemctl, control_group, replace_file
 
 
 def listening(address: str) -> socket.socket:
@@ -109,6 +111,67 @@ def test_what_systemctl_says_no_to_is_a_fault_of_the_host_in_its_words(tmp_path:
     assert log.read_text() == "restart broken.service\nstart good.service\nstop good.service\n"
     with pytest.raises(HostFault, match="No such file"):
         Systemctl(tmp_path, ("/nowhere/systemctl",)).start("x")
+
+
+def test_a_service_is_active_or_not_and_only_its_main_process_is_told_to_leave(tmp_path: Path) -> None:
+    services, log = systemctl(tmp_path)
+    assert services.is_active("ollama.service")
+    assert not services.is_active("failed.service")
+    log.write_text("")
+    services.leave("ai-supervisor.service")  # its agents are in the same unit where there is no holder
+    assert log.read_text() == "kill --signal=SIGUSR1 --kill-who=main ai-supervisor.service\n"
+
+
+def saying(folder: Path, words: str) -> Systemctl:
+    """Return the services of a systemctl that does just that."""
+    script = folder / "systemctl"
+    script.write_text(f"#!/bin/sh\n{words}\n")
+    script.chmod(0o755)
+    return Systemctl(folder / "units", (str(script),))
+
+
+def test_an_environment_that_nobody_can_read_is_said_and_not_guessed(tmp_path: Path) -> None:
+    services = saying(tmp_path, """echo 'LoadState=loaded'; echo 'Environment="OLLAMA_HOST=0.0.0.0:1'""")
+    with pytest.raises(HostFault, match=r"^systemctl show ollama\.service: Environment cannot be read: No closing quotation$"):
+        services.facts("ollama.service")
+    assert saying(tmp_path, "echo LoadState=not-found").facts("x.service") == UnitFacts(False, False, {})
+
+
+def test_a_systemd_that_does_not_answer_is_waited_for_so_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(systemd, "SYSTEMCTL_S", 0.02)
+    monkeypatch.setattr(systemd, "SHOW_S", 0.02)
+    services = saying(tmp_path, "exec sleep 1000")
+    with pytest.raises(HostFault, match=r"/systemctl stop x\.service: not done within 0 s$"):
+        services.stop("x.service")
+    with pytest.raises(HostFault, match=r"/systemctl .*show -p ControlGroup --value -- x\.service: no answer within 0 s$"):
+        control_group("x.service", (str(tmp_path / "systemctl"),))
+
+
+def test_why_the_group_of_a_unit_is_not_told_is_said_in_systemds_words(tmp_path: Path) -> None:
+    command = (str(tmp_path / "systemctl"),)
+    saying(tmp_path, "echo Failed to connect to bus >&2; exit 1")
+    with pytest.raises(HostFault, match=r"-- x\.service: Failed to connect to bus$"):
+        control_group("x.service", command)
+    saying(tmp_path, "exit 4")
+    with pytest.raises(HostFault, match=r"-- x\.service: exit code 4$"):
+        control_group("x.service", command)
+
+
+def test_a_drop_in_that_cannot_be_read_written_or_removed_is_named_and_systemd_reads_nothing(tmp_path: Path) -> None:
+    services, log = systemctl(tmp_path)
+    (tmp_path / "units" / "one.service.d" / "x.conf" / "below").mkdir(parents=True)
+    (tmp_path / "units" / "two.service.d").write_text("a file where the folder should be")
+    deeds: list[tuple[Callable[[], object], str]] = [
+        (lambda: services.drop_in("one.service", "x.conf"), "one.service.d/x.conf: Is a directory"),
+        (lambda: services.remove_drop_in("one.service", "x.conf"), "one.service.d/x.conf: Is a directory"),
+        (lambda: services.write_drop_in("one.service", "x.conf", ""), "one.service.d/x.conf: Is a directory"),
+        (lambda: services.drop_in("two.service", "x.conf"), "two.service.d/x.conf: Not a directory"),
+        (lambda: services.write_drop_in("two.service", "x.conf", ""), "two.service.d/x.conf: File exists"),
+    ]
+    for deed, path in deeds:
+        with pytest.raises(HostFault, match=f"{path}$"):
+            deed()
+    assert not log.exists()
 
 
 def test_a_file_that_is_replaced_keeps_its_mode_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
