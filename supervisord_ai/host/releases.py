@@ -305,6 +305,8 @@ def _run(command: list[str], otherwise: str) -> str:
         )
     except subprocess.TimeoutExpired as exc:
         raise HostFault(f"{otherwise}: not done within {BUILD_S:.0f} s") from exc
+    except OSError as exc:
+        raise HostFault(f"{otherwise}: {command[0]}: {exc.strerror}") from exc
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()
         raise HostFault(f"{otherwise}: {'; '.join(line.removeprefix('ERROR: ') for line in said[-3:])}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
 import subprocess
 import sys
+from importlib import metadata
+from importlib.machinery import ModuleSpec
 from importlib.util import cache_from_source
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import pytest
 
 from supervisord_ai import __version__
 from supervisord_ai.errors import HostFault
+from supervisord_ai.host import releases as host_releases
 from supervisord_ai.host.releases import COMMAND, Release, Releases
 
 ROOT = Path(__file__).parents[2]
@@ -129,6 +133,101 @@ def test_old_releases_go_and_those_in_use_stay(tmp_path: Path) -> None:
     releases.switch(all_of_them[1])
     releases.prune()
     assert sorted(path.name for path in (tmp_path / "releases").iterdir()) == ["1.0-x", "1.1-x", "1.3-x", "1.4-x", "1.5-x"]
+
+
+# --- what is in the way --------------------------------------------------------------------------------------------------
+
+
+def test_a_prefix_that_cannot_be_written_is_named_and_what_is_current_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    releases = Releases(tmp_path)
+    old, new = made(releases, tmp_path, "1.0-a"), made(releases, tmp_path, "1.1-b")
+    releases.switch(old)
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "symlink", refused)
+    with pytest.raises(HostFault, match=rf"^{tmp_path}: Read-only file system$"):
+        releases.switch(new)
+    with pytest.raises(HostFault, match=rf"^{tmp_path}: Read-only file system$"):
+        releases.put_back(new, old)
+    monkeypatch.setattr(shutil, "rmtree", refused)
+    with pytest.raises(HostFault, match=rf"^{tmp_path}: Read-only file system$"):
+        releases.remove()
+    assert (releases.current(), releases.previous()) == (old, None)
+    Releases(tmp_path / "nowhere").remove()  # there is nothing to remove
+
+
+def test_a_file_where_the_releases_should_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "releases").touch()
+    with pytest.raises(HostFault, match=rf"^{tmp_path / 'releases'}: File exists$"):
+        Releases(tmp_path).from_running({})
+
+
+def test_a_release_that_may_not_be_executed_or_does_not_end_is_a_fault_and_not_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    releases = Releases(tmp_path)
+    release = made(releases, tmp_path, "1.0-a")
+    (release.path / "bin" / "python").write_text("#!/bin/sh\nexec sleep 1000\n")
+    monkeypatch.setattr(host_releases, "BUILD_S", 0.05)
+    with pytest.raises(HostFault, match=r"^it says: not done within 0 s$"):
+        releases.ask(release, "check-state")
+    (release.path / "bin" / "ai-supervisor").chmod(0o644)  # or a disk that was mounted noexec
+    with pytest.raises(HostFault, match=rf"^it says: {release.command}: Permission denied$"):
+        releases.ask(release, "check-state")
+
+
+def test_a_file_that_two_packages_bring_is_linked_once_and_a_disk_without_links_gets_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = tmp_path / "one.py", tmp_path / "two.py"
+    source.write_text("x = 1\n")
+    os.utime(source, (1_000_000_000, 1_000_000_000))
+    for _ in range(2):
+        host_releases._copy(str(source), str(target), link=True)
+        assert target.samefile(source)
+
+    def link(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    target.unlink()
+    monkeypatch.setattr(os, "link", link)
+    host_releases._copy(str(source), str(target), link=True)
+    assert not target.samefile(source)
+    assert target.read_text() == "x = 1\n"
+    assert target.stat().st_mtime == 1_000_000_000  # Python knows by it that what it has compiled is of this file
+
+
+def test_pip_is_the_releases_own_or_the_one_that_python_brings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = tmp_path / "site-packages"
+    (site / "pip").mkdir(parents=True)
+    assert host_releases._pip(site) == ["-m", "pip"]
+    bundled = tmp_path / "ensurepip" / "_bundled"
+    bundled.mkdir(parents=True)
+    spec = ModuleSpec("ensurepip", None, origin=str(tmp_path / "ensurepip" / "__init__.py"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
+    really = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda path, pattern: really(path, pattern) if path.is_relative_to(tmp_path) else iter(()))
+    (site / "pip").rmdir()
+    with pytest.raises(HostFault, match=r"^pip is missing: apt-get install -y python3-venv$"):
+        host_releases._pip(site)
+    (bundled / "pip-99.1-py3-none-any.whl").touch()
+    assert host_releases._pip(site) == [f"{bundled}/pip-99.1-py3-none-any.whl/pip"]
+
+
+def test_a_checkout_that_was_never_installed_takes_everything_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {found.name for found in metadata.distributions()}
+
+    def unknown(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", unknown)
+    taken = {found.name for found in host_releases._dependencies()}
+    assert {"trio", "httpx", "msgspec"} <= taken
+    assert installed - taken <= {"supervisord-ai", "supervisord_ai"}
 
 
 @pytest.mark.slow
