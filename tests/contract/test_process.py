@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import pwd
 import resource
+import shutil
+import socket
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +18,9 @@ import trio
 
 from supervisord_ai.core.verdict import ExitStatus
 from supervisord_ai.errors import SpawnFailed
+from supervisord_ai.host import process as host_process
 from supervisord_ai.host import procfs
-from supervisord_ai.host.process import Launch, ProcessDoor, Processes, ProcessHandle, account, allow_open_files
+from supervisord_ai.host.process import Account, Launch, ProcessDoor, Processes, ProcessHandle, account, allow_open_files
 from supervisord_ai.host.signals import KILL, TERM
 from tests.eventually import until
 from tests.fakes.process import FakeProcesses, Program
@@ -296,3 +302,118 @@ async def test_open_files_are_allowed_to_us_and_not_to_our_children(tmp_path: Pa
         assert int((tmp_path / "out").read_text()) == before[0]  # what this process was started with
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+# --- what goes wrong -----------------------------------------------------------------------------------------------------
+
+
+def no_descriptors(*_: object, **__: object) -> int:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def forked(script: str, *, is_stray: bool) -> int:
+    """Return a child of this process that no `Processes` has started; a stray has a session of its own."""
+    return os.posix_spawn("/bin/sh", ["sh", "-c", script], {}, setsid=is_stray)
+
+
+def taken(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+async def test_without_descriptors_nothing_is_started_and_nobody_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    processes = Processes()
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(socket, "socketpair", no_descriptors)
+    with pytest.raises(SpawnFailed, match=r"failed:cage: socketpair: Too many open files"):
+        await processes.spawn(Launch(REAL["sleeps"], ENV))
+    monkeypatch.undo()
+    started: list[int] = []
+
+    def pidfd_open(pid: int) -> int:
+        started.append(pid)
+        return no_descriptors()
+
+    monkeypatch.setattr(os, "pidfd_open", pidfd_open)
+    with pytest.raises(SpawnFailed, match=r"failed:cage: pidfd_open: Too many open files"):
+        await processes.spawn(Launch(REAL["sleeps"], ENV))
+    (pid,) = started
+    assert procfs.stat(pid) is None  # it was held by the shim, which ended, and was reaped
+    assert processes.statistics() == 0
+    assert os.listdir("/proc/self/fd") == before
+
+
+async def test_a_status_that_somebody_else_took_is_unknown_and_never_0(caplog: pytest.LogCaptureFixture) -> None:
+    handle = await Processes().spawn(Launch(REAL["exits-7"], ENV))
+    await until(lambda: is_zombie(handle.pid), what="its end")
+    taken(handle.pid)  # by a library that waits for any child
+    assert await ended(handle) == ExitStatus()
+    assert caplog.messages == [f"the status of child {handle.pid} was taken by somebody else"]
+
+
+async def test_strays_are_left_alone_while_a_child_is_being_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the fork and our list a child of ours cannot be told from a stray."""
+    processes = Processes()
+    stray = forked("exit 5", is_stray=True)
+    await until(lambda: is_zombie(stray), what="its end")
+    seen: list[int] = []
+    really = host_process._popen
+
+    def popen(launch: Launch, argv: list[str], fd: int) -> subprocess.Popen[bytes]:
+        trio.from_thread.run_sync(lambda: seen.append(processes.reap_strays()))
+        return really(launch, argv, fd)
+
+    monkeypatch.setattr(host_process, "_popen", popen)
+    handle = await processes.spawn(Launch(REAL["exits-7"], ENV), hold=True)
+    assert seen == [0]
+    assert is_zombie(stray)
+    handle.go()
+    assert await ended(handle) == ExitStatus(code=7)
+    await until(lambda: processes.reap_strays() or procfs.stat(stray) is None, what="its turn")
+    assert procfs.stat(stray) is None
+
+
+async def test_a_child_in_our_own_session_is_left_to_the_part_of_us_that_waits_for_it() -> None:
+    mine = forked("exit 5", is_stray=False)
+    await until(lambda: is_zombie(mine), what="its end")
+    assert Processes().reap_strays() == 0
+    assert taken(mine) == 5
+
+
+async def test_what_is_needed_to_start_an_agent_as_somebody_else_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    somebody = Account("somebody", 4711, 4711, "/home/somebody")
+    with pytest.raises(SpawnFailed, match="only root can start an agent as somebody; this supervisor is uid 1000"):
+        await Processes().spawn(Launch(REAL["sleeps"], ENV, account=somebody))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(SpawnFailed, match=r"setpriv is missing \(apt install util-linux\)"):
+        await Processes().spawn(Launch(REAL["sleeps"], ENV, account=somebody))
+
+
+def test_a_container_whose_user_has_no_name_runs_its_agents_as_that_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert account(None) == Account(str(os.geteuid()), os.geteuid(), os.getegid(), "/")
+    with pytest.raises(SpawnFailed, match="there is no user 65533 on this machine"):
+        account("65533")
+
+
+def test_of_a_file_that_ends_while_it_is_read_nothing_is_known(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    assert procfs.read_raw(str(tmp_path)) is None  # EISDIR stands for ESRCH: opened it was
+    assert procfs.read_raw("/proc/99999999/stat") is None
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is told the status of a zombie that is not ours")
+def test_one_that_runs_has_no_wait_status_and_one_that_was_not_reaped_has() -> None:
+    assert procfs.zombie(os.getpid()) is None
+    pid = forked("exit 5", is_stray=False)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    found = procfs.zombie(pid)
+    assert found is not None
+    assert os.waitstatus_to_exitcode(found.wait_status) == 5
+    assert taken(pid) == 5
+    assert procfs.zombie(pid) is None
