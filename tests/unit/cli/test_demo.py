@@ -8,11 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from supervisord_ai.cli.demo.story import AGENTS, CRASHER, HOG, QUESTIONS, STUBBORN, Kind, Role, plan_of, story
 from supervisord_ai.cli.demo.table import Outcome, Seen, outcome, page, spread
+from supervisord_ai.cli.demo.view import LineView, LiveView, find_view, live_page
+from supervisord_ai.control.report import Moment, Usage, status
+from supervisord_ai.core.agent_state import AgentState
+from supervisord_ai.core.memory_plan import MemoryPolicy
 from supervisord_ai.engine.ledger import LedgerSummary
+from tests.fakes.owner_views import agent_view, backend_view, fleet_view, gateway_view, identity_view
 
 ASKED = [(part, question) for part in story("m") for question in part.questions]
 
@@ -126,3 +132,86 @@ def test_a_question_without_an_answer_is_lost_and_one_with_two_is_twice() -> Non
 def test_spread_is_by_nearest_rank() -> None:
     assert spread([]) == spread([0.0])
     assert (spread(range(1, 101)).p50_s, spread(range(1, 101)).p95_s) == (51, 96)
+
+
+# --- what is seen while it runs ---------------------------------------------------------------------------------------------
+
+
+def status_of(**changes: Any) -> Any:
+    parts: dict[str, Any] = {
+        "version": "0.1.0",
+        "pid": 4711,
+        "started_wall": 0.0,
+        "now_wall": 60.0,
+        "fleet": fleet_view(agent_view(), agent_view("opus-02"), agent_view("sonnet-01", state=AgentState.BACKOFF)),
+        "gateway": gateway_view(),
+        "identity": identity_view(),
+        "memory": MemoryPolicy(),
+        "usage": Usage(45_000_000, 12.34),
+        **changes,
+    }
+    return msgspec.to_builtins(status(Moment(**parts)))
+
+
+def test_the_page_shows_how_far_it_is_who_is_served_and_who_waits() -> None:
+    again = replace(backend_view().running[0], attempt=2)
+    told = status_of(gateway=gateway_view(backend_view(running=(again,))))
+    text = live_page(75.0, 131, 30, told, [f"deed {n}" for n in range(8)]).text()
+    assert text.splitlines() == [
+        "131 agents, one socket, two slots, one small model   75 s",
+        "█" * 20 + "░" * 20 + " 131 of 262 answered, 30 from the cache",
+        "",
+        "slots     1 of 2 busy",
+        "  opus-01     /api/chat             priority 3  12 s, attempt 2",
+        "waiting   7: 5 of priority 3, 2 of priority 5",
+        "opus      2 running",
+        "sonnet    1 backoff",
+        "memory    daemon 45 MB, agents 36 MB",
+        "",
+        *(f"deed {n}" for n in range(2, 8)),
+    ]
+
+
+def test_while_the_daemon_is_killed_the_page_says_so_and_so_does_the_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "no daemon just now" in live_page(1.0, 3, 0, None, []).text()
+    monkeypatch.setattr("time.monotonic", lambda: 100.0)
+    with LineView() as view:
+        view.show(3, 0, None)
+    assert capsys.readouterr().out == "   0.0 s    3 of 262 answered, 0 from the cache   no daemon just now\n"
+
+
+def test_into_a_pipe_go_deeds_at_once_and_the_state_every_two_seconds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    view = find_view()
+    assert isinstance(view, LineView)
+    view.show(1, 0, status_of())
+    for now[0] in (101.0, 101.5):
+        view.show(2, 0, status_of())
+    view.tell("kill -9 to the daemon")
+    now[0] = 102.5
+    view.show(3, 1, status_of())
+    assert capsys.readouterr().out.splitlines() == [
+        "   0.0 s    1 of 262 answered, 0 from the cache   1 running, 7 waiting; agents: 2 running, 1 backoff",
+        "   1.5 s  kill -9 to the daemon",
+        "   2.5 s    3 of 262 answered, 1 from the cache   1 running, 7 waiting; agents: 2 running, 1 backoff",
+    ]
+
+
+def test_on_a_terminal_one_screen_is_drawn_again_in_place_and_the_deeds_stay_when_it_is_over(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    with find_view() as view:
+        assert isinstance(view, LiveView)
+        view.tell("the daemon serves")
+        view.show(131, 30, status_of())
+    said = capsys.readouterr().out
+    assert "131 of 262 answered, 30 from the cache" in said
+    assert said.splitlines()[-1].endswith("  the daemon serves")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -15,7 +16,13 @@ from supervisord_ai.control.chronicle import Occurrence
 from supervisord_ai.control.report import Moment, Usage, status
 from supervisord_ai.core.agent_state import AgentState
 from supervisord_ai.core.downtime import Downtime
+from supervisord_ai.core.effects import Level
 from supervisord_ai.core.memory_plan import MemoryPolicy
+from supervisord_ai.core.policies import LevelsPolicy
+from supervisord_ai.core.samples import Gpu, Load, Machine, Sample
+from supervisord_ai.health.ladder import Ladder
+from supervisord_ai.health.view import AlertView, HealthView
+from tests.fakes.clock import StillClock
 from tests.fakes.owner_views import agent_view, backend_view, fleet_view, gateway_view, identity_view
 
 
@@ -177,3 +184,34 @@ def test_what_is_given_up_while_memory_is_short_is_told_and_who_was_stopped() ->
     page["memory"]["relief"]["step"], page["memory"]["shed"] = "nothing", []
     assert "relief" not in screen(page).text()
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_what_presses_the_machine_and_which_alert_fires_is_said_above_all_else() -> None:
+    gpus = (Gpu("RTX 3050", 4_000_000_000, 3_000_000_000, 0.4), Gpu("old card", 2_000_000_000, None, None))
+    pressed = Machine(cores=8, runnable=3, total_bytes=48_000_000_000, available_bytes=1_200_000_000, gpus=gpus)
+    sample = Sample(0.0, 0.0, pressed, Load())
+    ladder = Ladder(LevelsPolicy(), reserve_bytes=2_000_000_000, tell=lambda _event: None, clock=StillClock())
+    for _ in range(30):
+        ladder.take(sample)
+    alerts = (AlertView("slow", "firing", 75.0, "queue.oldest_s > 60", 30.0, {}, False, "look at the queue", "", False, ""),)
+    quiet = replace(alerts[0], name="calm", state="quiet")
+    text = screen(
+        told(health=HealthView(sample, replace(ladder.statistics(), level=Level.MAJOR), alerts=(*alerts, quiet)))
+    ).text()
+    first, second, *rest = text.splitlines()
+    assert "level 2 major" in first
+    assert second.startswith("  level 2: ")
+    assert "alert      slow for 75 s: queue.oldest_s > 60   look at the queue" in rest
+    assert "calm" not in text
+    assert "machine    1,200 MB available of 48,000 MB" in rest
+    assert "gpu        RTX 3050   3,000 MB of 4,000 MB VRAM   75%" in rest
+    assert "gpu        old card   - of 2,000 MB VRAM" in rest
+
+
+def test_what_was_done_to_an_engine_is_said_with_it() -> None:
+    engine = backend_view(way="found at 127.0.0.1:11434", loading="llama3.2:3b", restarted=2, healed=1)
+    text = screen(told(gateway=gateway_view(engine))).text()
+    assert "  found at 127.0.0.1:11434\n" in text
+    assert "  loading llama3.2:3b\n" in text
+    assert "  it hung and was restarted: 2 times\n" in text
+    assert "  it lost slots, and a model was reloaded to have them back: 1 times\n" in text
