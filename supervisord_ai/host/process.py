@@ -112,6 +112,13 @@ class _Child:
     def signal(self, signum: int) -> bool:
         return self._status is None and send(self._pidfd, signum, self.pid)
 
+    def abandon(self) -> None:
+        """Be a stray from now on, whom `reap_strays` takes once it ends: a child that nobody waits for holds up the others."""
+        self._status = ExitStatus()
+        self._popen.returncode = 0
+        self._owner._forget(self.pid)
+        self.close()
+
     def close(self) -> None:
         assert self._status is not None, "close() comes after wait()"
         if self._pidfd >= 0:
@@ -164,6 +171,7 @@ class Processes:
                 child.close()
             if scope.cancelled_caught:
                 logger.error("shim %d does not end when killed", child.pid)
+                child.abandon()
             raise
         if not hold:
             child.go()

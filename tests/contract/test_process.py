@@ -372,6 +372,30 @@ async def test_strays_are_left_alone_while_a_child_is_being_started(monkeypatch:
     assert procfs.stat(stray) is None
 
 
+async def test_a_shim_in_a_frozen_group_holds_up_nobody_and_is_reaped_when_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(host_process, "CAGE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(host_process, "KILL_SHIM_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(host_process, "send", lambda *_: True)  # frozen, it does not act on it
+    before = os.listdir("/proc/self/fd")
+    frozen = tmp_path / "cgroup.procs"
+    os.mkfifo(frozen)  # who writes waits for one who reads
+    processes = Processes()
+    with pytest.raises(SpawnFailed, match="did not answer, before the agent was in its cage"):
+        await processes.spawn(Launch(REAL["sleeps"], ENV, join_files=(str(frozen),)))
+    (said,) = caplog.messages
+    assert said.endswith("does not end when killed")
+    shim = int(said.split()[1])
+    assert not is_zombie(shim)
+    assert (processes.statistics(), os.listdir("/proc/self/fd")) == (0, before)
+    os.kill(shim, KILL)  # thawed
+    await until(lambda: is_zombie(shim), what="its end")
+    later = forked("exit 5", is_stray=True)
+    await until(lambda: is_zombie(later), what="the end of one that comes after it")
+    assert processes.reap_strays() == 2
+
+
 async def test_a_child_in_our_own_session_is_left_to_the_part_of_us_that_waits_for_it() -> None:
     mine = forked("exit 5", is_stray=False)
     await until(lambda: is_zombie(mine), what="its end")
