@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -10,7 +11,15 @@ import pytest
 
 from supervisord_ai.core.samples import Psi
 from supervisord_ai.host.gpu import NvmlGpus
-from supervisord_ai.host.machine import FleetState, MachineDoor, Pressures, RealMachine, free_bytes, windows_drive
+from supervisord_ai.host.machine import (
+    LOOK_FOR_ENGINES_EVERY_S,
+    FleetState,
+    MachineDoor,
+    Pressures,
+    RealMachine,
+    free_bytes,
+    windows_drive,
+)
 from tests.fakes.machine import FakeMachine
 from tests.fakes.nvml import FakeNvml
 
@@ -127,6 +136,24 @@ def test_threads_of_an_engine_are_not_counted_as_waiting(tmp_path: Path) -> None
     assert with_ours is not None
     assert with_ours.runnable == cores + 20 - 6
     assert (alone.busy_s, alone.total_s) == (1.5, 10.0)
+
+
+def test_an_engine_is_looked_for_now_and_then_and_one_that_ended_since_has_no_threads(tmp_path: Path) -> None:
+    cores = os.cpu_count() or 1
+    files = {"stat": "cpu  100 0 50 800 50 0 0 0 0 0\n", "loadavg": f"9.0 9.0 9.0 {cores + 21}/400 99\n"}
+    proc = made(tmp_path, **files, **process(50, "ollama", "RRR"))
+    machine = RealMachine(proc=proc, engine_pids=lambda: [60])  # ours, which ended this instant
+    seen = []
+    for now in (0.0, LOOK_FOR_ENGINES_EVERY_S - 1, LOOK_FOR_ENGINES_EVERY_S):
+        found = machine.processor(now)
+        assert found is not None
+        seen.append(found.runnable - cores - 20)
+        made(tmp_path, **process(70, "ollama", "RR"))  # another one, which is seen at the next look
+    assert seen == [-3, -3, -5]
+    shutil.rmtree(tmp_path / "50")
+    ended = machine.processor(LOOK_FOR_ENGINES_EVERY_S + 1)
+    assert ended is not None
+    assert ended.runnable == cores + 20 - 2
 
 
 def test_the_cgroup_of_the_fleet_is_read_whole(tmp_path: Path) -> None:

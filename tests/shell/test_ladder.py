@@ -13,11 +13,12 @@ from supervisord_ai.clock import VirtualClock
 from supervisord_ai.core.effects import Level
 from supervisord_ai.core.events import LevelChanged
 from supervisord_ai.core.policies import LevelsPolicy
-from supervisord_ai.core.samples import Gpu, Load
+from supervisord_ai.core.samples import Gpu, Load, Sample
 from supervisord_ai.duty import every
 from supervisord_ai.health.ladder import Ladder
 from supervisord_ai.health.sampler import EVERY_S, Sampler
 from supervisord_ai.host.machine import ProcessorState
+from supervisord_ai.host.rehearsed import PLENTY_BYTES, RehearsedMachine
 from supervisord_ai.store.disk import inline
 from tests.fakes.machine import GB, FakeMachine, roomy
 
@@ -123,3 +124,25 @@ async def test_sensors_that_say_nonsense_change_no_level(autojump_clock: Clock) 
 async def test_a_ladder_that_has_seen_nothing_shows_so(autojump_clock: Clock) -> None:
     view = House().ladder.statistics()
     assert (view.level, view.components, view.down_in_s) == (Level.NORMAL, (), None)
+
+
+async def test_in_a_rehearsal_nothing_of_a_machine_decides_the_level(autojump_clock: Clock) -> None:
+    """Neither this machine's memory, processors and cards nor the lack of them: only what is rehearsed."""
+    clock, told, samples = VirtualClock(), list[LevelChanged](), list[Sample]()
+    ladder = Ladder(LevelsPolicy(), reserve_bytes=128 * GB, tell=told.append, clock=clock)
+    load = Load(queued=5, running=2, slots=2)
+
+    def take(sample: Sample) -> None:
+        samples.append(sample)
+        ladder.take(sample)
+
+    sampler = Sampler(RehearsedMachine(), load=lambda: load, tell=take, clock=clock, run_sync=inline)
+    with trio.move_on_after(600):
+        await every(EVERY_S, "sampling", sampler.sample)
+    assert told == []
+    machine = samples[-1].machine
+    assert (machine.busy, machine.available_bytes, machine.gpus) == (0.0, PLENTY_BYTES, None)
+    load = replace(load, queued=100_000, oldest_s=100_000.0, wait_s=100_000.0, wait_share=100.0)
+    with trio.move_on_after(600):
+        await every(EVERY_S, "sampling", sampler.sample)
+    assert told[0].after > Level.NORMAL  # a load that is rehearsed does
