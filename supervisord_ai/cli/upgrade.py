@@ -283,6 +283,7 @@ class Upgrade:
         folder = self._state / "upgrade"
         try:
             shutil.rmtree(folder, ignore_errors=True)
+            self._state.mkdir(mode=0o700, parents=True, exist_ok=True)  # it was installed and has not run yet
             folder.mkdir(mode=0o700)
             copies.copy(journal, folder / copies.JOURNAL_FILE)
             self._releases.ask(release, "check-state", str(folder), "--config", self._config)

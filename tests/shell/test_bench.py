@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+import socket
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,9 +17,10 @@ import trio
 from supervisord_ai.cli import bench
 from supervisord_ai.cli.exits import Exit
 from supervisord_ai.cli.main import main
+from supervisord_ai.clock import SystemClock
 from supervisord_ai.core.policies import BackendSpec
 from supervisord_ai.core.slot_advice import SlotAdvice, Speed
-from supervisord_ai.errors import Denied, UsageError
+from supervisord_ai.errors import Denied, UpstreamCut, UsageError
 from supervisord_ai.ollama.client import OllamaClient
 from tests.fakes.ollama_double import Ask, Double, DoubleOptions, ModelSpec, Script, embedding_model, running
 from tests.fakes.owner_views import gateway_view
@@ -206,3 +210,83 @@ def test_numbers_that_are_none_are_refused(capsys: Caps) -> None:
         assert "is not a list of numbers from 1 to 64, such as 1,2,4" in capsys.readouterr().err
 
 
+# --- as typed ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ollama() -> Iterator[str]:
+    """An Ollama on the loopback, which answers at once; its URL."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    up = threading.Event()
+    ends: list[Callable[[], None]] = []
+
+    async def serve() -> None:
+        token = trio.lowlevel.current_trio_token()
+        async with trio.open_nursery() as nursery:
+            double = Double([ModelSpec(MODEL)], DoubleOptions(load_s=0.0), clock=SystemClock())
+            await nursery.start(double.run)
+            nursery.start_soon(double.serve_on, listener)
+            ends.append(lambda: token.run_sync_soon(nursery.cancel_scope.cancel))
+            up.set()
+
+    thread = threading.Thread(target=trio.run, args=(serve,))
+    thread.start()
+    assert up.wait(10)
+    try:
+        yield "http://127.0.0.1:{}".format(*listener.getsockname()[1:])
+    finally:
+        ends[0]()
+        thread.join(10)
+        listener.close()
+
+
+@pytest.fixture
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine on which no daemon runs and no config is but the one that a test writes; returns its path."""
+    monkeypatch.setenv("AI_SUPERVISOR_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("AI_SUPERVISOR_CONFIG", f"{tmp_path}/config.toml")
+    monkeypatch.delenv("OLLAMA_HOST", raising=False)
+    return tmp_path / "config.toml"
+
+
+def test_as_typed_an_ollama_is_measured_and_programs_get_every_figure(ollama: str, at_home: Path, capsys: Caps) -> None:
+    words = ["bench", "--ollama", ollama, "--at-once", "1,2", "--tokens", "3", MODEL]
+    assert main([*words, "--json"]) == Exit.GOOD
+    told = json.loads(capsys.readouterr().out)
+    assert (told["ollama"], told["tokens"], [one["model"] for one in told["models"]]) == (ollama, 3, [MODEL])
+    assert [one["at_once"] for one in told["models"][0]["speeds"]] == [1, 2]
+    assert main(words) == Exit.GOOD
+    assert ollama in capsys.readouterr().out
+
+
+def test_without_a_word_the_ollama_of_the_config_is_measured_with_its_own_context(
+    ollama: str, at_home: Path, capsys: Caps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_home.write_text(f'[[ollama]]\nurl = "{ollama}"\n[models]\nnum_ctx = 2048\n[models."{MODEL}"]\nnum_ctx = 8192\n')
+    contexts: list[int] = []
+
+    async def measure(client: OllamaClient, models: tuple[str, ...], plan: bench.Plan) -> list[bench.Measured]:
+        await trio.lowlevel.checkpoint()
+        contexts.extend(plan.num_ctx_of(name) for name in (MODEL, "another"))
+        return []
+
+    monkeypatch.setattr(bench, "measure_all", measure)
+    assert main(["bench", "--json"]) == Exit.GOOD
+    assert json.loads(capsys.readouterr().out)["ollama"] == ollama
+    assert contexts == [8192, 2048]
+
+
+def test_a_config_that_is_named_must_be_there(at_home: Path, capsys: Caps) -> None:
+    assert "there is no" in err(capsys, "bench", "--config", f"{at_home}.other", code=Exit.USAGE)
+
+
+def test_an_ollama_that_ends_an_answer_is_one_line(
+    ollama: str, at_home: Path, capsys: Caps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def measure(client: OllamaClient, models: tuple[str, ...], plan: bench.Plan) -> list[bench.Measured]:
+        await trio.lowlevel.checkpoint()
+        raise UpstreamCut(7)
+
+    monkeypatch.setattr(bench, "measure_all", measure)
+    assert main(["bench", "--ollama", ollama]) == Exit.REFUSED
+    assert capsys.readouterr().err.splitlines()[-1] == f"ai-supervisor: {ollama}: upstream cut after 7 bytes"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -9,13 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from supervisord_ai.cli import upgrade as command
 from supervisord_ai.cli.exits import Exit
 from supervisord_ai.cli.main import main
 from supervisord_ai.cli.upgrade import Upgrade, Wanted, wanted
 from supervisord_ai.core.places import Surroundings
 from supervisord_ai.core.units import HOLDER, SERVICE, SOCKETS
 from supervisord_ai.errors import HostFault, UsageError
+from tests.fakes.owner_views import agent_view, fleet_view
 from tests.fakes.units import FakeReleases, FakeUnits
+from tests.shell.test_cli import Daemon as Running
+from tests.shell.test_install import Machine
 
 AGENTS = {"a": 100, "b": 101}
 
@@ -330,3 +335,112 @@ def test_who_may_not_is_told(capsys: pytest.CaptureFixture[str], monkeypatch: py
     assert "only root may upgrade a system's service: sudo " in said
     assert "ai-supervisor upgrade, or for yourself alone: --user" in said
     assert main(["upgrade", "1.1", "--rollback"]) == Exit.USAGE
+
+
+# --- what can go wrong around it --------------------------------------------------------------------------------------------
+
+
+def test_what_was_never_installed_has_nothing_to_go_back_to(world: World) -> None:
+    world.releases.linked.clear()
+    with pytest.raises(UsageError, match="it was not installed as a service: ai-supervisor install does that"):
+        world.upgrade().to("1.1")
+    assert world.releases.asked == []
+
+
+def test_one_that_was_installed_and_has_not_run_yet_can_be_upgraded(world: World) -> None:
+    world.units.active.clear()
+    world.state.rmdir()
+    world.upgrade().to("1.1")
+    assert world.current() == "1.1-bbb"
+    assert world.state.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_state_folder_that_cannot_be_written_leaves_the_old_release(world: World) -> None:
+    world.state.rmdir()
+    world.state.write_text("a file")
+    with pytest.raises(HostFault, match=r"state/upgrade: (File exists|Not a directory); 1\.0-aaa stays"):
+        world.upgrade().to("1.1")
+
+
+def test_another_version_that_answers_is_taken_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world, "version", lambda: "1.0")
+    with pytest.raises(HostFault, match=r"1\.1-bbb: version 1\.0 answers instead; 1\.0-aaa runs again"):
+        world.upgrade().to("1.1")
+
+
+@pytest.mark.parametrize("said", ["", "{}", "not JSON"])
+def test_a_release_that_does_not_say_what_units_it_wants_is_not_installed(
+    world: World, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    monkeypatch.setattr(world.releases, "ask", lambda *_: said)
+    with pytest.raises(HostFault, match="it does not say what units it wants"):
+        world.upgrade().to("1.1")
+    assert world.current() == "1.0-aaa"
+
+
+def test_units_that_cannot_be_written_are_all_put_back(with_units: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, data: bytes, mode: int | None = None) -> None:
+        if b"more" in data:
+            raise OSError(28, "No space left on device")
+        path.write_bytes(data)
+
+    monkeypatch.setattr(command, "replace_file", refuse)
+    with pytest.raises(HostFault, match="cannot be written: No space left on device"):
+        with_units.upgrade().to("1.1")
+    assert with_units.current() == "1.0-aaa"
+    assert {path.name: path.read_text() for path in with_units.units.folder.iterdir()} == OLD_UNITS
+
+
+# --- this machine, and as typed ---------------------------------------------------------------------------------------------
+
+
+def test_what_runs_is_asked_of_the_daemon_and_nothing_is_known_while_none_answers(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    running = Running(tmp_path / "run")
+    running.fleet = fleet_view(agent_view("one", pid=4711), agent_view("two", pid=None))
+    daemon = command.Daemon(f"{tmp_path}/run/control.sock")
+    try:
+        assert (daemon.agents(), daemon.version()) == ({"one": 4711}, "9.9.9")
+    finally:
+        running.end()
+    assert (daemon.agents(), daemon.version()) == (None, None)
+    assert daemon.is_alive(os.getpid())
+    assert not daemon.is_alive(2**22 + 1)  # more than there can be
+
+
+def test_what_does_not_come_up_is_waited_for_no_longer_than_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    daemon = command.Daemon("/nowhere/control.sock")
+    assert not daemon.wait(lambda: False, 5.0)
+    assert now[0] == pytest.approx(105.0, abs=2 * command.PAUSE_S)
+    assert daemon.wait(lambda: now[0] > 107.0, 5.0)
+
+
+def test_as_typed_it_goes_there_and_back(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine = Machine(tmp_path / "machine")
+    machine.write()
+    monkeypatch.setattr(command, "ground_of", lambda _: machine.ground(units=world.units))
+    monkeypatch.setattr(command, "Releases", lambda _: world.releases)
+    monkeypatch.setattr(command, "Daemon", lambda _: world)
+    assert main(["upgrade", "1.1"]) == Exit.GOOD
+    assert world.current() == "1.1-bbb"
+    assert main(["upgrade", "--rollback"]) == Exit.GOOD
+    assert world.current() == "1.0-aaa"
+    assert machine.said[-1] == "1.0-aaa runs, with the same 2 agents"
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("1.1", "--rollback"), "--rollback goes to the release of before: leave the other away"),
+        (("1.1", "--old-journal"), "--old-journal goes with --rollback"),
+    ],
+)
+def test_what_cannot_be_meant_together_is_said(words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["upgrade", *words]) == Exit.USAGE
+    assert capsys.readouterr().err == f"ai-supervisor: {said}\n"

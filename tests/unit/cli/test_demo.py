@@ -154,15 +154,17 @@ def status_of(**changes: Any) -> Any:
 
 
 def test_the_page_shows_how_far_it_is_who_is_served_and_who_waits() -> None:
-    again = replace(backend_view().running[0], attempt=2)
-    told = status_of(gateway=gateway_view(backend_view(running=(again,))))
+    first = backend_view().running[0]
+    again = replace(first, agent="opus-02", attempt=2)
+    told = status_of(gateway=gateway_view(backend_view(running=(first, again), busy=2)))
     text = live_page(75.0, 131, 30, told, [f"deed {n}" for n in range(8)]).text()
     assert text.splitlines() == [
         "131 agents, one socket, two slots, one small model   75 s",
         "█" * 20 + "░" * 20 + " 131 of 262 answered, 30 from the cache",
         "",
-        "slots     1 of 2 busy",
-        "  opus-01     /api/chat             priority 3  12 s, attempt 2",
+        "slots     2 of 2 busy",
+        "  opus-01     /api/chat             priority 3  12 s",
+        "  opus-02     /api/chat             priority 3  12 s, attempt 2",
         "waiting   7: 5 of priority 3, 2 of priority 5",
         "opus      2 running",
         "sonnet    1 backoff",
