@@ -175,6 +175,11 @@ async def test_a_text_too_long_to_embed_is_cut_unless_that_is_forbidden(bench: B
         ("/api/chat", {"model": "x:cloud"}, 403, "ollama cloud is disabled: remote model is unavailable"),
         ("/api/chat", {"messages": say(), "options": {"seed": "x"}}, 500, 'option "seed" must be of type integer'),
         ("/api/chat", {"stream": 1}, 400, "json: cannot unmarshal number into Go struct field ChatRequest.stream of type bool"),
+        ("/api/chat", {"messages": say(), "think": True}, 400, f'"{MODEL}" does not support thinking'),
+        ("/api/chat", {"messages": say(), "tools": [{}]}, 400, f"registry.ollama.ai/library/{MODEL} does not support tools"),
+        ("/api/generate", {"suffix": "x"}, 400, f"registry.ollama.ai/library/{MODEL} does not support insert"),
+        ("/api/generate", {"template": "x"}, 400, "this engine uses the model's own template and takes no other"),
+        ("/api/chat", {"messages": say(), "logprobs": True}, 400, "this engine gives no logprobs"),
         ("/api/pull", {}, 501, "this engine has one built-in model: it cannot pull, create, copy or delete any"),
     ],
 )
@@ -188,6 +193,80 @@ async def test_refusals_are_in_ollamas_words(  # noqa: PLR0917 - pytest passes t
 async def test_an_error_of_the_v1_face_has_its_shape(bench: Bench, autojump_clock: MockClock) -> None:
     status, body = await bench.ask("/v1/chat/completions", model="nope", messages=say())
     assert (status, json.loads(body)["error"]["type"]) == (404, "not_found_error")
+
+
+@pytest.mark.parametrize(
+    ("path", "payload", "message"),
+    [
+        ("/v1/embeddings", {"input": []}, "invalid input"),
+        ("/v1/embeddings", {"input": ["a", 1]}, "invalid input"),
+        (
+            "/v1/embeddings",
+            {"input": "a", "encoding_format": "hex"},
+            "Invalid value for 'encoding_format' = hex. Supported values: ['float', 'base64'].",
+        ),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "text": "x"}]}]},
+            "invalid message format",
+        ),
+    ],
+)
+async def test_what_the_v1_face_cannot_read_is_the_callers_fault(
+    bench: Bench, autojump_clock: MockClock, path: str, payload: dict[str, Any], message: str
+) -> None:
+    status, body = await bench.ask(path, **payload)
+    assert (status, json.loads(body)["error"]["message"]) == (400, message)
+    assert bench.llama.loads == 0
+
+
+async def test_a_v1_chat_may_come_in_parts_and_may_ask_for_json(bench: Bench, autojump_clock: MockClock) -> None:
+    parts = [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]
+    asked = {"messages": [{"role": "user", "content": parts}], "response_format": {"type": "json_object"}}
+    body = await bench.json("/v1/chat/completions", **asked)
+    assert body["usage"]["prompt_tokens"] == len("user: hi\n")
+    assert bench.llama.parameters[-1]["json_schema"] == {}
+
+
+async def test_a_v1_stream_without_a_word_says_its_role_all_the_same(nursery: trio.Nursery, tmp_path: Path) -> None:
+    bench = Bench(nursery, FakeLlama(words=0), tmp_path / "ledger", slots=2)
+    _, body = await bench.ask("/v1/chat/completions", messages=say(), stream=True)
+    first, last, done, _ = body.decode().split("\n\n")
+    assert json.loads(first.removeprefix("data: "))["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert json.loads(last.removeprefix("data: "))["choices"][0]["finish_reason"] == "stop"
+    assert done == "data: [DONE]"
+
+
+async def test_an_embedding_of_nothing_loads_the_model_and_is_empty(bench: Bench, autojump_clock: MockClock) -> None:
+    assert await bench.json("/api/embeddings", prompt="") == {"embedding": []}
+    assert bench.llama.loads == 1
+
+
+async def test_its_other_pages_are_those_of_an_ollama(bench: Bench, autojump_clock: MockClock) -> None:
+    async with bench.client.open("GET", "/") as reply:
+        assert (reply.status, await whole(reply)) == (200, b"Ollama is running")
+    assert await bench.get("/api/status") == {"cloud": {"disabled": True, "source": "config"}}
+    assert (await bench.get(f"/v1/models/{MODEL}"))["id"] == MODEL
+    assert (await bench.get("/v1/models/other"))["error"]["message"] == "model 'other' not found"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "header"),
+    [
+        ("GET", "/api//tags?x=1", 307, ("Location", "/api/tags?x=1")),
+        ("GET", "/api/tags/", 301, ("Location", "/api/tags")),
+        ("GET", "/api/chat", 405, ("Allow", "POST")),
+        ("GET", "/api/nothing", 404, None),
+        ("POST", "/v1/completions", 501, None),
+    ],
+)
+async def test_what_is_asked_for_elsewhere_or_otherwise_is_told(  # noqa: PLR0917 - pytest passes them by name
+    bench: Bench, autojump_clock: MockClock, method: str, path: str, status: int, header: tuple[str, str] | None
+) -> None:
+    body = json.dumps({"model": MODEL, "prompt": "hi"}).encode() if method == "POST" else b""
+    async with bench.client.open(method, path, body=body) as reply:
+        assert reply.status == status
+        assert header is None or reply.headers.get(header[0]) == header[1]
 
 
 async def test_nobody_without_the_secret_is_answered(bench: Bench, autojump_clock: MockClock, nursery: trio.Nursery) -> None:
