@@ -387,9 +387,11 @@ async def test_a_shim_in_a_frozen_group_holds_up_nobody_and_is_reaped_when_it_en
     (said,) = caplog.messages
     assert said.endswith("does not end when killed")
     shim = int(said.split()[1])
-    assert not is_zombie(shim)
-    assert (processes.statistics(), os.listdir("/proc/self/fd")) == (0, before)
-    os.kill(shim, KILL)  # thawed
+    try:
+        assert not is_zombie(shim)
+        assert (processes.statistics(), os.listdir("/proc/self/fd")) == (0, before)
+    finally:
+        os.kill(shim, KILL)  # thawed
     await until(lambda: is_zombie(shim), what="its end")
     later = forked("exit 5", is_stray=True)
     await until(lambda: is_zombie(later), what="the end of one that comes after it")
