@@ -29,7 +29,7 @@ def _list(args: Namespace, door: Door) -> int:
         _show(screen, alert)
     if not any(alert["whom"] for alert in alerts):
         screen.line()
-        screen.line("nobody is told: say whom in the config, and test it with: ai-supervisor alerts test")
+        screen.line("nobody is told: say whom in the config, then type: ai-supervisor alerts test")
         screen.line("    [notify]")
         screen.line('    url = "https://..."        # or command = ["program", "argument"]')
     screen.show()
