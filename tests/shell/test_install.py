@@ -274,6 +274,67 @@ def test_for_one_user_alone_nothing_of_the_system_is_touched(machine: Machine) -
     assert machine.said[-1] == "to have it run while you are not logged in: loginctl enable-linger"
 
 
+def test_one_that_runs_goes_on_until_its_owner_restarts_it(machine: Machine) -> None:
+    machine.write()
+    machine.install(now=True)
+    machine.said.clear()
+    machine.install()
+    assert f"next: sudo systemctl restart {SERVICE} (its agents stay)" in machine.said
+
+
+def test_a_daemon_that_systemd_did_not_start_is_not_started_a_second_time(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.write()
+    monkeypatch.setattr("supervisord_ai.cli.install.holder_of", lambda _: 4711)
+    with pytest.raises(UsageError, match=r"a daemon runs that systemd did not start \(pid 4711\): stop it first"):
+        machine.install(now=True)
+    assert machine.units.deeds == []
+
+
+@pytest.mark.parametrize(
+    ("blocked", "words"),
+    [
+        ("etc/ai-supervisor", r"etc/ai-supervisor: (File exists|Not a directory)"),
+        ("usr/local/bin", r"usr/local/bin/ai-supervisor: (File exists|Not a directory)"),
+        ("etc/systemd", r"etc/systemd/system/.* cannot be written: (File exists|Not a directory)"),
+    ],
+)
+def test_a_file_where_a_folder_has_to_be_is_named(machine: Machine, blocked: str, words: str) -> None:
+    path = machine.root / blocked
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("")
+    with pytest.raises((HostFault, UsageError, ConfigError), match=words):
+        machine.install()
+
+
+def test_a_config_that_is_no_text_is_told_and_nothing_is_done(machine: Machine) -> None:
+    machine.config.parent.mkdir(parents=True)
+    machine.config.write_bytes(b"# caf\xe9\n")
+    with pytest.raises((ConfigError, UsageError), match="UTF-8"):
+        machine.install()
+    assert machine.units.deeds == []
+
+
+def test_uninstall_of_what_was_only_half_there_says_that_nothing_is_left(machine: Machine) -> None:
+    machine.write()
+    machine.install()
+    for path in sorted(machine.config.parent.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    machine.config.parent.rmdir()
+    uninstall(machine.ground())
+    assert machine.said[-1] == "nothing is left"
+
+
+def test_as_typed_it_is_installed_and_uninstalled(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.write()
+    monkeypatch.setattr("supervisord_ai.cli.install.ground_of", lambda _: machine.ground())
+    assert main(["install", "--now"]) == Exit.GOOD
+    assert SERVICE in machine.units.active
+    assert main(["uninstall"]) == Exit.GOOD
+    assert machine.units.enabled == set()
+
+
 def test_who_may_not_or_cannot_is_told_what_to_do(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def told(uid: int, *words: str) -> str:
         monkeypatch.setattr("supervisord_ai.cli.install.surroundings", lambda: Surroundings(uid, "/home/ada", {}))
