@@ -228,7 +228,9 @@ async def test_a_v1_chat_may_come_in_parts_and_may_ask_for_json(bench: Bench, au
     assert bench.llama.parameters[-1]["json_schema"] == {}
 
 
-async def test_a_v1_stream_without_a_word_says_its_role_all_the_same(nursery: trio.Nursery, tmp_path: Path) -> None:
+async def test_a_v1_stream_without_a_word_says_its_role_all_the_same(
+    nursery: trio.Nursery, tmp_path: Path, autojump_clock: MockClock
+) -> None:
     bench = Bench(nursery, FakeLlama(words=0), tmp_path / "ledger", slots=2)
     _, body = await bench.ask("/v1/chat/completions", messages=say(), stream=True)
     first, last, done, _ = body.decode().split("\n\n")
