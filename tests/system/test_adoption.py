@@ -231,6 +231,7 @@ def test_an_adopted_agent_comes_back_to_its_request_as_itself(caged: str, tmp_pa
     with ollama_double("--model", MODEL) as url, daemon_in(tmp_path, extra, url) as daemon:
         daemon.start("--cages", caged)
         eventually(lambda: daemon.status()["queue"]["running"] == 1, what="its request upstream")
+        eventually(lambda: journal(tmp_path, "SELECT attempt FROM requests") == [(1,)], what="its first attempt, written down")
         (row,) = journal(tmp_path, "SELECT id FROM requests")
         daemon.kill()
         daemon.start("--cages", caged)
