@@ -145,7 +145,7 @@ class Watch:
 
     @property
     def sees_who_leaves(self) -> bool:
-        """Whether a daemon is there that hears of it, and is not ending itself."""
+        """Whether a daemon is there that sees who leaves or ends, and is not ending itself."""
         life = self._world.life
         return life is not None and life.serves and self._died_at < trio.current_time()
 
@@ -240,6 +240,7 @@ class Watch:
         words = {"oom:own-cap"} if is_oom else {f"crash:{SIGNAL_NAMES[status.signal or 0]}"}
         # Of one that was taken over the kernel may keep the status from us; what its group counted is known all the same.
         words |= set() if is_oom else {"exit:unknown(adopted)"}
+        words |= set() if self.sees_who_leaves else {"lost-while-down"}
         self._ends.append((trio.current_time(), name))
         self._verdicts.append((trio.current_time() + VERDICT_S, name, frozenset(words)))
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tests.sim import plan
 from tests.sim.plan import DAY_S, Span
@@ -49,7 +50,7 @@ def live(seed: int, *, parts: int, jobs: int, out: Path | None) -> int:
     """Live through a year, so many parts at once; print each part's line and the sum. Returns 1 when a promise was broken."""
     began_at = time.monotonic()
     waiting = list(range(parts))
-    running: dict[int, subprocess.Popen[str]] = {}
+    running: dict[int, tuple[subprocess.Popen[bytes], IO[bytes]]] = {}
     done: dict[int, Mapping[str, Any]] = {}
     while waiting or running:
         while waiting and len(running) < jobs:
@@ -59,14 +60,17 @@ def live(seed: int, *, parts: int, jobs: int, out: Path | None) -> int:
                 done[part] = kept
                 continue
             command = [sys.executable, "-m", "tests.sim", str(seed), "--year", "--parts", str(parts), "--part", str(part)]
-            running[part] = subprocess.Popen([*command, "--json"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        for part, child in list(running.items()):
+            # Not a pipe: one that nobody reads before the end holds up who has a long story to tell.
+            story = tempfile.TemporaryFile()  # noqa: SIM115 - it is closed when its part is over
+            running[part] = subprocess.Popen([*command, "--json"], cwd=ROOT, stdout=story), story
+        for part, (child, said) in list(running.items()):
             if child.poll() is None:
                 continue
-            assert child.stdout is not None
-            said = child.stdout.read()
             del running[part]
-            figures = json.loads(said) if said else {"broken": f"the simulator ended with {child.returncode}", "story": []}
+            with said:
+                said.seek(0)
+                text = said.read()
+            figures = json.loads(text) if text else {"broken": f"the simulator ended with {child.returncode}", "story": []}
             done[part] = figures
             if out is not None:
                 out.mkdir(parents=True, exist_ok=True)
