@@ -402,6 +402,9 @@ class Agent:
                 self._ledger.forgive()
                 self._reason = ""
                 self._move(AgentEvent.RELEASE)
+                if await self._passes_gate():  # one alone at once; with a hundred others it waits its turn
+                    return
+                continue
             match self.state:
                 case AgentState.PENDING if self._wish:
                     return

@@ -346,6 +346,26 @@ async def test_131_that_fall_together_come_back_through_the_gate(autojump_clock:
     assert starts[-1] >= 26.0
 
 
+async def test_131_that_their_owner_starts_at_once_come_up_through_the_gate(autojump_clock: MockClock, tmp_path: Path) -> None:
+    world = World(tmp_path, {f"a{n:03}": "serve" for n in range(131)}, start_s=0.0)
+    world.start = StartPolicy(batch_size=131)
+    async with world.running() as fleet:
+        await trio.sleep(1)
+        for name in world.specs:
+            fleet.stop(name)
+        await trio.sleep(10)
+        began = trio.current_time()
+        for name in world.specs:
+            fleet.start(name)
+        await trio.sleep(0.1)
+        assert len(world.processes.alive) == 10  # who starts one alone does not wait
+        await trio.sleep(60)
+        assert set(states(fleet).values()) == {AgentState.RUNNING}
+    starts = sorted(at - began for at, _ in world.processes.spawned[131:])
+    assert len(starts) == 131
+    assert all(later - earlier >= 2.0 - 1e-6 for earlier, later in zip(starts, starts[10:], strict=False))
+
+
 async def test_an_oom_kill_is_told_from_a_kill_from_outside(autojump_clock: MockClock, tmp_path: Path) -> None:
     world = World(tmp_path, {"hog": "oom", "victim": "serve"})
     async with world.running() as fleet:

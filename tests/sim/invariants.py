@@ -36,8 +36,7 @@ if TYPE_CHECKING:
 LOOK_S = 1.0
 LOOK_CLOSELY_EVERY = 60  # looks
 REMEMBERED = 5000
-# A batch of 10, ten of one whose agents were ready at once, ten that come back, and a group of ten that a rollout puts back.
-SPAWNS, GATE_S = 41, 2.0
+SPAWNS, GATE_S = 31, 2.0  # a batch of 10, ten that come back, and ten of a batch whose agents were ready at once
 QUARANTINED_AFTER = 5  # ends of its own: `restart.intensity`
 GONE_S = 60.0  # who was taken out of the roster has ended by then
 LEAVES_WITHIN_S, STOPS_WITHIN_S = 2.0, 8.0
