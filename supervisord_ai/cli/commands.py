@@ -7,7 +7,7 @@ import re
 from typing import Any, NoReturn
 
 from supervisord_ai import __version__
-from supervisord_ai.cli.kinds import at_once, count, days, lines, pin_time, port
+from supervisord_ai.cli.kinds import at_once, count, days, last_lines, lines, pin_time, port
 from supervisord_ai.cli.screen import WIDTH, columns
 
 _CHOICE = re.compile(r"invalid choice: '(?P<word>.*?)' \(choose from (?P<known>.*)\)$")
@@ -170,7 +170,7 @@ def _add_agents(commands: Any) -> None:
     logs = _command(agents, "logs", "agents", "what agents wrote", config=True, action="logs")
     logs.add_argument("name", metavar="AGENT", help="its name, or a pattern: 'sonnet-*' shows all of them, line by line")
     logs.add_argument("-f", "--follow", action="store_true", help="go on as it writes, until ^C")
-    logs.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="the last N lines (default: 50)")
+    logs.add_argument("-n", "--lines", type=last_lines, default=50, metavar="N", help="the last N lines (default: 50)")
 
     scale = _command(agents, "scale", "agents", "have more or fewer agents of an entry", config=True, json=True, action="scale")
     scale.add_argument("name", metavar="NAME", help="the entry: its class, or its agents' names as a pattern ('sonnet-*')")

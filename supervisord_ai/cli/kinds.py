@@ -12,6 +12,12 @@ def lines(word: str) -> int:
     return int(word)
 
 
+def last_lines(word: str) -> int:
+    if not (word.isascii() and word.isdecimal()) or int(word[:6]) > 10_000:
+        raise argparse.ArgumentTypeError(f"{word} is not a number of lines: 0 to 10000")
+    return int(word)
+
+
 def at_once(word: str) -> tuple[int, ...]:
     numbers = word.split(",")
     if not all(one.isascii() and one.isdecimal() and 1 <= int(one[:3]) <= 64 for one in numbers):

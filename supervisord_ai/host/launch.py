@@ -54,7 +54,10 @@ def account(user: str | None) -> Account:
         SpawnFailed: there is no such user.
     """
     try:
-        entry = pwd.getpwuid(os.geteuid()) if user is None else pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+        if user is not None and not user.isdecimal():
+            entry = pwd.getpwnam(user)
+        else:
+            entry = pwd.getpwuid(os.geteuid() if user is None else int(user))
     except KeyError:
         if user is not None:
             raise SpawnFailed("failed:cage", f"there is no user {user} on this machine") from None

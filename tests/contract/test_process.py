@@ -156,6 +156,11 @@ async def test_a_user_who_does_not_exist_is_no_cage(subject: Subject) -> None:
 # --- what only the real one can show ---
 
 
+def test_what_only_looks_like_a_number_is_a_name() -> None:
+    with pytest.raises(SpawnFailed, match="there is no user ²"):
+        account("²")
+
+
 async def output_of(launch: Launch, tmp_path: Path) -> tuple[str, ExitStatus]:
     processes = Processes()
     out = tmp_path / "out"

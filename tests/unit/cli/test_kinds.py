@@ -19,6 +19,8 @@ Kind = Callable[[str], Any]
     [
         (kinds.lines, "1", 1),
         (kinds.lines, "10000", 10_000),
+        (kinds.last_lines, "0", 0),
+        (kinds.last_lines, "10000", 10_000),
         (kinds.at_once, "4,1,2,2", (1, 2, 4)),
         (kinds.at_once, "64", (64,)),
         (kinds.pin_time, "1s", 1.0),
@@ -40,6 +42,8 @@ def test_what_is_meant_is_read(kind: Kind, word: str, value: Any) -> None:
         (("events", "-n", "0"), "0 is not a number from 1 to 10000"),
         (("events", "-n", "10001"), "10001 is not a number from 1 to 10000"),
         (("events", "-n", "few"), "few is not a number from 1 to 10000"),
+        (("agents", "logs", "-n", "few", "a"), "few is not a number of lines: 0 to 10000"),
+        (("agents", "logs", "-n", "10001", "a"), "10001 is not a number of lines: 0 to 10000"),
         (("bench", "--at-once", "0,1"), "0,1 is not a list of numbers from 1 to 64, such as 1,2,4"),
         (("bench", "--at-once", "65"), "65 is not a list of numbers from 1 to 64, such as 1,2,4"),
         (("bench", "--at-once", "1,,2"), "1,,2 is not a list of numbers from 1 to 64, such as 1,2,4"),
