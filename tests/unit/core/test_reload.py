@@ -219,3 +219,10 @@ def test_a_class_that_nobody_is_of_goes_and_is_told() -> None:
     plan = plan_reload(settings(spec("a"), haiku=replace(OPUS, name="haiku")), settings(spec("a")))
     assert [(one.name, one.fields) for one in plan.classes] == [("haiku", ("removed",))]
     assert "haiku" not in plan.settings.roster.classes
+
+
+def test_a_digest_is_the_same_in_every_version() -> None:
+    """An upgrade would otherwise find every agent outdated."""
+    policy = ClassPolicy(name="opus", memory_bytes=300_000_000, priority=4)
+    one = AgentSpec(name="one", policy=policy, command=("python3", "one.py"), cwd="/opt", env=(("A", "1"),))
+    assert (one.digest, one.run_digest) == ("ea81dfd536b1509a", "6e71f0ca67e5299d")
