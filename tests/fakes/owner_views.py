@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
+
+import msgspec
 
 from supervisord_ai.agents.view import AgentView, FleetView
+from supervisord_ai.control.report import Moment, Usage, status
 from supervisord_ai.core.agent_state import AgentState
+from supervisord_ai.core.memory_plan import MemoryPolicy
 from supervisord_ai.gateway.accept import AcceptView
 from supervisord_ai.gateway.view import (
     BackendView,
@@ -86,3 +91,20 @@ def cache_report(*, with_prompts: bool = False) -> CacheReport:
 
 def identity_view() -> AcceptView:
     return AcceptView("proved", "by cgroup", running=1, proved=3, tagged=0, by_token=1, refused=0)
+
+
+def told(**changes: Any) -> Any:
+    """Return what `GET /v1/status` says of all this, as a program reads it; `changes` are parts of the moment."""
+    parts: dict[str, Any] = {
+        "version": "0.1.0",
+        "pid": 4711,
+        "started_wall": 0.0,
+        "now_wall": 7384.0,
+        "fleet": fleet_view(),
+        "gateway": gateway_view(),
+        "identity": identity_view(),
+        "memory": MemoryPolicy(),
+        "usage": Usage(45_000_000, 12.34),
+        **changes,
+    }
+    return msgspec.to_builtins(status(Moment(**parts)))

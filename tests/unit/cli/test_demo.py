@@ -8,17 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from supervisord_ai.cli.demo.story import AGENTS, CRASHER, HOG, QUESTIONS, STUBBORN, Kind, Role, plan_of, story
 from supervisord_ai.cli.demo.table import Outcome, Seen, outcome, page, spread
 from supervisord_ai.cli.demo.view import LineView, LiveView, find_view, live_page
-from supervisord_ai.control.report import Moment, Usage, status
 from supervisord_ai.core.agent_state import AgentState
-from supervisord_ai.core.memory_plan import MemoryPolicy
 from supervisord_ai.engine.ledger import LedgerSummary
-from tests.fakes.owner_views import agent_view, backend_view, fleet_view, gateway_view, identity_view
+from tests.fakes.owner_views import agent_view, backend_view, fleet_view, gateway_view, told
 
 ASKED = [(part, question) for part in story("m") for question in part.questions]
 
@@ -138,26 +135,15 @@ def test_spread_is_by_nearest_rank() -> None:
 
 
 def status_of(**changes: Any) -> Any:
-    parts: dict[str, Any] = {
-        "version": "0.1.0",
-        "pid": 4711,
-        "started_wall": 0.0,
-        "now_wall": 60.0,
-        "fleet": fleet_view(agent_view(), agent_view("opus-02"), agent_view("sonnet-01", state=AgentState.BACKOFF)),
-        "gateway": gateway_view(),
-        "identity": identity_view(),
-        "memory": MemoryPolicy(),
-        "usage": Usage(45_000_000, 12.34),
-        **changes,
-    }
-    return msgspec.to_builtins(status(Moment(**parts)))
+    agents = agent_view(), agent_view("opus-02"), agent_view("sonnet-01", state=AgentState.BACKOFF)
+    return told(**{"fleet": fleet_view(*agents), **changes})
 
 
 def test_the_page_shows_how_far_it_is_who_is_served_and_who_waits() -> None:
     first = backend_view().running[0]
     again = replace(first, agent="opus-02", attempt=2)
-    told = status_of(gateway=gateway_view(backend_view(running=(first, again), busy=2)))
-    text = live_page(75.0, 131, 30, told, [f"deed {n}" for n in range(8)]).text()
+    now = status_of(gateway=gateway_view(backend_view(running=(first, again), busy=2)))
+    text = live_page(75.0, 131, 30, now, [f"deed {n}" for n in range(8)]).text()
     assert text.splitlines() == [
         "131 agents, one socket, two slots, one small model   75 s",
         "█" * 20 + "░" * 20 + " 131 of 262 answered, 30 from the cache",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,33 +11,15 @@ from hypothesis import strategies as st
 from supervisord_ai.cli.screen import WIDTH, Screen, printable, size_of, span_of, table
 from supervisord_ai.cli.status import screen
 from supervisord_ai.control.chronicle import Occurrence
-from supervisord_ai.control.report import Moment, Usage, status
 from supervisord_ai.core.agent_state import AgentState
 from supervisord_ai.core.downtime import Downtime
 from supervisord_ai.core.effects import Level
-from supervisord_ai.core.memory_plan import MemoryPolicy
 from supervisord_ai.core.policies import LevelsPolicy
 from supervisord_ai.core.samples import Gpu, Load, Machine, Sample
 from supervisord_ai.health.ladder import Ladder
 from supervisord_ai.health.view import AlertView, HealthView
 from tests.fakes.clock import StillClock
-from tests.fakes.owner_views import agent_view, backend_view, fleet_view, gateway_view, identity_view
-
-
-def told(**changes: Any) -> Any:
-    parts: dict[str, Any] = {
-        "version": "0.1.0",
-        "pid": 4711,
-        "started_wall": 0.0,
-        "now_wall": 7384.0,
-        "fleet": fleet_view(),
-        "gateway": gateway_view(),
-        "identity": identity_view(),
-        "memory": MemoryPolicy(),
-        "usage": Usage(45_000_000, 12.34),
-        **changes,
-    }
-    return msgspec.to_builtins(status(Moment(**parts)))
+from tests.fakes.owner_views import agent_view, backend_view, fleet_view, gateway_view, told
 
 
 def test_all_is_well_on_one_screen() -> None:
