@@ -472,8 +472,9 @@ class Agent:
         try:
             with self._life.starting:
                 self._doors.journal.keep_spec(spec)
-                self._number = await self._doors.journal.next_generation(self.name, spec.run_digest)
-                self._digest = spec.run_digest
+                digest = spec.run_digest
+                self._number = await self._doors.journal.next_generation(self.name, digest)
+                self._digest = digest
                 return await Generation.start(spec, self._number, self._doors)
             return Verdict(f"stopped:{self._life.end_reason}", "before it ran")
         except SpawnFailed as exc:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from supervisord_ai import __version__
@@ -11,7 +12,6 @@ from supervisord_ai.cli.kinds import at_once, count, days, last_lines, lines, pi
 from supervisord_ai.cli.screen import WIDTH, columns
 
 _CHOICE = re.compile(r"invalid choice: '(?P<word>.*?)' \(choose from (?P<known>.*)\)$")
-QUICK = frozenset({"status", "health", "events"})  # who looks waits for these alone: the whole grammar takes 20 ms
 _UNRECOGNIZED = "unrecognized arguments: "
 
 
@@ -75,7 +75,7 @@ def meant(word: str, known: Any) -> str:
 
 
 def build_parser(first: str = "") -> Parser:
-    """Return the whole grammar; where the first word is one of QUICK, the part of it that has those."""
+    """Return the whole grammar; where the first word is a command, the part of it that has this one: the whole takes 10 ms."""
     parser = Parser(
         prog="ai-supervisor",
         description="Supervises AI agents and is their only door to Ollama.",
@@ -84,21 +84,8 @@ def build_parser(first: str = "") -> Parser:
     parser.add_argument("--version", action="version", version=f"ai-supervisor {__version__}")
     # With `prog` said, argparse formats no usage to find it, for which it would import shutil and all that packs files.
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, prog=parser.prog)
-
-    if first not in QUICK:
-        _add_running(commands)
-    _add_looks(commands)
-    if first in QUICK:
-        return parser
-    _add_agents(commands)
-    _add_work(commands)
-    _add_config_and_engine(commands)
-    _add_keeping(commands)
-    _add_takeover(commands)
-    _add_installing(commands)
-    _add_check_state(commands)
-    completion = _command(commands, "completion", "completion", "print the completion script of a shell")
-    completion.add_argument("shell", choices=["bash", "zsh", "fish", "tcsh"])
+    for add in [add for add, names in PARTS if first in names] or [add for add, _ in PARTS]:
+        add(commands)
     return parser
 
 
@@ -332,6 +319,11 @@ def _add_check_state(commands: Any) -> None:
     check.set_defaults(module="state", action="", parser=check)
 
 
+def _add_completion(commands: Any) -> None:
+    completion = _command(commands, "completion", "completion", "print the completion script of a shell")
+    completion.add_argument("shell", choices=["bash", "zsh", "fish", "tcsh"])
+
+
 def _add_config_and_engine(commands: Any) -> None:
     config = _group(commands, "config", "write, show and check the config")
     init = _command(config, "init", "configs", "write a first config that explains itself", action="init")
@@ -372,3 +364,17 @@ def _command(
     if json:
         parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+PARTS: tuple[tuple[Callable[[Any], None], frozenset[str]], ...] = (  # in the order of --help
+    (_add_running, frozenset({"run", "try", "exec", "demo", "stop"})),
+    (_add_looks, frozenset({"status", "health", "events"})),
+    (_add_agents, frozenset({"agents"})),
+    (_add_work, frozenset({"queue", "metrics", "dashboards", "models", "level", "cache", "rollout", "alerts", "reload"})),
+    (_add_config_and_engine, frozenset({"config", "engine"})),
+    (_add_keeping, frozenset({"doctor", "bench", "backup", "restore"})),
+    (_add_takeover, frozenset({"takeover"})),
+    (_add_installing, frozenset({"install", "uninstall", "upgrade"})),
+    (_add_check_state, frozenset({"check-state"})),
+    (_add_completion, frozenset({"completion"})),
+)

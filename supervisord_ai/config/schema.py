@@ -1,9 +1,9 @@
 """Every table and key of a config file: name, type, bounds. What a key means and its default stand in the policies of `core/`.
 
 An attribute is called as in the policy it fills, unit included; its `name=` is what people write. UNSET means: not written.
-"""
 
-from __future__ import annotations
+The annotations are evaluated here, once: as text, msgspec compiles each of them again whenever it is asked for a table's keys.
+"""
 
 from typing import Annotated, Literal
 

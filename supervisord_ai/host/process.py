@@ -16,6 +16,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 
 import trio
 
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 CAGE_TIMEOUT_S = 20.0  # a frozen group would hold the shim for ever
 KILL_SHIM_TIMEOUT_S = 2.0
+ACCOUNT_KEPT_S = 1.0  # a fleet that starts looks its user up once, and a user who was changed is seen by the next start
 _PR_SET_CHILD_SUBREAPER = 36
 OPEN_FILES = 16_384  # 131 agents are five descriptors each, and a connection or two
 _INHERITED_OPEN_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -139,6 +141,8 @@ class Processes:
         self._spawning = 0
         self._setpriv = shutil.which("setpriv")
         self._boot_id = procfs.boot_id()
+        self._accounts: dict[str | None, Account] = {}
+        self._accounts_until = 0.0
 
     def __repr__(self) -> str:
         return f"<processes: {len(self._children)} children>"
@@ -237,7 +241,12 @@ class Processes:
         return self._boot_id
 
     def account(self, user: str | None) -> Account:
-        return account(user)
+        now = time.monotonic()
+        if now >= self._accounts_until:
+            self._accounts, self._accounts_until = {}, now + ACCOUNT_KEPT_S
+        if user not in self._accounts:
+            self._accounts[user] = account(user)
+        return self._accounts[user]
 
     def _become(self, target: Account | None) -> list[str]:
         if target is None or target.uid == os.geteuid():

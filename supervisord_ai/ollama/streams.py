@@ -90,7 +90,8 @@ def dial_tcp(host: str, port: int) -> Dialer:
     async def dial() -> ByteStream:
         try:
             with trio.fail_after(CONNECT_S):
-                stream = await trio.open_tcp_stream(host, port)
+                # As bytes: Python would take a str through the idna codec, whose import takes 4 ms of every start.
+                stream = await trio.open_tcp_stream(host.encode() if host.isascii() else host, port)
         except trio.TooSlowError as exc:
             raise UpstreamUnreachable(f"{host}:{port}: no connection within {CONNECT_S:.0f} s") from exc
         except OSError as exc:

@@ -117,10 +117,11 @@ class FleetJournal:
 
     def keep_spec(self, spec: AgentSpec) -> None:
         """Write, with the next commit, what generations with this spec's `run_digest` are made of."""
-        if spec.run_digest not in self._kept:
-            self._kept.add(spec.run_digest)
+        digest = spec.run_digest
+        if digest not in self._kept:
+            self._kept.add(digest)
             written = msgspec.json.encode(spec).decode()
-            self._database.queue(Change("REPLACE INTO specs VALUES (?, ?)", (spec.run_digest, written)))
+            self._database.queue(Change("REPLACE INTO specs VALUES (?, ?)", (digest, written)))
 
     def spec(self, digest: str) -> AgentSpec | None:
         """Return what was kept under a `run_digest`; None where nothing is, or a version wrote it that we do not understand."""

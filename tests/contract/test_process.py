@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -159,6 +160,23 @@ async def test_a_user_who_does_not_exist_is_no_cage(subject: Subject) -> None:
 def test_what_only_looks_like_a_number_is_a_name() -> None:
     with pytest.raises(SpawnFailed, match="there is no user ²"):
         account("²")
+
+
+def test_a_fleet_that_starts_looks_its_user_up_once_and_the_next_start_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, asked = 100.0, []
+
+    def looked_up(user: str | None) -> Account:
+        asked.append(user)
+        return Account(user or "me", 1000 + len(asked), 1000, "/")
+
+    monkeypatch.setattr(host_process, "account", looked_up)
+    monkeypatch.setattr(host_process, "time", SimpleNamespace(monotonic=lambda: now))
+    processes = Processes()
+    assert {processes.account(user).uid for user in ["agents"] * 131} == {1001}
+    assert processes.account(None).uid == 1002
+    now += host_process.ACCOUNT_KEPT_S
+    assert processes.account("agents").uid == 1003
+    assert asked == ["agents", None, "agents"]
 
 
 async def output_of(launch: Launch, tmp_path: Path) -> tuple[str, ExitStatus]:
