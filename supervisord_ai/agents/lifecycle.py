@@ -90,6 +90,7 @@ class Agent:
         self._adopted: Generation | None = None  # taken over, and not lived with yet
         self._number = 0
         self._due = math.inf  # next start, in BACKOFF, SCHEDULED and QUARANTINED
+        self._turn_at = math.inf  # its place at the gate, while it waits there
         self._restarts = 0
         self._verdict: Verdict | None = None
         self._reason = ""  # of a quarantine, or of a wait that is nobody's fault
@@ -367,11 +368,16 @@ class Agent:
             log_path=log_path,
             status=self._life.status,
             is_outdated=self.is_outdated,
-            next_start_s=max(0.0, self._due - self._clock.monotonic()) if self._is_due_later else None,
+            next_start_s=self._next_start_s,
             last_lines=() if verdict is None else verdict.last_lines,
             last_peak_bytes=None if verdict is None else verdict.peak_bytes,
             excess_bytes=None if self.generation is None else self.generation.excess.highest_bytes or None,
         )
+
+    @property
+    def _next_start_s(self) -> float | None:
+        due = self._turn_at if self._turn_at < math.inf else self._due if self._is_due_later else None
+        return None if due is None else max(0.0, due - self._clock.monotonic())
 
     # --- the task ---
 
@@ -422,10 +428,13 @@ class Agent:
 
     async def _passes_gate(self) -> bool:
         """Wait for the turn; False when it is no longer wanted then."""
-        at = self._gate.reserve(self._clock.monotonic())
-        with trio.move_on_at(at):
-            while self._wish:
-                await self._changed.wait()
+        self._turn_at = self._gate.reserve(self._clock.monotonic())
+        try:
+            with trio.move_on_at(self._turn_at):
+                while self._wish:
+                    await self._changed.wait()
+        finally:
+            self._turn_at = math.inf
         return self._wish is True
 
     async def _live_once(self) -> None:

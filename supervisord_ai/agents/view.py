@@ -27,7 +27,7 @@ class AgentView:
     guarantee: str  # hard | hard-v1 | soft-rlimit | observed
     log_path: str
     is_outdated: bool = False  # its generation was made of another spec than the roster's
-    next_start_s: float | None = None  # from now; of one that rests until a known time: backoff, schedule, quarantine
+    next_start_s: float | None = None  # from now; of one that rests until a known time: backoff, schedule, quarantine, its turn
     last_lines: tuple[str, ...] = ()  # of its output before the last end
     last_peak_bytes: int | None = None  # of the generation that ended last
     excess_bytes: int | None = None  # the most it needed over a cap that is only observed; None: it never did

@@ -359,7 +359,11 @@ async def test_131_that_their_owner_starts_at_once_come_up_through_the_gate(auto
             fleet.start(name)
         await trio.sleep(0.1)
         assert len(world.processes.alive) == 10  # who starts one alone does not wait
+        due = sorted(one.next_start_s for one in fleet.statistics().agents if one.next_start_s is not None)
+        assert len(due) == 121  # whoever looks at one that does not come yet is told when it will
+        assert [due[0], due[-1]] == pytest.approx([1.9, 25.9])
         await trio.sleep(60)
+        assert {one.next_start_s for one in fleet.statistics().agents} == {None}
         assert set(states(fleet).values()) == {AgentState.RUNNING}
     starts = sorted(at - began for at, _ in world.processes.spawned[131:])
     assert len(starts) == 131
