@@ -62,6 +62,7 @@ def test_two_ollamas_serve_side_by_side_and_one_alone_when_the_other_is_gone(tmp
         assert "backend main is unreachable" in str(daemon.status()["health"]["reasons"])
 
 
+@pytest.mark.patient
 def test_an_ollama_that_hangs_is_restarted_by_its_owners_command_and_who_waited_is_answered(tmp_path: Path) -> None:
     with ExitStack() as held:
         double = DoubleProcess(held)

@@ -16,6 +16,7 @@ from .harness import ROOT
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.engine,
+    pytest.mark.patient,
     pytest.mark.skipif(find().model_file is None, reason="needs `ai-supervisor engine install`"),
 ]
 

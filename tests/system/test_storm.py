@@ -10,9 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent.parent
 
 
+@pytest.mark.patient
 def test_a_storm_climbs_all_levels_and_comes_back_with_every_promise_kept() -> None:
     words = ["--model", "llama3.2:3b", "--token-delay", "50ms", "--tokens", "12"]
     double = subprocess.Popen(
