@@ -207,10 +207,18 @@ class Upkeep:
                 return CallEnd.UNKNOWN  # a call of before has told, or the backend is lost
             try:
                 (probed,) = await self._probe(model, 1)
+                if probed.spoke_at is not None:
+                    return CallEnd.WELL
+                if not self._in_flight(model) and self.backend.state is BackendState.READY:
+                    # It answers small calls, and this model does not: every slot of it is lost, and only an unload brings them
+                    # back. The next trial would ask it again, and nothing else is loaded while that fails.
+                    log.warning("backend %s has 0 of %d slots of %s: it is unloaded", self._name, slots, model)
+                    self.backend.healed += 1
+                    with trio.move_on_after(GONE_WITHIN_S):
+                        await self._unload(model)
             except UpstreamFault as exc:
                 log.warning("backend %s is not well yet: %s", self._name, exc)
-                return CallEnd.BADLY
-        return CallEnd.WELL if probed.spoke_at is not None else CallEnd.BADLY
+        return CallEnd.BADLY
 
     async def _until_idle(self) -> bool:
         """Wait until nothing runs. While a call that runs makes progress others wait for us, so then not for long."""

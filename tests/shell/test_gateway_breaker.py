@@ -312,6 +312,24 @@ async def test_streams_without_a_slot_are_given_up_and_whoever_came_after_them_d
         assert bench.gateway.statistics().backends[0].healed == 1
 
 
+async def test_a_breaker_does_not_stay_open_over_a_loaded_model_that_has_lost_all_its_slots(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    """A trial asks what is loaded, and nothing else is loaded before one went well: found by the simulator, with an embedder."""
+    async with running(Double()) as double, life(tmp_path, double) as bench:
+        await bench.ask(OWNER, "[[n=1]]")
+        for number in range(5):
+            await bench.ask(agent("opus-01"), f"[[n=3 cut=400]] {number}")
+        assert bench.gateway.statistics().backends[0].breaker == "open"
+        lose_slots(double, MODEL, 2)
+        asked_at = trio.current_time()
+        answer = await bench.ask(agent("sonnet-01"), "[[n=3]]", headers=PATIENT)
+        assert answer.status == 200
+        assert trio.current_time() - asked_at < 80  # cooled, tried, unloaded; cooled and loaded
+        (backend,) = bench.gateway.statistics().backends
+        assert (backend.healed, backend.breaker) == (1, "closed")
+
+
 async def test_long_answers_that_nobody_waits_behind_are_let_be(tmp_path: Path, autojump_clock: Clock) -> None:
     def is_long(ask: Ask) -> Script | None:
         return Script(tokens=("at last ",), first_s=400.0) if "long" in ask.prompt else None

@@ -241,6 +241,7 @@ class Watch:
         # Of one that was taken over the kernel may keep the status from us; what its group counted is known all the same.
         words |= set() if is_oom else {"exit:unknown(adopted)"}
         words |= set() if self.sees_who_leaves else {"lost-while-down"}
+        words |= {"stopped:rollout"} if self._world.owner.is_rolling else set()  # its turn may have come in these seconds
         self._ends.append((trio.current_time(), name))
         self._verdicts.append((trio.current_time() + VERDICT_S, name, frozenset(words)))
 
