@@ -193,10 +193,10 @@ class Upstream:
             return  # asked again: whether that was worked for again is for its caller to judge
         if asked.shape is Shape.EMBED:
             return  # the double asks what it is worth when it is done, and not when it starts
-        if now < self.woke_at + 1.0:
-            return  # handed over in time, and read when the engine woke up
         # A call that waited here for its model was handed over before: that long ago at most.
         waited_s = self._waited_at_most_s(asked.model, now)
+        if now - waited_s < self.woke_at + 1.0:
+            return  # handed over in time, and read when the engine woke up
         self._started(asked, now - waited_s)
         # A row with a key outlives its asker's end where the daemon ended with it: who comes back may ask for it.
         may_outlive = asked.is_async or (asked.key is not None and asked.at < self.last_end_at)
